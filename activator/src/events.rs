@@ -1,0 +1,236 @@
+//! A stream of server-sent events on its way to a client.
+//!
+//! **Invariant:** what a client gets is whole events, and always `data: [DONE]` at the end, after an error too, so that a
+//! cut stream can be told. Bytes are passed on as they come; only the rest of an event that is not whole yet is kept back.
+
+use std::{convert::Infallible, pin::Pin, time::Duration};
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use futures_util::stream;
+use protocol::{ApiError, ErrorKind, sse};
+use tokio::time::Instant;
+
+use crate::forward::Answer;
+
+/// Between two comments on a stream whose answer is waited for.
+pub const COMMENT_EVERY: Duration = Duration::from_secs(10);
+
+/// An event that grows larger than this is broken.
+const EVENT_BYTES_MAX: usize = 4 << 20;
+
+/// What is kept of an error that the runtime answered with after our headers had left.
+const ERROR_BYTES_MAX: usize = 64 * 1024;
+
+/// An answer that is still to come.
+pub type Pending = Pin<Box<dyn Future<Output = Result<Answer, ApiError>> + Send>>;
+
+/// A client's stream.
+pub struct Events {
+    state: State,
+    /// The request's deadline.
+    deadline: Instant,
+}
+
+enum State {
+    /// Comments meanwhile.
+    Waiting { answer: Pending, comment_at: Instant },
+    /// The runtime's events.
+    Relaying { answer: Box<Answer>, whole: WholeEvents },
+    /// Nothing follows.
+    Ended,
+}
+
+impl Events {
+    /// Headers are about to leave before there is an answer.
+    pub fn waiting(answer: Pending, deadline: Instant) -> Self {
+        Self { state: State::Waiting { answer, comment_at: Instant::now() }, deadline }
+    }
+
+    /// The runtime's own stream.
+    pub fn relaying(answer: Answer, deadline: Instant) -> Self {
+        Self { state: State::Relaying { answer: Box::new(answer), whole: WholeEvents::default() }, deadline }
+    }
+
+    /// As a response's body. Dropping it drops the runtime's stream, or gives up the place of the one that waits.
+    pub fn into_body(self) -> Body {
+        Body::from_stream(stream::unfold(self, |mut events| async move {
+            let bytes = events.next().await?;
+            Some((Ok::<_, Infallible>(bytes), events))
+        }))
+    }
+
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            match &mut self.state {
+                State::Waiting { answer, comment_at } => tokio::select! {
+                    biased;
+                    answer = answer => if let Some(end) = self.answered(answer).await {
+                        return Some(end);
+                    },
+                    () = tokio::time::sleep_until(*comment_at) => {
+                        *comment_at += COMMENT_EVERY;
+                        return Some(sse::comment("waiting").into());
+                    }
+                },
+                State::Relaying { answer, whole } => {
+                    let data = match tokio::time::timeout_at(self.deadline, answer.next()).await {
+                        Ok(Some(Ok(data))) => data,
+                        Ok(None) if whole.done => return None,
+                        Ok(None) => return Some(self.end(&cut("ended it too early"))),
+                        Ok(Some(Err(error))) => {
+                            tracing::warn!(%error, "a runtime was lost while it answered");
+                            return Some(self.end(&cut("was lost")));
+                        }
+                        Err(_) => return Some(self.end(&deadline_exceeded())),
+                    };
+                    match whole.push(data) {
+                        Ok(bytes) if bytes.is_empty() => {}
+                        Ok(bytes) => return Some(bytes),
+                        Err(TooLong) => return Some(self.end(&cut("sent an event without an end"))),
+                    }
+                }
+                State::Ended => return None,
+            }
+        }
+    }
+
+    /// What to send when the answer that was waited for is no stream.
+    async fn answered(&mut self, answer: Result<Answer, ApiError>) -> Option<Bytes> {
+        match answer {
+            Ok(answer) if answer.is_events() => {
+                self.state = State::Relaying { answer: Box::new(answer), whole: WholeEvents::default() };
+                None
+            }
+            Ok(answer) => {
+                let error = error_of(answer);
+                let error = tokio::time::timeout_at(self.deadline, error).await.unwrap_or_default();
+                self.state = State::Ended;
+                Some(error_event(&error))
+            }
+            Err(error) => Some(self.end(&error)),
+        }
+    }
+
+    fn end(&mut self, error: &ApiError) -> Bytes {
+        self.state = State::Ended;
+        sse::error_end(error).into()
+    }
+}
+
+/// The request's deadline has passed.
+pub fn deadline_exceeded() -> ApiError {
+    ApiError::new(ErrorKind::DeadlineExceeded, "The request's deadline has passed.")
+}
+
+fn cut(what: &str) -> ApiError {
+    ApiError::new(ErrorKind::Unavailable, format!("The answer is cut: the model's runtime {what}."))
+}
+
+/// The body of an answer that is no stream, as far as it is needed.
+async fn error_of(mut answer: Answer) -> Vec<u8> {
+    let mut body = Vec::new();
+    while let Some(Ok(data)) = answer.next().await {
+        body.extend_from_slice(&data);
+        if body.len() > ERROR_BYTES_MAX {
+            break;
+        }
+    }
+    body
+}
+
+/// A runtime's error object as the last event of a stream. What is no JSON cannot be shown and is replaced.
+fn error_event(body: &[u8]) -> Bytes {
+    match serde_json::from_slice::<serde_json::Value>(body) {
+        Ok(error) if error.get("error").is_some() => format!("{}{}", sse::event(&error), sse::DONE).into(),
+        Ok(_) | Err(_) => sse::error_end(&cut("answered with no stream")).into(),
+    }
+}
+
+/// Cuts bytes at the ends of events.
+#[derive(Debug, Default)]
+struct WholeEvents {
+    rest: BytesMut,
+    /// The last event so far was `[DONE]`.
+    done: bool,
+}
+
+/// An event has no end.
+#[derive(Debug, PartialEq, Eq)]
+struct TooLong;
+
+impl WholeEvents {
+    /// As much as is whole now.
+    fn push(&mut self, data: Bytes) -> Result<Bytes, TooLong> {
+        let whole = if self.rest.is_empty() && data.ends_with(b"\n\n") {
+            data
+        } else {
+            self.rest.extend_from_slice(&data);
+            let end = self.rest.windows(2).rposition(|pair| pair == b"\n\n").map_or(0, |at| at + 2);
+            self.rest.split_to(end).freeze()
+        };
+        if self.rest.len() > EVENT_BYTES_MAX {
+            return Err(TooLong);
+        }
+        if !whole.is_empty() {
+            self.done = whole.ends_with(sse::DONE.as_bytes());
+        }
+        Ok(whole)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Pushes each part and expects what comes out of it.
+    fn check(parts: &[(&str, &str)], rest: &str, done: bool) {
+        let mut whole = WholeEvents::default();
+        for (part, expected) in parts {
+            assert_eq!(whole.push(Bytes::copy_from_slice(part.as_bytes())).unwrap(), expected.as_bytes());
+        }
+        assert_eq!((&whole.rest[..], whole.done), (rest.as_bytes(), done));
+    }
+
+    #[test]
+    fn whole_events_pass_and_only_the_rest_is_kept_back() {
+        check(&[("data: 1\n\n", "data: 1\n\n"), ("data: 2\n\n", "data: 2\n\n")], "", false);
+        check(&[("data: 1\n\nda", "data: 1\n\n"), ("ta: 2\n", ""), ("\n", "data: 2\n\n")], "", false);
+        check(&[("data: 1\n\ndata: {\"cut", "data: 1\n\n")], "data: {\"cut", false);
+        check(&[("data: 1\n\ndata: [DONE]\n\n", "data: 1\n\ndata: [DONE]\n\n")], "", true);
+        check(&[("data: [DO", ""), ("NE]\n\n", "data: [DONE]\n\n")], "", true);
+    }
+
+    #[test]
+    fn an_event_without_an_end_is_not_kept_for_ever() {
+        let mut whole = WholeEvents::default();
+        assert_eq!(whole.push(Bytes::from(vec![b'x'; EVENT_BYTES_MAX])), Ok(Bytes::new()));
+        assert_eq!(whole.push(Bytes::from_static(b"x")), Err(TooLong));
+    }
+
+    #[test]
+    fn a_runtimes_error_after_early_headers_becomes_an_event_and_done() {
+        let event = error_event(br#"{"error": {"message": "too long"}}"#);
+        assert_eq!(event, "data: {\"error\":{\"message\":\"too long\"}}\n\ndata: [DONE]\n\n");
+        for other in [&b"oops"[..], b"{}", b""] {
+            assert!(error_event(other).starts_with(b"data: {\"error\":{"), "{other:?}");
+            assert!(error_event(other).ends_with(b"data: [DONE]\n\n"), "{other:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_waiting_stream_comments_at_once_and_ends_with_its_error_and_done() {
+        let (tell, told) = tokio::sync::oneshot::channel::<()>();
+        let answer: Pending = Box::pin(async move {
+            told.await.unwrap();
+            Err(deadline_exceeded())
+        });
+        let mut events = Events::waiting(answer, Instant::now() + Duration::from_secs(60));
+        assert_eq!(events.next().await.unwrap(), ": waiting\n\n");
+        tell.send(()).unwrap();
+        let end = String::from_utf8(events.next().await.unwrap().to_vec()).unwrap();
+        assert!(end.starts_with("data: {\"error\":{") && end.ends_with("\n\ndata: [DONE]\n\n"), "{end}");
+        assert_eq!(events.next().await, None);
+    }
+}

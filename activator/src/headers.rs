@@ -1,0 +1,131 @@
+//! Which headers cross the activator.
+//!
+//! Kept as they came: `Host`, `Forwarded`, `X-Forwarded-*`, `traceparent`, `K-Proxy-Request` and all the rest. Gone: what
+//! belongs to one connection (RFC 9110, 7.6.1), and what only Knative or we may say.
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{
+        CONNECTION, CONTENT_LENGTH, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
+        TRANSFER_ENCODING, UPGRADE,
+    },
+    uri::Authority,
+};
+
+/// Prefixes of headers that a client may not set.
+const INTERNAL: [&str; 2] = ["knative-serving-", "pilotlight-"];
+
+const OF_ONE_CONNECTION: [HeaderName; 9] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// A client's headers, for the runtime. What HTTP/2 says as `:authority` is said as `Host`, as HTTP/1.1 does.
+pub fn to_runtime(mut headers: HeaderMap, authority: Option<&Authority>) -> HeaderMap {
+    if let (false, Some(Ok(host))) = (headers.contains_key(HOST), authority.map(|it| it.as_str().parse())) {
+        headers.insert(HOST, host);
+    }
+    strip_connection(&mut headers);
+    headers.remove(EXPECT);
+    // The body is sent as it was read, and says its length itself.
+    headers.remove(CONTENT_LENGTH);
+    let internal = |name: &&HeaderName| INTERNAL.iter().any(|prefix| name.as_str().starts_with(prefix));
+    let internal: Vec<HeaderName> = headers.keys().filter(internal).cloned().collect();
+    for name in internal {
+        headers.remove(name);
+    }
+    headers
+}
+
+/// A runtime's headers, for the client.
+pub fn to_client(mut headers: HeaderMap) -> HeaderMap {
+    strip_connection(&mut headers);
+    headers
+}
+
+fn strip_connection(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in named.iter().chain(&OF_ONE_CONNECTION) {
+        headers.remove(name);
+    }
+}
+
+/// The authority that the runtime sees: the client's host, if it said one.
+pub fn authority(headers: &HeaderMap) -> &str {
+    headers
+        .get(HOST)
+        .and_then(|host| host.to_str().ok())
+        .filter(|host| host.parse::<Authority>().is_ok())
+        .unwrap_or("localhost")
+}
+
+/// A header's text; `None` if it is absent or no text.
+pub fn text(headers: &HeaderMap, name: impl http::header::AsHeaderName) -> Option<&str> {
+    headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn map(headers: &[(&str, &str)]) -> HeaderMap {
+        headers
+            .iter()
+            .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse::<HeaderValue>().unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn client_supplied_internal_headers_are_stripped_and_knatives_proxy_headers_kept() {
+        let kept = [
+            ("host", "m.example"),
+            ("forwarded", "for=1.2.3.4"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-forwarded-proto", "https"),
+            ("traceparent", "00-1-2-01"),
+            ("k-proxy-request", "activator"),
+            ("content-type", "application/json"),
+        ];
+        let gone = [
+            ("Knative-Serving-Namespace", "x"),
+            ("knative-serving-revision", "x"),
+            ("pilotlight-wake", "{}"),
+            ("Pilotlight-Scope", "0"),
+            ("connection", "close, x-mine"),
+            ("x-mine", "1"),
+            ("transfer-encoding", "chunked"),
+            ("expect", "100-continue"),
+            ("content-length", "3"),
+        ];
+        let all: Vec<_> = kept.iter().chain(&gone).copied().collect();
+        assert_eq!(to_runtime(map(&all), None), map(&kept));
+    }
+
+    #[test]
+    fn an_authority_is_said_as_host_where_there_is_none() {
+        let authority = Authority::from_static("two.example");
+        assert_eq!(to_runtime(HeaderMap::new(), Some(&authority)), map(&[("host", "two.example")]));
+        assert_eq!(to_runtime(map(&[("host", "one.example")]), Some(&authority)), map(&[("host", "one.example")]));
+    }
+
+    #[test]
+    fn a_strange_host_does_not_reach_the_authority() {
+        assert_eq!(authority(&map(&[("host", "m.example:80")])), "m.example:80");
+        assert_eq!(authority(&map(&[("host", "a b/c")])), "localhost");
+        assert_eq!(authority(&HeaderMap::new()), "localhost");
+    }
+}

@@ -1,0 +1,154 @@
+//! The way in: a request asks for its model's runtime and waits here until it is admitted, refused, or given up.
+//!
+//! **Invariant:** accounting is RAII. An [`Admitted`], or the future that waits for one, owns one place; dropping it (the
+//! answer is complete, the client has gone, the deadline has passed) gives the place back to the scaler, always and at
+//! once: the room for that message was reserved on entering. A held request costs memory alone, no descriptor.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use protocol::timings::Wake;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    endpoint::Endpoint,
+    scaler::{Command, SlotId},
+    slot::{LaunchId, Refusal, RequestId},
+};
+
+/// Messages to the scaler, the places of all requests held or in flight included.
+pub const COMMANDS_MAX: usize = 1 << 17;
+
+/// The requests' handle of the scaler. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    commands: mpsc::Sender<Command>,
+    requests: Arc<AtomicU64>,
+}
+
+/// A request that asks to be let through.
+#[derive(Debug)]
+pub struct Arrival {
+    /// To which model.
+    pub slot: SlotId,
+    /// Who.
+    pub request: RequestId,
+    /// Its last attempt found this launch unreachable.
+    pub lost: Option<LaunchId>,
+    /// Where the answer goes. Closed means that the request has left.
+    pub reply: oneshot::Sender<Result<Grant, Refusal>>,
+}
+
+/// Where to go, and what it took.
+#[derive(Clone, Debug)]
+pub struct Grant {
+    /// Where the request goes.
+    pub endpoint: Endpoint,
+    /// Whose endpoint that is.
+    pub launch: LaunchId,
+    /// The slot was not ready when the request arrived.
+    pub cold: bool,
+    /// When the runtime did what.
+    pub times: Times,
+}
+
+/// When one runtime did what.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// The process was started.
+    pub spawned: Instant,
+    /// It said that it was launched.
+    pub launched: Option<Instant>,
+    /// It was handed the model.
+    pub handed: Option<Instant>,
+    /// It said that it was ready.
+    pub ready: Option<Instant>,
+}
+
+impl Times {
+    /// When the restore began: with the model in its hands, and itself ready for it.
+    pub fn restoring(&self) -> Option<Instant> {
+        Some(self.handed?.max(self.launched?))
+    }
+
+    /// What a request went through that arrived and was forwarded at these times.
+    pub fn wake(&self, cold: bool, arrived: Instant, forwarded: Instant) -> Wake {
+        let part = |from: Option<Instant>, to: Option<Instant>| match (from, to) {
+            (Some(from), Some(to)) if cold => milliseconds(from.max(arrived), to.min(forwarded)),
+            _ => 0.0,
+        };
+        Wake {
+            cold,
+            held_ms: milliseconds(arrived, forwarded),
+            launch_ms: part(Some(self.spawned), self.launched),
+            restore_ms: part(self.restoring(), self.ready),
+        }
+    }
+}
+
+fn milliseconds(from: Instant, to: Instant) -> f64 {
+    to.saturating_duration_since(from).as_secs_f64() * 1e3
+}
+
+/// A place, held or in flight. Dropping it gives it back.
+#[derive(Debug)]
+pub struct Ticket {
+    slot: SlotId,
+    request: RequestId,
+    way_out: Option<mpsc::OwnedPermit<Command>>,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some(way_out) = self.way_out.take() {
+            way_out.send(Command::Leave(self.slot, self.request));
+        }
+    }
+}
+
+/// A request that has been let through.
+#[derive(Debug)]
+pub struct Admitted {
+    /// Where to go.
+    pub grant: Grant,
+    /// To be kept until the last byte of the answer.
+    pub ticket: Ticket,
+}
+
+impl Gate {
+    /// The requests' end of the scaler's commands.
+    pub fn new(commands: mpsc::Sender<Command>) -> Self {
+        Self { commands, requests: Arc::default() }
+    }
+
+    /// The scaler's commands, for the few that are no requests.
+    pub fn commands(&self) -> &mpsc::Sender<Command> {
+        &self.commands
+    }
+
+    /// Waits until the model's runtime can answer. Dropping the future gives the place up.
+    pub async fn admit(&self, slot: SlotId, lost: Option<LaunchId>) -> Result<Admitted, Refusal> {
+        let request = RequestId(self.requests.fetch_add(1, Ordering::Relaxed));
+        // Declared before the reply's receiver, thus dropped after it: the scaler hears of a leaving only when it can see
+        // that nobody waits for the reply.
+        let ticket = Ticket { slot, request, way_out: Some(self.reserve()?) };
+        let (reply, answer) = oneshot::channel();
+        self.reserve()?.send(Command::Arrive(Arrival { slot, request, lost, reply }));
+        match answer.await {
+            Ok(granted) => Ok(Admitted { grant: granted?, ticket }),
+            Err(_) => Err(Refusal::Closing),
+        }
+    }
+
+    fn reserve(&self) -> Result<mpsc::OwnedPermit<Command>, Refusal> {
+        self.commands.clone().try_reserve_owned().map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Refusal::Full,
+            mpsc::error::TrySendError::Closed(_) => Refusal::Closing,
+        })
+    }
+}

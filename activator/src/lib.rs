@@ -1,0 +1,38 @@
+//! The pilot light: always there, tiny, holds requests and lights runtimes.
+//!
+//! ```text
+//! server ─► probes ─► traffic ─► api (body, check, route) ─► hold ─► forward ─► endpoint ─► runtime
+//!                                                              │ ▲
+//!                                          Arrive, Leave       ▼ │ admitted or refused
+//!                            admin ─► scaler (the one owner: slot machines, children, standbys, deadlines)
+//! ```
+//!
+//! **Invariants:** knows no tensor, no Wasm and no tokenizer: it depends on neither Burn nor wasmtime. Survives the death
+//! of any runtime. Nothing polls. Only [`config`] is told what to do; nothing reads the environment.
+
+#![deny(unsafe_code)]
+
+mod admin;
+mod answers;
+mod api;
+mod body;
+mod child;
+pub mod config;
+mod control;
+mod endpoint;
+mod events;
+mod forward;
+mod headers;
+mod hold;
+mod launcher;
+mod life;
+mod metrics;
+mod probes;
+mod scaler;
+mod server;
+pub mod slot;
+mod traffic;
+mod watched;
+
+pub use config::{Config, ConfigError, KnativeLabels, ModelEntry};
+pub use life::{Activator, ServeError, serve};

@@ -1,0 +1,149 @@
+//! What the activator tells about itself: each happening is one function here, which counts it and logs it.
+//!
+//! **Invariant:** label sets are closed: models of the configuration, phases, outcomes, status classes. No request's
+//! words ever appear.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, AtomicU64},
+};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+use crate::{
+    config::KnativeLabels,
+    scaler::ColdStart,
+    slot::{Phase, Slot},
+};
+
+/// The label of requests that name no model we have.
+pub const NO_MODEL: &str = "";
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Model {
+    model: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct InPhase {
+    model: String,
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    model: String,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Class {
+    model: String,
+    class: &'static str,
+}
+
+/// Every counter. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    held: Family<Model, Gauge<i64, AtomicI64>>,
+    in_flight: Family<Model, Gauge<i64, AtomicI64>>,
+    state: Family<InPhase, Gauge<i64, AtomicI64>>,
+    cold_starts: Family<Outcome, Counter<u64, AtomicU64>>,
+    launch: Family<Model, Histogram>,
+    restore: Family<Model, Histogram>,
+    requests: Family<Class, Counter<u64, AtomicU64>>,
+}
+
+/// 1 ms to about 33 s.
+fn seconds() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 2.0, 16))
+}
+
+impl Metrics {
+    /// All at zero, with Knative's names as labels where they are set.
+    pub fn new(knative: &KnativeLabels) -> Self {
+        let labels =
+            [("service", &knative.service), ("revision", &knative.revision), ("configuration", &knative.configuration)];
+        let labels = labels.into_iter().filter_map(|(name, value)| Some((name.into(), value.clone()?.into())));
+        let mut registry = Registry::with_prefix_and_labels("pilotlight", labels);
+        let mut metrics = Self {
+            registry: Arc::default(),
+            held: Family::default(),
+            in_flight: Family::default(),
+            state: Family::default(),
+            cold_starts: Family::default(),
+            launch: Family::new_with_constructor(seconds),
+            restore: Family::new_with_constructor(seconds),
+            requests: Family::default(),
+        };
+        registry.register("held", "Requests that wait for a model's runtime", metrics.held.clone());
+        registry.register("in_flight", "Requests being answered by a model's runtime", metrics.in_flight.clone());
+        registry.register("slot_state", "1 for the state that the slot is in", metrics.state.clone());
+        registry.register("cold_starts", "Launches, by how they ended", metrics.cold_starts.clone());
+        registry.register("launch_seconds", "From a runtime's start to its being launched", metrics.launch.clone());
+        registry.register("restore_seconds", "From launched to ready for a first token", metrics.restore.clone());
+        registry.register("requests", "Requests answered, by class of status", metrics.requests.clone());
+        metrics.registry = Arc::new(registry);
+        metrics
+    }
+
+    /// In Prometheus' (OpenMetrics) text format.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        text::encode(&mut text, &self.registry).expect("a String takes everything");
+        text
+    }
+
+    /// A slot is now like this.
+    pub fn slot(&self, model: &str, slot: &Slot) {
+        let label = Model { model: model.to_owned() };
+        self.held.get_or_create(&label).set(slot.held() as i64);
+        self.in_flight.get_or_create(&label).set(slot.in_flight() as i64);
+        for phase in Phase::ALL {
+            let label = InPhase { model: model.to_owned(), state: phase.name() };
+            self.state.get_or_create(&label).set(i64::from(phase == slot.phase()));
+        }
+    }
+
+    /// A runtime became ready.
+    pub fn cold_start_ready(&self, model: &str, took: &ColdStart) {
+        tracing::info!(
+            model,
+            standby = took.standby,
+            launch_ms = took.launch_ms,
+            restore_ms = took.restore_ms,
+            "ready for a first token"
+        );
+        let label = Model { model: model.to_owned() };
+        self.cold_starts.get_or_create(&Outcome { model: model.to_owned(), outcome: "ready" }).inc();
+        self.launch.get_or_create(&label).observe(took.launch_ms / 1e3);
+        self.restore.get_or_create(&label).observe(took.restore_ms / 1e3);
+    }
+
+    /// A runtime ended before it was ready, or could not be started.
+    pub fn cold_start_failed(&self, model: &str, why: &str) {
+        tracing::warn!(model, why, "the model could not be started");
+        self.cold_starts.get_or_create(&Outcome { model: model.to_owned(), outcome: "failed" }).inc();
+    }
+
+    /// A request was answered.
+    pub fn request(&self, model: &str, status: http::StatusCode) {
+        let class = match status.as_u16() / 100 {
+            2 => "2xx",
+            3 => "3xx",
+            4 => "4xx",
+            _ => "5xx",
+        };
+        self.requests.get_or_create(&Class { model: model.to_owned(), class }).inc();
+    }
+}

@@ -1,0 +1,70 @@
+//! Liveness, readiness, and Knative's probes: answered at once, from memory, on either port.
+//!
+//! **Invariant:** no probe wakes a model, waits for a runtime, or counts as traffic. Ready means: can hold.
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    middleware::Next,
+    response::Response,
+    routing::get,
+};
+use http::{HeaderMap, StatusCode, header::USER_AGENT};
+use tokio::sync::watch;
+
+use crate::{answers, headers};
+
+/// Knative's own probe: a header on any path. The answer is expected to repeat its value.
+const NETWORK_PROBE: &str = "k-network-probe";
+
+/// Whether new requests should still be sent here. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Readiness {
+    draining: watch::Receiver<bool>,
+}
+
+impl Readiness {
+    /// Ready until the sender says that we drain.
+    pub fn new(draining: watch::Receiver<bool>) -> Self {
+        Self { draining }
+    }
+
+    /// Whether the end has begun.
+    pub fn draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    fn answer(&self, ready: &'static str) -> Response {
+        if self.draining() {
+            answers::typed(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "draining\n")
+        } else {
+            answers::typed(StatusCode::OK, "text/plain", ready)
+        }
+    }
+}
+
+/// `/livez` and `/readyz`.
+pub fn router(readiness: Readiness) -> Router {
+    Router::new()
+        .route("/livez", get(async || answers::typed(StatusCode::OK, "text/plain", "alive\n")))
+        .route("/readyz", get(async |State(readiness): State<Readiness>| readiness.answer("ready\n")))
+        .with_state(readiness)
+}
+
+/// Answers a probe on whatever path; lets everything else through.
+pub async fn answer_at_once(State(readiness): State<Readiness>, request: Request, next: Next) -> Response {
+    match headers::text(request.headers(), NETWORK_PROBE) {
+        Some("queue") => readiness.answer("queue"),
+        Some(_) => answers::typed(StatusCode::BAD_REQUEST, "text/plain", "unexpected probe\n"),
+        None if from_kubelet(request.headers()) && !is_own_path(&request) => readiness.answer("ready\n"),
+        None => next.run(request).await,
+    }
+}
+
+fn from_kubelet(headers: &HeaderMap) -> bool {
+    headers::text(headers, USER_AGENT).is_some_and(|agent| agent.starts_with("kube-probe/"))
+}
+
+fn is_own_path(request: &Request) -> bool {
+    matches!(request.uri().path(), "/livez" | "/readyz")
+}

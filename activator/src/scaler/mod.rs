@@ -1,0 +1,400 @@
+//! The one owner of every slot, every runtime process and every standby: one task, one `select!`.
+//!
+//! **Invariant:** nothing else changes a slot, and nothing here waits: requests come over a bounded channel, processes
+//! are heard through their descriptors, time through the next deadline alone. There is no ticking and no polling.
+
+mod life;
+mod place;
+mod standby;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ffi::OsString,
+    os::fd::OwnedFd,
+    pin::Pin,
+    time::Instant,
+};
+
+use futures_util::{Stream, StreamExt, stream, stream::SelectAll};
+use protocol::control::{FromRuntime, ToRuntime};
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub use self::{life::ColdStart, place::SlotView};
+use self::{
+    life::{Life, LifeId, Role},
+    place::{Place, Waiting},
+    standby::Standby,
+};
+use crate::{
+    child::{ChildEvent, ChildEvents},
+    config::{Config, ModelEntry},
+    hold::{Arrival, Grant},
+    launcher::{self, LaunchError},
+    metrics::Metrics,
+    slot::{Effect, Event, Failure, LaunchId, Phase, Refusal, RequestId, State},
+};
+
+/// A model's index, in the order of the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SlotId(pub usize);
+
+/// What the scaler can be asked for.
+#[derive(Debug)]
+pub enum Command {
+    /// Let a request through, when its model is ready.
+    Arrive(Arrival),
+    /// A request's place is free again.
+    Leave(SlotId, RequestId),
+    /// Every slot, as it is now.
+    Views(oneshot::Sender<Vec<SlotView>>),
+    /// Tell when no request is held or in flight.
+    WhenQuiet(oneshot::Sender<()>),
+    /// End every runtime, by the given time; then end.
+    Close {
+        /// Runtimes are killed then.
+        give_up_at: Instant,
+    },
+    /// Kill every runtime now; then end.
+    Kill,
+}
+
+type Heard = Pin<Box<dyn Stream<Item = (LifeId, ChildEvent)> + Send>>;
+
+/// The owner. See the module.
+pub struct Scaler {
+    commands: mpsc::Receiver<Command>,
+    places: Vec<Place>,
+    phases: watch::Sender<Vec<Phase>>,
+    lives: BTreeMap<LifeId, Life>,
+    heard: SelectAll<Heard>,
+    lives_begun: u64,
+    runtime_command: Vec<OsString>,
+    start_timeout: std::time::Duration,
+    standby: Standby,
+    waiting_for_quiet: Vec<oneshot::Sender<()>>,
+    closing: bool,
+    metrics: Metrics,
+}
+
+impl Scaler {
+    /// Every slot cold. `digests` are in the order of the models.
+    pub fn new(
+        config: &Config,
+        digests: Vec<Option<String>>,
+        commands: mpsc::Receiver<Command>,
+        metrics: Metrics,
+    ) -> (Self, watch::Receiver<Vec<Phase>>) {
+        let place = |(model, digest): (&ModelEntry, _)| {
+            Place::new(model.name.clone(), model.snapshot.clone(), digest, config.policy())
+        };
+        let (phases, phases_seen) = watch::channel(vec![Phase::Cold; config.models.len()]);
+        let scaler = Self {
+            commands,
+            places: config.models.iter().zip(digests).map(place).collect(),
+            phases,
+            lives: BTreeMap::new(),
+            heard: SelectAll::new(),
+            lives_begun: 0,
+            runtime_command: config.runtime_command.clone(),
+            start_timeout: config.start_timeout,
+            standby: Standby::new(config.standby),
+            waiting_for_quiet: Vec::new(),
+            closing: false,
+            metrics,
+        };
+        (scaler, phases_seen)
+    }
+
+    /// Until [`Command::Close`] or [`Command::Kill`], and the end of every process.
+    pub async fn run(mut self) {
+        while !(self.closing && self.lives.is_empty()) {
+            self.replenish_standbys().await;
+            let deadline = self.deadline();
+            tokio::select! {
+                command = self.commands.recv() => match command {
+                    Some(command) => self.obey(command).await,
+                    None => self.kill_all().await,
+                },
+                Some((life, event)) = self.heard.next() => self.hear(life, event).await,
+                () = until(deadline) => self.tick().await,
+            }
+            self.tell_if_quiet();
+        }
+    }
+
+    async fn obey(&mut self, command: Command) {
+        match command {
+            Command::Arrive(arrival) => self.arrive(arrival).await,
+            Command::Leave(slot, request) => {
+                self.places[slot.0].waiting.remove(&request);
+                self.step(slot, Event::Left(request)).await;
+            }
+            Command::Views(reply) => {
+                // A reader that has gone needs no answer.
+                let _ = reply.send(self.places.iter().map(|place| self.view(place)).collect());
+            }
+            Command::WhenQuiet(reply) => self.waiting_for_quiet.push(reply),
+            Command::Close { give_up_at } => self.close(give_up_at).await,
+            Command::Kill => self.kill_all().await,
+        }
+    }
+
+    fn view(&self, place: &Place) -> SlotView {
+        place.view(place.life.and_then(|life| self.lives.get(&life)).map(|life| life.child.pid()))
+    }
+
+    async fn arrive(&mut self, arrival: Arrival) {
+        let Arrival { slot, request, lost, reply } = arrival;
+        if reply.is_closed() {
+            return;
+        }
+        if self.places[slot.0].snapshot_changed() {
+            self.step(slot, Event::SnapshotChanged).await;
+        }
+        if let Some(launch) = self.unreachable(slot, lost) {
+            self.step(slot, Event::Broke(launch, Failure::internal("the runtime's connection was lost"))).await;
+        }
+        let place = &mut self.places[slot.0];
+        let cold = place.slot.phase() != Phase::Ready;
+        place.waiting.insert(request, Waiting { reply, cold });
+        self.step(slot, Event::Arrived(request)).await;
+    }
+
+    /// The slot's launch, if it passes for ready and yet cannot be reached: its exit is about to be seen.
+    fn unreachable(&self, slot: SlotId, lost: Option<LaunchId>) -> Option<LaunchId> {
+        let place = &self.places[slot.0];
+        let State::Ready { launch, .. } = *place.slot.state() else { return None };
+        let closed = place.life.and_then(|life| self.lives.get(&life)).is_none_or(|life| life.endpoint.is_closed());
+        (closed || lost == Some(launch)).then_some(launch)
+    }
+
+    /// Works an event into a slot and does what follows from it.
+    async fn step(&mut self, slot: SlotId, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            for effect in self.places[slot.0].advance(event, Instant::now()) {
+                match effect {
+                    Effect::Launch(launch) => {
+                        if let Err(failure) = self.launch(slot, launch).await {
+                            events.push_back(Event::NotLaunched(launch, failure));
+                        }
+                    }
+                    Effect::Drain(launch) => self.drain(slot, launch),
+                    Effect::Kill(_) => self.life_of(slot, |life| life.child.kill()),
+                    Effect::Admit(request, launch) => self.admit(slot, request, launch),
+                    Effect::Refuse(request, refusal) => self.refuse(slot, request, refusal),
+                }
+            }
+        }
+        let place = &self.places[slot.0];
+        self.metrics.slot(&place.name, &place.slot);
+        let phase = place.slot.phase();
+        let moved = self.phases.send_if_modified(|phases| std::mem::replace(&mut phases[slot.0], phase) != phase);
+        if let (true, State::Failed { failure, .. }) = (moved, place.slot.state()) {
+            self.metrics.cold_start_failed(&place.name, &failure.message);
+        }
+    }
+
+    fn life_of(&self, slot: SlotId, act: impl FnOnce(&Life)) {
+        if let Some(life) = self.places[slot.0].life.and_then(|life| self.lives.get(&life)) {
+            act(life);
+        }
+    }
+
+    fn drain(&self, slot: SlotId, launch: LaunchId) {
+        let name = &self.places[slot.0].name;
+        self.life_of(slot, |life| {
+            tracing::info!(model = name, launch = launch.0, pid = life.child.pid(), "draining");
+            if let Err(error) = life.child.tell(&ToRuntime::Drain, None) {
+                tracing::warn!(model = name, %error, "a runtime cannot be told to drain");
+                life.child.kill();
+            }
+        });
+    }
+
+    fn admit(&mut self, slot: SlotId, request: RequestId, launch: LaunchId) {
+        let place = &mut self.places[slot.0];
+        let life = place.life.and_then(|life| self.lives.get(&life)).expect("a ready slot has a process");
+        if let Some(waiting) = place.waiting.remove(&request) {
+            let Waiting { reply, cold } = waiting;
+            // One that has left meanwhile is about to say so through its ticket.
+            let _ = reply.send(Ok(Grant { endpoint: life.endpoint.clone(), launch, cold, times: life.times }));
+        }
+    }
+
+    fn refuse(&mut self, slot: SlotId, request: RequestId, refusal: Refusal) {
+        if let Some(waiting) = self.places[slot.0].waiting.remove(&request) {
+            // As above.
+            let _ = waiting.reply.send(Err(refusal));
+        }
+    }
+
+    /// Gives the slot a process, a standby if there is one, and the process its model.
+    async fn launch(&mut self, slot: SlotId, launch: LaunchId) -> Result<(), Failure> {
+        let file = OwnedFd::from(self.places[slot.0].open_snapshot()?);
+        let role = Role::Slot(slot, launch);
+        let id = match self.take_standby(role) {
+            Some(id) => id,
+            None => self.begin(role).await.map_err(|error| Failure::internal(error.to_string()))?,
+        };
+        self.places[slot.0].life = Some(id);
+        let (name, life) = (&self.places[slot.0].name, self.lives.get_mut(&id).expect("it has just begun"));
+        tracing::info!(
+            model = name,
+            launch = launch.0,
+            pid = life.child.pid(),
+            standby = life.was_standby,
+            "launching"
+        );
+        if let Err(error) = life.restore(name, &file, Instant::now()) {
+            // Its end will be seen, and counts as a launch that failed.
+            tracing::warn!(model = name, %error, "a runtime cannot be told to restore");
+            life.child.kill();
+        }
+        Ok(())
+    }
+
+    /// Starts a process.
+    async fn begin(&mut self, role: Role) -> Result<LifeId, LaunchError> {
+        let spawned = Instant::now();
+        let launched = launcher::launch(&self.runtime_command).await?;
+        self.lives_begun += 1;
+        let id = LifeId(self.lives_begun);
+        self.lives.insert(id, Life::new(&launched, role, spawned));
+        self.heard.push(Box::pin(stream::unfold(launched.events, move |mut events: ChildEvents| async move {
+            let event = events.next().await?;
+            Some(((id, event), events))
+        })));
+        Ok(id)
+    }
+
+    async fn hear(&mut self, id: LifeId, event: ChildEvent) {
+        let Some(life) = self.lives.get_mut(&id) else { return };
+        match (event, life.role) {
+            (ChildEvent::Said(message), _) => self.hear_message(id, message).await,
+            (ChildEvent::Silent(outcome), Role::Slot(slot, launch)) => self.hear_silence(slot, launch, outcome).await,
+            (ChildEvent::Silent(_), Role::Standby { .. } | Role::Dismissed) => self.dismiss(id),
+            (ChildEvent::Exited(status), Role::Slot(slot, launch)) => {
+                tracing::info!(model = self.places[slot.0].name, launch = launch.0, status, "a runtime ended");
+                self.lives.remove(&id);
+                self.places[slot.0].life = None;
+                let death = Failure::internal(format!("the runtime {status} before it was ready"));
+                self.step(slot, Event::Exited(launch, death)).await;
+            }
+            (ChildEvent::Exited(status), Role::Standby { .. } | Role::Dismissed) => {
+                tracing::warn!(status, "a standby ended");
+                self.lives.remove(&id);
+                self.standby.failed(Instant::now());
+            }
+        }
+    }
+
+    async fn hear_message(&mut self, id: LifeId, message: FromRuntime) {
+        let Some(life) = self.lives.get_mut(&id) else { return };
+        let role = life.role;
+        match (message, role) {
+            (FromRuntime::Launched { .. }, _) => {
+                life.times.launched = Some(Instant::now());
+                if let Role::Standby { give_up_at } = &mut life.role {
+                    *give_up_at = None;
+                    self.standby.failures = 0;
+                }
+            }
+            (FromRuntime::Ready { restore }, Role::Slot(slot, launch)) => {
+                life.times.ready = Some(Instant::now());
+                let cold_start = life.cold_start(restore);
+                self.became_ready(slot, cold_start);
+                self.step(slot, Event::BecameReady(launch)).await;
+            }
+            (FromRuntime::Failed { kind, message }, Role::Slot(slot, launch)) => {
+                self.step(slot, Event::Broke(launch, Failure { kind, message: message.into() })).await;
+            }
+            (FromRuntime::Drained | FromRuntime::Stats(_), Role::Slot(..)) => {
+                tracing::debug!(?role, "a runtime said something that needs no answer");
+            }
+            (message, Role::Standby { .. } | Role::Dismissed) => {
+                tracing::warn!(?message, "a standby said something that only a model's runtime may say");
+                self.dismiss(id);
+            }
+        }
+    }
+
+    fn became_ready(&mut self, slot: SlotId, cold_start: Option<ColdStart>) {
+        let place = &mut self.places[slot.0];
+        place.last_cold_start = cold_start.or(place.last_cold_start);
+        if let Some(cold_start) = cold_start {
+            self.metrics.cold_start_ready(&place.name, &cold_start);
+        }
+    }
+
+    /// Without a control socket a runtime can neither become ready nor be drained. Most likely it has just died.
+    async fn hear_silence(&mut self, slot: SlotId, launch: LaunchId, outcome: std::io::Result<()>) {
+        if let Err(error) = outcome {
+            tracing::warn!(model = self.places[slot.0].name, %error, "a runtime broke the control protocol");
+        }
+        match self.places[slot.0].slot.state() {
+            // Its exit tells more than its silence.
+            State::Starting { .. } => self.life_of(slot, |life| life.child.kill()),
+            State::Ready { .. } => {
+                self.step(slot, Event::Broke(launch, Failure::internal("the runtime closed its control socket"))).await;
+            }
+            State::Cold | State::Draining { .. } | State::Failed { .. } => {}
+        }
+    }
+
+    async fn tick(&mut self) {
+        let now = Instant::now();
+        for slot in 0..self.places.len() {
+            if self.places[slot].slot.deadline().is_some_and(|at| at <= now) {
+                self.step(SlotId(slot), Event::Tick).await;
+            }
+        }
+        let late = |life: &Life| matches!(life.role, Role::Standby { give_up_at: Some(at) } if at <= now);
+        let late: Vec<LifeId> = self.lives.iter().filter(|(_, life)| late(life)).map(|(id, _)| *id).collect();
+        late.into_iter().for_each(|id| self.dismiss(id));
+    }
+
+    /// The next moment at which [`Scaler::tick`] or a standby's retry has something to do.
+    fn deadline(&self) -> Option<Instant> {
+        let slots = self.places.iter().filter_map(|place| place.slot.deadline());
+        let standbys = self.lives.values().filter_map(|life| match life.role {
+            Role::Standby { give_up_at } => give_up_at,
+            Role::Slot(..) | Role::Dismissed => None,
+        });
+        slots.chain(standbys).chain(self.standby.retry_at).min()
+    }
+
+    fn tell_if_quiet(&mut self) {
+        let quiet = || self.places.iter().all(|place| place.slot.held() == 0 && place.slot.in_flight() == 0);
+        if !self.waiting_for_quiet.is_empty() && quiet() {
+            for reply in self.waiting_for_quiet.drain(..) {
+                // Who no longer waits needs no answer.
+                let _ = reply.send(());
+            }
+        }
+    }
+
+    async fn close(&mut self, give_up_at: Instant) {
+        self.closing = true;
+        for slot in 0..self.places.len() {
+            self.step(SlotId(slot), Event::Close { give_up_at }).await;
+        }
+        let standbys: Vec<LifeId> =
+            self.lives.iter().filter(|(_, life)| !matches!(life.role, Role::Slot(..))).map(|(id, _)| *id).collect();
+        standbys.into_iter().for_each(|id| self.dismiss(id));
+    }
+
+    async fn kill_all(&mut self) {
+        // First, so that no exit starts another life.
+        self.close(Instant::now()).await;
+        self.lives.values().for_each(|life| life.child.kill());
+    }
+}
+
+/// Pends without a deadline.
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,12 @@
+//! The whole activator over its real ports and real processes. Only the runtime is a test double (see [`double`]): it
+//! speaks the real control messages and HTTP/2 on descriptors 3 and 4, and fails on command.
+#![allow(clippy::unwrap_used)]
+
+mod client;
+mod cold;
+mod death;
+mod double;
+mod house;
+mod ports;
+mod shutdown;
+mod streams;

@@ -1,0 +1,75 @@
+//! Times `linear` on the shapes of SmolLM2-135M (30 layers in Q4_1, head in Q8_0), all weights
+//! apart in memory as in the model:
+//! `cargo run --release -p kernels --example linear_speed [FORMAT] [threads=N] [ROWS…]`.
+//! Prints the best of several passes over the whole model, and the sum of each operation's best,
+//! which other load on the machine disturbs less.
+
+use burn::tensor::{Device, Tensor};
+use kernels::{Format, Matrix, linear};
+use std::time::Instant;
+
+const LAYERS: usize = 30;
+const LAYER: [(usize, usize); 7] =
+    [(576, 576), (192, 576), (192, 576), (576, 576), (1536, 576), (1536, 576), (576, 1536)];
+const HEAD: (usize, usize) = (49152, 576);
+const PASSES: usize = 12;
+
+fn matrix(format: Format, (n, k): (usize, usize), device: &Device) -> Matrix {
+    let row: Vec<f32> = (0..k).map(|i| (i as f32 * 0.7).sin()).collect();
+    let mut bytes = vec![0; format.row_bytes(k).expect("whole blocks")];
+    format.quantize_row(&row, &mut bytes);
+    Matrix::from_bytes(bytes.repeat(n).into(), format, n, k, device).expect("right size")
+}
+
+fn main() {
+    let mut format = Format::Q4_1;
+    let mut rows = Vec::new();
+    for argument in std::env::args().skip(1) {
+        if let Some(threads) = argument.strip_prefix("threads=") {
+            kernels::set_threads(threads.parse().expect("a number of threads"));
+        } else if let Some(named) = Format::from_name(&argument) {
+            format = named;
+        } else {
+            rows.push(argument.parse().expect("a number of rows, or a format"));
+        }
+    }
+    if rows.is_empty() {
+        rows = vec![1, 2, 4, 8, 16, 44, 512];
+    }
+    let device = Device::flex();
+    let model: Vec<Matrix> = (0..LAYERS).flat_map(|_| LAYER).map(|shape| matrix(format, shape, &device)).collect();
+    let head = [matrix(Format::Q8_0, HEAD, &device)];
+    println!("{}, {} layers", kernels::instruction_set(), format.name());
+    measure("head, 1 row", 1, &head, &device);
+    for m in rows {
+        measure(&format!("layers, {m} rows"), m, &model, &device);
+    }
+}
+
+fn measure(what: &str, m: usize, weights: &[Matrix], device: &Device) {
+    let bytes: usize = weights.iter().map(|w| w.n() * w.format().row_bytes(w.k()).expect("checked")).sum();
+    let operations: usize = weights.iter().map(|w| 2 * m * w.n() * w.k()).sum();
+    let inputs: Vec<Tensor<2>> = weights.iter().map(|w| Tensor::ones([m, w.k()], device) * 0.5).collect();
+    let mut pass = f64::INFINITY;
+    let mut each = vec![f64::INFINITY; weights.len()];
+    for _ in 0..PASSES {
+        let mut total = 0.0;
+        for ((x, w), best) in inputs.iter().zip(weights).zip(&mut each) {
+            let x = x.clone();
+            let start = Instant::now();
+            std::hint::black_box(linear(x, w));
+            let time = start.elapsed().as_secs_f64();
+            total += time;
+            *best = best.min(time);
+        }
+        pass = pass.min(total);
+    }
+    let best: f64 = each.iter().sum();
+    println!(
+        "{what}: best pass {:.3} ms, sum of bests {:.3} ms = {:.1} GB/s of weights, {:.0} Gop/s",
+        pass * 1e3,
+        best * 1e3,
+        bytes as f64 / best / 1e9,
+        operations as f64 / best / 1e9,
+    );
+}

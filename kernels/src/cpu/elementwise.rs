@@ -1,0 +1,200 @@
+//! The small operations between matrices, done row by row in place.
+//!
+//! A row is independent of all others; rows are dealt out to threads where there are enough elements to be worth it.
+
+use super::dispatch::{On, leveled};
+use super::lanes::{add, exp, fold};
+use super::shared::Shared;
+
+/// Elements of a task: fewer are done before another thread would have looked.
+const ELEMENTS_PER_TASK: usize = 8192;
+
+/// Each row of `x [rows, n]` becomes `x / sqrt(mean(x²) + eps) · weight [n]`.
+pub(crate) fn rms_norm(on: On, x: &mut [f32], weight: &[f32], eps: f32) {
+    over_rows(on, x, weight.len(), &|_, x| rms_norm_rows(on.level, x, weight, eps));
+}
+
+/// In each head of `x [rows, heads, 2 · pairs]`, elements `i` and `i + pairs` turn by the angle that `cos` and
+/// `sin [rows, pairs]` give.
+pub(crate) fn rotate(on: On, x: &mut [f32], heads: usize, cos: &[f32], sin: &[f32], pairs: usize) {
+    over_rows(on, x, heads * 2 * pairs, &|first, x| {
+        rotate_rows(on.level, x, heads, &cos[first * pairs..], &sin[first * pairs..], pairs);
+    });
+}
+
+/// `gate [rows, n]` becomes `silu(gate) · up`.
+pub(crate) fn silu_mul(on: On, gate: &mut [f32], up: &[f32], n: usize) {
+    over_rows(on, gate, n, &|first, gate| {
+        silu_mul_rows(on.level, gate, &up[first * n..][..gate.len()]);
+    });
+}
+
+/// Runs `work(index of the first row, rows)` over all of `x`, in tasks of whole rows of `width` elements.
+fn over_rows(on: On, x: &mut [f32], width: usize, work: &(dyn Fn(usize, &mut [f32]) + Sync)) {
+    if x.is_empty() {
+        return;
+    }
+    let rows = x.len() / width;
+    let rows_per_task = (ELEMENTS_PER_TASK / width).max(1);
+    if rows <= rows_per_task {
+        return work(0, x);
+    }
+    let x = Shared::new(x);
+    on.pool.run(rows.div_ceil(rows_per_task), &|task| {
+        let first = task * rows_per_task;
+        let end = rows.min(first + rows_per_task);
+        // SAFETY: each task has its own rows.
+        work(first, unsafe { x.part(first * width..end * width) });
+    });
+}
+
+leveled! { fn rms_norm_rows(x: &mut [f32], weight: &[f32], eps: f32) = rms_norm_lanes }
+leveled! {
+    fn rotate_rows(x: &mut [f32], heads: usize, cos: &[f32], sin: &[f32], pairs: usize) = rotate_lanes
+}
+leveled! { fn silu_mul_rows(gate: &mut [f32], up: &[f32]) = silu_mul_lanes }
+
+#[inline(always)]
+fn rms_norm_lanes<const L: usize, const FMA: bool>(x: &mut [f32], weight: &[f32], eps: f32) {
+    for x in x.chunks_exact_mut(weight.len()) {
+        let mut squares = [0.0; L];
+        let (whole, rest) = x.as_chunks::<L>();
+        for chunk in whole {
+            for l in 0..L {
+                squares[l] = add::<FMA>(chunk[l], chunk[l], squares[l]);
+            }
+        }
+        for (sum, x) in squares.iter_mut().zip(rest) {
+            *sum = add::<FMA>(*x, *x, *sum);
+        }
+        let mean = fold(squares) / weight.len() as f32;
+        let scale = 1.0 / (mean + eps).sqrt();
+        for (x, weight) in x.iter_mut().zip(weight) {
+            *x = *x * scale * weight;
+        }
+    }
+}
+
+#[inline(always)]
+fn rotate_lanes<const L: usize, const FMA: bool>(x: &mut [f32], heads: usize, cos: &[f32], sin: &[f32], pairs: usize) {
+    let turns = cos.chunks_exact(pairs).zip(sin.chunks_exact(pairs));
+    for (x, (cos, sin)) in x.chunks_exact_mut(heads * 2 * pairs).zip(turns) {
+        for head in x.chunks_exact_mut(2 * pairs) {
+            let (low, high) = head.split_at_mut(pairs);
+            for i in 0..pairs {
+                let (a, b) = (low[i], high[i]);
+                low[i] = add::<FMA>(a, cos[i], -b * sin[i]);
+                high[i] = add::<FMA>(b, cos[i], a * sin[i]);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn silu_mul_lanes<const L: usize, const FMA: bool>(gate: &mut [f32], up: &[f32]) {
+    for (gate, up) in gate.iter_mut().zip(up) {
+        // The exponential of a negative number cannot overflow, whichever sign the gate has.
+        let e = exp::<FMA>(-gate.abs());
+        let share = if *gate < 0.0 { e } else { 1.0 };
+        *gate *= share / (1.0 + e) * up;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::dispatch::Level;
+    use crate::cpu::pool::pool;
+
+    fn wave(count: usize, seed: f32) -> Vec<f32> {
+        (0..count).map(|i| ((i as f32 + seed) * 0.731).sin() * 4.0).collect()
+    }
+
+    fn check(got: &[f32], want: impl Iterator<Item = f64>, what: &str) {
+        for (i, (&got, want)) in got.iter().zip(want).enumerate() {
+            assert!((f64::from(got) - want).abs() < 4e-6, "{what}: element {i} is {got}, not {want}");
+        }
+    }
+
+    /// Every instruction set, rows of every length around the vectors', few rows and rows enough for threads.
+    fn everywhere(test: impl Fn(On, usize, usize)) {
+        for level in Level::available() {
+            for width in (2..70).step_by(2).chain([576]) {
+                test(On { level, pool: pool() }, 3, width);
+            }
+            test(On { level, pool: pool() }, 101, 578);
+        }
+    }
+
+    #[test]
+    fn rms_norm_divides_by_the_root_mean_square() {
+        everywhere(|on, rows, n| {
+            let (x, weight) = (wave(rows * n, 0.0), wave(n, 5.0));
+            let mut got = x.clone();
+            rms_norm(on, &mut got, &weight, 1e-5);
+            let want = x.chunks(n).flat_map(|row| {
+                let mean = row.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / n as f64;
+                let scale = 1.0 / (mean + 1e-5).sqrt();
+                row.iter().zip(&weight).map(move |(&x, &w)| f64::from(x) * scale * f64::from(w))
+            });
+            check(&got, want, "rms_norm");
+        });
+    }
+
+    #[test]
+    fn rotate_turns_each_pair_by_its_rows_angle() {
+        everywhere(|on, rows, dim| {
+            let (heads, pairs) = (3, dim / 2);
+            let x = wave(rows * heads * dim, 0.0);
+            let (cos, sin) = (wave(rows * pairs, 1.0), wave(rows * pairs, 2.0));
+            let mut got = x.clone();
+            rotate(on, &mut got, heads, &cos, &sin, pairs);
+            let want = (0..x.len()).map(|at| {
+                let (row, i) = (at / (heads * dim), at % dim);
+                let turn = row * pairs + i % pairs;
+                let (c, s) = (f64::from(cos[turn]), f64::from(sin[turn]));
+                let (partner, sign) = if i < pairs { (at + pairs, -1.0) } else { (at - pairs, 1.0) };
+                f64::from(x[at]) * c + sign * f64::from(x[partner]) * s
+            });
+            check(&got, want, "rotate");
+        });
+    }
+
+    #[test]
+    fn silu_mul_gates() {
+        everywhere(|on, rows, n| {
+            let (gate, up) = (wave(rows * n, 0.0), wave(rows * n, 9.0));
+            let mut got = gate.clone();
+            silu_mul(on, &mut got, &up, n);
+            let want = gate.iter().zip(&up).map(|(&g, &u)| {
+                let g = f64::from(g);
+                g / (1.0 + (-g).exp()) * f64::from(u)
+            });
+            check(&got, want, "silu_mul");
+        });
+    }
+
+    #[test]
+    fn silu_of_large_numbers_is_the_number_or_nothing() {
+        let mut gate = [200.0, -200.0, 0.0, f32::MAX, f32::MIN, f32::NAN];
+        silu_mul(On::best(), &mut gate, &[1.0, 1.0, 5.0, 0.5, 1.0, 1.0], 6);
+        assert_eq!(gate[..5], [200.0, 0.0, 0.0, f32::MAX * 0.5, 0.0]);
+        assert!(gate[5].is_nan());
+    }
+
+    #[test]
+    fn a_row_alone_has_the_same_bits() {
+        everywhere(|on, rows, n| {
+            let (gate, up) = (wave(rows * n, 0.0), wave(rows * n, 9.0));
+            let mut together = gate.clone();
+            silu_mul(on, &mut together, &up, n);
+            rms_norm(on, &mut together, &up[..n], 1e-5);
+            for row in (0..rows).map(|row| row * n..(row + 1) * n) {
+                let mut alone = gate[row.clone()].to_vec();
+                silu_mul(on, &mut alone, &up[row.clone()], n);
+                rms_norm(on, &mut alone, &up[..n], 1e-5);
+                assert_eq!(alone, together[row]);
+            }
+        });
+    }
+}

@@ -1,0 +1,162 @@
+use super::{at_every_level, numbers, pool};
+use crate::cpu::attention::attention;
+use crate::cpu::dispatch::{Level, On};
+use crate::cpu::kv::{self, Element, Heads};
+use crate::{BLOCK_TOKENS, Segment};
+use half::f16;
+
+/// A sequence's keys and values, `[position, kv heads, dim]`, and its queries.
+struct Sequence {
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    length: usize,
+}
+
+fn sequence(seed: u64, length: usize, heads: Heads) -> Sequence {
+    Sequence {
+        q: numbers(seed, length * heads.query * heads.dim),
+        k: numbers(seed + 1, length * heads.kv * heads.dim),
+        v: numbers(seed + 2, length * heads.kv * heads.dim),
+        length,
+    }
+}
+
+/// One query in float64: `position`'s head `head`.
+fn reference(s: &Sequence, heads: Heads, position: usize, head: usize, scale: f32) -> Vec<f64> {
+    let Heads { query, kv, dim } = heads;
+    let at = |of: &[f32], position: usize, count: usize, head: usize| -> Vec<f64> {
+        let row = &of[(position * count + head) * dim..][..dim];
+        row.iter().map(|x| f64::from(*x)).collect()
+    };
+    let kv_head = head / (query / kv);
+    let q = at(&s.q, position, query, head);
+    let scores: Vec<f64> = (0..=position)
+        .map(|p| {
+            let k = at(&s.k, p, kv, kv_head);
+            q.iter().zip(k).map(|(q, k)| q * k).sum::<f64>() * f64::from(scale)
+        })
+        .collect();
+    let total: f64 = scores.iter().map(|s| s.exp()).sum();
+    let mut out = vec![0.0; dim];
+    for (p, score) in scores.iter().enumerate() {
+        let v = at(&s.v, p, kv, kv_head);
+        for (out, v) in out.iter_mut().zip(v) {
+            *out += v * score.exp() / total;
+        }
+    }
+    out
+}
+
+/// Blocks in an order that is not theirs, filled with what must not be read.
+struct Pages<T> {
+    keys: Vec<T>,
+    values: Vec<T>,
+    tables: Vec<Vec<u32>>,
+}
+
+fn pages<T: Element>(sequences: &[Sequence], heads: Heads) -> Pages<T> {
+    let mut free = 1;
+    let mut tables: Vec<Vec<u32>> = Vec::new();
+    for s in sequences {
+        let count = s.length.div_ceil(BLOCK_TOKENS) as u32;
+        tables.push((free..free + count).rev().collect());
+        free += count;
+    }
+    let len = free as usize * heads.kv * heads.block_elements();
+    let mut stale = vec![T::default(); len];
+    T::narrow(&vec![f32::NAN; len], &mut stale);
+    Pages { keys: stale.clone(), values: stale, tables }
+}
+
+/// Runs positions `from..to` of each sequence, all in one call; the result per sequence.
+fn step<T: Element>(
+    on: On,
+    pages: &mut Pages<T>,
+    sequences: &[Sequence],
+    heads: Heads,
+    ranges: &[std::ops::Range<usize>],
+    scale: f32,
+) -> Vec<Vec<f32>> {
+    let (mut q, mut k, mut v) = (Vec::new(), Vec::new(), Vec::new());
+    let mut segments = Vec::new();
+    let mut row = 0;
+    for ((s, range), blocks) in sequences.iter().zip(ranges).zip(&pages.tables) {
+        let take = |of: &[f32], width: usize| of[range.start * width..range.end * width].to_vec();
+        q.extend(take(&s.q, heads.query * heads.dim));
+        k.extend(take(&s.k, heads.kv * heads.dim));
+        v.extend(take(&s.v, heads.kv * heads.dim));
+        segments.push(Segment { row, rows: range.len(), position: range.start, blocks: blocks.clone() });
+        row += range.len();
+    }
+    let cache = (&mut pages.keys[..], &mut pages.values[..]);
+    kv::write((&k, &v), cache, heads, &segments);
+    let mut out = vec![f32::NAN; q.len()];
+    let cache = (&pages.keys[..], &pages.values[..]);
+    attention(on, &q, cache, heads, &segments, scale, &mut out);
+    let width = heads.query * heads.dim;
+    let mut rest = &out[..];
+    let parts = ranges.iter().map(|range| {
+        let (part, after) = rest.split_at(range.len() * width);
+        rest = after;
+        part.to_vec()
+    });
+    parts.collect()
+}
+
+fn check<T: Element>(heads: Heads, bound: f64) {
+    let scale = 1.0 / (heads.dim as f32).sqrt();
+    let lengths = [1, 31, 32, 33, 64, 100];
+    let sequences: Vec<Sequence> = (0u64..).zip(lengths).map(|(i, length)| sequence(i * 10, length, heads)).collect();
+    at_every_level(3, |on| {
+        let mut pages = pages::<T>(&sequences, heads);
+        let whole: Vec<_> = lengths.iter().map(|&length| 0..length).collect();
+        let out = step(on, &mut pages, &sequences, heads, &whole, scale);
+        for (s, out) in sequences.iter().zip(&out) {
+            for position in 0..s.length {
+                for head in 0..heads.query {
+                    let expected = reference(s, heads, position, head, scale);
+                    let at = (position * heads.query + head) * heads.dim;
+                    for (x, e) in out[at..].iter().zip(&expected) {
+                        let error = (f64::from(*x) - e).abs();
+                        assert!(error <= bound, "{:?} {heads:?}: {x} is not {e}", on.level);
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn several_sequences_over_block_borders_agree_with_float64() {
+    for (query, kv, dim) in [(2, 2, 32), (9, 3, 64), (8, 2, 16), (3, 1, 42), (4, 1, 128)] {
+        check::<f32>(Heads { query, kv, dim }, 2e-6);
+        // Keys and values between -1 and 1 are off by at most 2^-12 each.
+        check::<f16>(Heads { query, kv, dim }, 1e-3);
+    }
+}
+
+#[test]
+fn in_chunks_alone_or_together_gives_the_same_bits() {
+    let heads = Heads { query: 6, kv: 2, dim: 32 };
+    let sequences = [sequence(1, 77, heads), sequence(5, 40, heads)];
+    let (one, four) = (pool(1), pool(4));
+    for level in Level::available() {
+        let mut together = pages::<f16>(&sequences, heads);
+        let on = On { level, pool: four };
+        let all = step(on, &mut together, &sequences, heads, &[0..77, 0..40], 0.2);
+        for (s, expected) in sequences.iter().zip(&all) {
+            let s = std::slice::from_ref(s);
+            let mut alone = pages::<f16>(s, heads);
+            let on = On { level, pool: one };
+            let mut out = Vec::new();
+            let cuts = [0, 5, 6, 31, 32, 33, s[0].length];
+            for cut in cuts.windows(2) {
+                let range = std::slice::from_ref(&(cut[0]..cut[1])).to_vec();
+                out.extend(step(on, &mut alone, s, heads, &range, 0.2).remove(0));
+            }
+            let bits = |out: &[f32]| out.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert!(bits(expected) == bits(&out), "{level:?}");
+        }
+    }
+}

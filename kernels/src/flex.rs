@@ -1,0 +1,152 @@
+//! The operations on Burn's CPU backend: unwraps tensors into slices for `cpu`.
+
+use crate::cpu::attention::attention;
+use crate::cpu::dispatch::On;
+use crate::cpu::elementwise;
+use crate::cpu::kv::{self, Element, Heads};
+use crate::cpu::linear::linears;
+use crate::cpu::weight::Weight;
+use crate::ops::{Kernels, MatrixShape, Segment};
+use burn::backend::flex::{FlexTensor, Layout};
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Flex, TensorMetadata};
+use burn::tensor::{Bytes, DType};
+use half::f16;
+
+impl Kernels for Flex {
+    fn linear(x: FloatTensor<Self>, w: IntTensor<Self>, shape: MatrixShape) -> FloatTensor<Self> {
+        let [out] = multiply(x, [(&w, shape)]);
+        out
+    }
+
+    fn linear_2(
+        x: FloatTensor<Self>,
+        a: IntTensor<Self>,
+        a_shape: MatrixShape,
+        b: IntTensor<Self>,
+        b_shape: MatrixShape,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let [a, b] = multiply(x, [(&a, a_shape), (&b, b_shape)]);
+        (a, b)
+    }
+
+    fn linear_3(
+        x: FloatTensor<Self>,
+        a: IntTensor<Self>,
+        a_shape: MatrixShape,
+        b: IntTensor<Self>,
+        b_shape: MatrixShape,
+        c: IntTensor<Self>,
+        c_shape: MatrixShape,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let [a, b, c] = multiply(x, [(&a, a_shape), (&b, b_shape), (&c, c_shape)]);
+        (a, b, c)
+    }
+
+    fn gather(w: IntTensor<Self>, shape: MatrixShape, ids: Vec<u32>) -> FloatTensor<Self> {
+        let weight = weight(&w, shape);
+        let mut out = vec![0f32; ids.len() * shape.k];
+        for (id, out) in ids.iter().zip(out.chunks_exact_mut(shape.k)) {
+            shape.format.dequantize_row(weight.row(*id as usize), out);
+        }
+        tensor(out, &[ids.len(), shape.k])
+    }
+
+    fn attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        mut keys: FloatTensor<Self>,
+        mut values: FloatTensor<Self>,
+        segments: Vec<Segment>,
+        scale: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        debug_assert!(keys.is_unique() && values.is_unique(), "written in place");
+        let (q, k, v) = (q.to_contiguous(), k.to_contiguous(), v.to_contiguous());
+        let q_shape = q.shape();
+        let heads = Heads { query: q_shape[1], kv: k.shape()[1], dim: q_shape[2] };
+        let rows = (q.storage::<f32>(), k.storage(), v.storage());
+        let out = match keys.dtype() {
+            DType::F16 => {
+                let kv = (keys.storage_mut::<f16>(), values.storage_mut());
+                write_and_attend(rows, kv, heads, &segments, scale)
+            }
+            _ => {
+                let kv = (keys.storage_mut::<f32>(), values.storage_mut());
+                write_and_attend(rows, kv, heads, &segments, scale)
+            }
+        };
+        (tensor(out, &[q_shape[0], heads.query, heads.dim]), keys, values)
+    }
+
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
+        let weight = whole(weight);
+        in_place(x, |x| elementwise::rms_norm(On::best(), x, weight.storage(), eps))
+    }
+
+    fn rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
+        let (cos, sin) = (whole(cos), whole(sin));
+        let (heads, pairs) = (x.shape()[1], cos.shape()[1]);
+        in_place(x, |x| {
+            elementwise::rotate(On::best(), x, heads, cos.storage(), sin.storage(), pairs);
+        })
+    }
+
+    fn silu_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        let up = whole(up);
+        let n = up.shape()[1];
+        in_place(gate, |gate| elementwise::silu_mul(On::best(), gate, up.storage(), n))
+    }
+}
+
+fn multiply<const W: usize>(x: FlexTensor, parts: [(&FlexTensor, MatrixShape); W]) -> [FlexTensor; W] {
+    let x = x.to_contiguous();
+    let m = parts.first().map_or(0, |(_, shape)| x.layout().num_elements() / shape.k);
+    let weights = parts.map(|(bytes, shape)| weight(bytes, shape));
+    let mut outs = parts.map(|(_, shape)| vec![0f32; m * shape.n]);
+    let mut each = weights.iter().zip(&mut outs);
+    let calls: [_; W] = std::array::from_fn(|_| {
+        let (weight, out) = each.next().expect("as many as parts");
+        (weight, out.as_mut_slice())
+    });
+    linears(On::best(), x.storage(), calls);
+    let mut shapes = parts.iter().map(|(_, shape)| [m, shape.n]);
+    outs.map(|out| tensor(out, &shapes.next().expect("as many as parts")))
+}
+
+fn write_and_attend<T: Element>(
+    (q, k, v): (&[f32], &[f32], &[f32]),
+    (keys, values): (&mut [T], &mut [T]),
+    heads: Heads,
+    segments: &[Segment],
+    scale: f32,
+) -> Vec<f32> {
+    kv::write((k, v), (keys, values), heads, segments);
+    let mut out = vec![0f32; q.len()];
+    attention(On::best(), q, (keys, values), heads, segments, scale, &mut out);
+    out
+}
+
+/// `x` with `work` done to its elements: in place where nobody else holds them.
+fn in_place(x: FlexTensor, work: impl FnOnce(&mut [f32])) -> FlexTensor {
+    let mut x = whole(x);
+    work(x.storage_mut());
+    x
+}
+
+/// A tensor whose storage is its elements in order and nothing else; `x` itself where it is that.
+fn whole(x: FlexTensor) -> FlexTensor {
+    let bytes = x.layout().num_elements() * x.dtype().size();
+    let is_whole = x.is_contiguous() && x.layout().start_offset() == 0 && x.bytes().len() == bytes;
+    if is_whole { x } else { x.to_contiguous() }
+}
+
+fn weight(w: &FlexTensor, shape: MatrixShape) -> Weight<'_> {
+    assert!(w.is_contiguous() && w.layout().start_offset() == 0, "a weight is a whole tensor");
+    Weight::new(w.bytes(), shape.format, shape.n, shape.k).expect("a matrix's shape was checked when it was made")
+}
+
+fn tensor(values: Vec<f32>, shape: &[usize]) -> FlexTensor {
+    let layout = Layout::contiguous(shape.to_vec().into());
+    FlexTensor::new(Bytes::from_elems(values), layout, DType::F32)
+}

@@ -1,0 +1,123 @@
+//! Keys and values of one layer: preallocated, written in place.
+//!
+//! **Invariant:** nobody else holds the tensors, so that an operation which takes them by value
+//! and gives them back writes in place. There is no way to get at them from outside.
+
+use burn::tensor::{Bytes, DType, Device, Tensor, TensorData};
+
+/// Positions in a block, the unit in which KV memory is given out.
+pub const BLOCK_TOKENS: usize = 32;
+
+/// Precision of keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvFormat {
+    /// binary32: the reference path.
+    F32,
+    /// binary16.
+    F16,
+}
+
+impl KvFormat {
+    /// Bytes of one element.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
+        }
+    }
+}
+
+/// One layer's keys `[block, kv_head, head_dim, block_tokens]` and values
+/// `[block, kv_head, block_tokens, head_dim]`: each where attention's inner loop wants it.
+#[derive(Debug)]
+pub struct KvLayer {
+    /// Absent only while an operation has them.
+    tensors: Option<(Tensor<4>, Tensor<4>)>,
+    blocks: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    format: KvFormat,
+}
+
+impl KvLayer {
+    /// Zeros that take no memory before they are written.
+    pub fn new(blocks: usize, kv_heads: usize, head_dim: usize, format: KvFormat, device: &Device) -> Self {
+        let dtype = match format {
+            KvFormat::F32 => DType::F32,
+            KvFormat::F16 => DType::F16,
+        };
+        let keys = [blocks, kv_heads, head_dim, BLOCK_TOKENS];
+        let values = [blocks, kv_heads, BLOCK_TOKENS, head_dim];
+        Self {
+            tensors: Some((untouched(keys, dtype, device), untouched(values, dtype, device))),
+            blocks,
+            kv_heads,
+            head_dim,
+            format,
+        }
+    }
+
+    /// Bytes of one block, keys and values together.
+    pub fn block_bytes(kv_heads: usize, head_dim: usize, format: KvFormat) -> usize {
+        2 * kv_heads * head_dim * BLOCK_TOKENS * format.bytes()
+    }
+
+    /// Blocks there are.
+    pub fn blocks(&self) -> usize {
+        self.blocks
+    }
+
+    /// Heads of keys and values.
+    pub fn kv_heads(&self) -> usize {
+        self.kv_heads
+    }
+
+    /// Elements of a head.
+    pub fn head_dim(&self) -> usize {
+        self.head_dim
+    }
+
+    /// Precision of the elements.
+    pub fn format(&self) -> KvFormat {
+        self.format
+    }
+
+    /// Lends keys and values to `operation`, which gives them back written.
+    pub(crate) fn lend<R>(&mut self, operation: impl FnOnce(Tensor<4>, Tensor<4>) -> (R, Tensor<4>, Tensor<4>)) -> R {
+        let (keys, values) = self.tensors.take().expect("no operation on this layer panicked before");
+        let (result, keys, values) = operation(keys, values);
+        self.tensors = Some((keys, values));
+        result
+    }
+}
+
+/// Zeros straight from the system, so that a page takes memory only once it is written. `Tensor::zeros` will not do: it
+/// copies what it allocated to align it, and touches every page.
+fn untouched(shape: [usize; 4], dtype: DType, device: &Device) -> Tensor<4> {
+    // Bytes of the alignment Burn asks for, of which a block has a whole number: it is 32 positions wide.
+    const UNIT: usize = size_of::<u128>();
+    let bytes = shape.iter().product::<usize>() * dtype.size();
+    let zeros = Bytes::from_elems(vec![0u128; bytes / UNIT]);
+    Tensor::from_data(TensorData::from_bytes(zeros, shape, dtype), (device, dtype))
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    fn resident_bytes() -> usize {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+        let pages: usize = statm.split_whitespace().nth(1).unwrap().parse().unwrap();
+        pages * 4096
+    }
+
+    #[test]
+    fn a_pool_takes_no_memory_before_it_is_written() {
+        let (blocks, half_a_gibibyte) = (1 << 16, 1 << 29);
+        let before = resident_bytes();
+        let layer = KvLayer::new(blocks, 4, 64, KvFormat::F16, &Device::flex());
+        assert_eq!(blocks * KvLayer::block_bytes(4, 64, KvFormat::F16), 4 * half_a_gibibyte);
+        assert!(resident_bytes() < before + half_a_gibibyte, "the pool's pages were touched");
+        drop(layer);
+    }
+}

@@ -1,0 +1,43 @@
+//! Our custom Burn operations: what a language model needs and Burn has not, or not fast enough.
+//!
+//! **Contract:** [`linear`], [`gather`] and [`attention`] over weights as they are stored and over
+//! keys and values in blocks, and the small operations between them ([`rms_norm`], [`rotate`],
+//! [`silu_mul`]). Knows no model, no file and no text; does no I/O.
+//!
+//! **Invariants:** a row's result has the same bits alone, among few or among many rows, and on
+//! any number of threads of one instruction set. With f32 weights and f32 keys and values the
+//! arithmetic is float32 throughout. No weight is ever converted as a whole.
+//!
+//! The operations are one trait over Burn's backends, [`Kernels`]. It is implemented for the CPU
+//! backend (`Flex`), with AVX-512 (VNNI), AVX2 or portable code chosen at run time. There is no
+//! implementation for GPUs yet; feature `cuda` adds only the list of devices.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+mod elementwise;
+mod error;
+mod flex;
+mod format;
+mod kv;
+mod matrix;
+mod ops;
+
+pub use elementwise::{rms_norm, rotate, silu_mul};
+pub use error::Error;
+pub use format::Format;
+pub use kv::{BLOCK_TOKENS, KvFormat, KvLayer};
+pub use matrix::Matrix;
+pub use ops::{Kernels, MatrixShape, Segment, attention, gather, linear, linear_2, linear_3};
+
+/// Threads the kernels use, the caller's included; has an effect only before the first operation.
+/// `false` where it came too late. Without it there are as many as the machine offers.
+pub fn set_threads(n: usize) -> bool {
+    cpu::pool::configure(n)
+}
+
+/// The instruction set chosen at run time: `avx512-vnni`, `avx2` or `portable`.
+pub fn instruction_set() -> &'static str {
+    cpu::dispatch::Level::best().name()
+}

@@ -1,0 +1,62 @@
+//! A weight: a Burn tensor of the stored bytes, and how to read them.
+//!
+//! **Invariant:** the shape has been checked against the bytes. Bytes of a mapping are not copied:
+//! the tensor points into it and keeps it alive.
+
+use crate::{Error, Format};
+use burn::backend::AllocationProperty;
+use burn::module::Module;
+use burn::tensor::{Bytes, DType, Device, Int, Tensor, TensorData};
+
+/// A matrix `[n, k]` as stored; a Burn module without parameters to train.
+#[derive(Module, Debug)]
+pub struct Matrix {
+    bytes: Tensor<2, Int>,
+    #[module(skip)]
+    format: Format,
+    #[module(skip)]
+    n: usize,
+    #[module(skip)]
+    k: usize,
+}
+
+impl Matrix {
+    /// Zero-copy from shared bytes, such as a part of a mapping; `bytes` holds `n` rows of
+    /// [`Format::row_bytes`] each and nothing else. f32, f16 and bf16 are fastest when aligned to
+    /// their size.
+    ///
+    /// # Errors
+    /// Where shape, format and length do not go together.
+    pub fn from_bytes(bytes: bytes::Bytes, format: Format, n: usize, k: usize, device: &Device) -> Result<Self, Error> {
+        if n == 0 || k == 0 {
+            return Err(Error::Empty { n, k });
+        }
+        let row = format.row_bytes(k).ok_or(Error::Block { format, k })?;
+        if row.checked_mul(n) != Some(bytes.len()) {
+            return Err(Error::Bytes { format, n, k, bytes: bytes.len() });
+        }
+        let bytes = Bytes::from_shared(bytes, AllocationProperty::File);
+        let data = TensorData::from_bytes(bytes, [n, row], DType::U8);
+        Ok(Self { bytes: Tensor::from_data(data, (device, DType::U8)), format, n, k })
+    }
+
+    /// The stored bytes, `[n, row_bytes]` u8.
+    pub fn bytes(&self) -> &Tensor<2, Int> {
+        &self.bytes
+    }
+
+    /// How the bytes are read.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Rows: outputs of `linear`, entries of an embedding.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Elements of a row.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+}

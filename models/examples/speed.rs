@@ -1,0 +1,171 @@
+//! How fast a sealed model computes, without engine, HTTP or processes: `speed FILE.snapshot [PROMPT] [DECODE]`.
+//!
+//! Prints restore time, prefill and decode rates, where the time of a step goes (its matrices and its attention timed
+//! alone, the rest by difference), and the resident memory at the end.
+#![allow(clippy::unwrap_used)]
+
+use burn::tensor::{Device, Tensor, TensorData};
+use kernels::{BLOCK_TOKENS, Format, KvFormat, KvLayer, Matrix};
+use models::{Batch, Kv, Model, ModelConfig, Segment};
+use snapshot::Snapshot;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The best of so many repetitions counts: the others shared the machine.
+const REPETITIONS: usize = 5;
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let file = arguments.next().expect("usage: speed FILE.snapshot [PROMPT] [DECODE]");
+    let mut number = |default| arguments.next().map_or(default, |a| a.parse::<usize>().unwrap());
+    let (prompt, decode) = (number(512), number(64));
+
+    let snapshot = Snapshot::open(Path::new(&file)).unwrap();
+    let start = Instant::now();
+    let model = Model::restore(&snapshot).unwrap();
+    println!("restore            {:8.2} ms, {} tensors", millis(start.elapsed()), snapshot.tensors().len());
+    println!("instruction set    {}", kernels::instruction_set());
+    snapshot.verify_in_background(2).wait().unwrap();
+
+    let mut run = Run::new(&model, prompt + decode);
+    let parts = Parts::new(&snapshot, model.config());
+    let prefill = best(|| {
+        run.step(1, prompt, 0);
+    });
+    report("prefill", prompt, prefill, parts.time(prompt, 0));
+    let step = typical((prompt..prompt + decode).map(|position| run.step(1, 1, position)));
+    report("decode", 1, step, parts.time(1, prompt + decode / 2));
+    for sequences in [2, 4, 8] {
+        let step = typical((0..decode).map(|position| run.step(sequences, 1, position)));
+        let rate = sequences as f64 / step.as_secs_f64();
+        println!("decode {sequences:2} at once   {rate:8.1} tokens/s, {:.3} ms a step", millis(step));
+    }
+    println!("resident           {}", resident());
+}
+
+/// A model, one sequence's blocks, and steps over them.
+struct Run<'a> {
+    model: &'a Model,
+    kv: Kv,
+    blocks: usize,
+}
+
+impl<'a> Run<'a> {
+    fn new(model: &'a Model, positions: usize) -> Self {
+        let blocks = positions.div_ceil(BLOCK_TOKENS);
+        Self { model, kv: model.new_kv(8 * blocks), blocks }
+    }
+
+    /// `rows` new tokens from `position` on in each of so many sequences.
+    fn step(&mut self, sequences: usize, rows: usize, position: usize) -> Duration {
+        let token = |i: usize| (7 + 31 * i % 1000) as u32 % self.model.config().vocab_size as u32;
+        let segment = |s: usize| {
+            let blocks = (s * self.blocks..(s + 1) * self.blocks).map(|b| b as u32).collect();
+            Segment { row: s * rows, rows, position, blocks }
+        };
+        let batch = Batch {
+            tokens: (position..position + sequences * rows).map(token).collect(),
+            segments: (0..sequences).map(segment).collect(),
+            wanted: (0..sequences).map(|s| (s + 1) * rows - 1).collect(),
+        };
+        let start = Instant::now();
+        let logits = self.model.forward(&mut self.kv, &batch);
+        std::hint::black_box(logits.row(0)[0]);
+        start.elapsed()
+    }
+}
+
+/// The model's matrices and an attention layer of its shape, to be timed alone.
+struct Parts {
+    matrices: Vec<Matrix>,
+    head: Matrix,
+    config: ModelConfig,
+    kv_format: KvFormat,
+    device: Device,
+}
+
+impl Parts {
+    fn new(snapshot: &Arc<Snapshot>, config: &ModelConfig) -> Self {
+        let device = Device::flex();
+        let matrix = |t: &snapshot::Tensor| {
+            let (n, k) = (t.shape[0] as usize, t.shape[1] as usize);
+            let format = Format::from_name(&t.dtype).unwrap();
+            Matrix::from_bytes(snapshot.tensor_bytes(t), format, n, k, &device).unwrap()
+        };
+        let is_layer = |t: &&snapshot::Tensor| t.shape.len() == 2 && t.name.starts_with("model.layers.");
+        let head = if config.tied_embedding { "model.embed_tokens.weight" } else { "lm_head.weight" };
+        let head = matrix(snapshot.tensors().iter().find(|t| t.name == head).unwrap());
+        let matrices = snapshot.tensors().iter().filter(is_layer).map(matrix).collect();
+        let kv_format = if snapshot.weights() == "f32" { KvFormat::F32 } else { KvFormat::F16 };
+        Self { matrices, head, config: config.clone(), kv_format, device }
+    }
+
+    /// Times of all linear operations and all attention of one step of `rows` rows at `position`.
+    fn time(&self, rows: usize, position: usize) -> (Duration, Duration) {
+        let linear = best(|| {
+            self.matrices.iter().for_each(|w| drop(kernels::linear(self.input([rows, w.k()]), w)));
+            drop(kernels::linear(self.input([1, self.head.k()]), &self.head));
+        });
+        let ModelConfig { layers, heads, kv_heads, head_dim, .. } = self.config;
+        let blocks = (position + rows).div_ceil(BLOCK_TOKENS);
+        let mut kv = KvLayer::new(blocks, kv_heads, head_dim, self.kv_format, &self.device);
+        let segment = Segment { row: 0, rows, position, blocks: (0..blocks as u32).collect() };
+        let attention = best(|| {
+            let q = self.input([rows, heads, head_dim]);
+            let kv_rows = self.input([rows, kv_heads, head_dim]);
+            let segments = std::slice::from_ref(&segment);
+            drop(kernels::attention(q, kv_rows.clone(), kv_rows, &mut kv, segments, 0.1));
+        });
+        (linear, attention * layers as u32)
+    }
+
+    fn input<const D: usize>(&self, shape: [usize; D]) -> Tensor<D> {
+        let values = (0..shape.iter().product()).map(|i| (i % 17) as f32 / 17.0).collect::<Vec<_>>();
+        Tensor::from_data(TensorData::new(values, shape), &self.device)
+    }
+}
+
+/// The median: a decode step is as long as the one before.
+fn typical(steps: impl Iterator<Item = Duration>) -> Duration {
+    let mut steps: Vec<_> = steps.collect();
+    steps.sort();
+    println!(
+        "                   steps: fastest {:.3} ms, slowest {:.3} ms",
+        millis(steps[0]),
+        millis(steps[steps.len() - 1])
+    );
+    steps[steps.len() / 2]
+}
+
+fn best(mut work: impl FnMut()) -> Duration {
+    let time = |_| {
+        let start = Instant::now();
+        work();
+        start.elapsed()
+    };
+    (0..REPETITIONS).map(time).min().expect("at least one repetition")
+}
+
+fn report(what: &str, tokens: usize, step: Duration, (linear, attention): (Duration, Duration)) {
+    let rate = tokens as f64 / step.as_secs_f64();
+    let rest = step.saturating_sub(linear + attention);
+    println!(
+        "{what:18} {rate:8.1} tokens/s, {:.3} ms a step: linear {:.3}, attention {:.3}, rest {:.3}",
+        millis(step),
+        millis(linear),
+        millis(attention),
+        millis(rest),
+    );
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+/// `VmRSS` and its parts, as Linux tells them.
+fn resident() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let lines = status.lines().filter(|l| l.starts_with("VmRSS") || l.starts_with("Rss") || l.starts_with("VmHWM"));
+    lines.map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>().join(", ")
+}

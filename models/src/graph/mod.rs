@@ -1,0 +1,125 @@
+//! The graphs, behind one door: a [`Model`] turns a [`Batch`] of token ids into [`Logits`], over a [`Kv`] pool.
+//!
+//! **Invariants:** a row's logits have the same bits whatever else is in the batch; a step writes only the KV blocks its
+//! segments name. **Absent:** which sequence owns which block (the engine's business), sampling, text.
+
+mod layer;
+mod linear;
+mod llama;
+mod norm;
+mod rope;
+
+pub(crate) use layer::{Attention, Layer, Mlp};
+pub(crate) use linear::Linear;
+pub(crate) use llama::Llama;
+pub(crate) use norm::RmsNorm;
+pub(crate) use rope::Frequencies;
+
+use crate::ModelConfig;
+use burn::tensor::{Device, TensorData};
+use kernels::{BLOCK_TOKENS, KvFormat, KvLayer};
+
+pub use kernels::Segment;
+
+/// A restored model: tensors that point into the snapshot's mapping, ready to compute.
+#[derive(Debug)]
+pub struct Model {
+    pub(crate) config: ModelConfig,
+    pub(crate) graph: Llama,
+    pub(crate) kv_format: KvFormat,
+    pub(crate) device: Device,
+}
+
+impl Model {
+    /// The model's shape.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// A KV pool of `blocks` blocks of [`kernels::BLOCK_TOKENS`] tokens over all layers, in memory that is not touched
+    /// until a block is written.
+    pub fn new_kv(&self, blocks: usize) -> Kv {
+        let ModelConfig { layers, kv_heads, head_dim, .. } = self.config;
+        let layer = |_| KvLayer::new(blocks, kv_heads, head_dim, self.kv_format, &self.device);
+        Kv { layers: (0..layers).map(layer).collect(), blocks }
+    }
+
+    /// Bytes of one block over all layers.
+    pub fn kv_block_bytes(&self) -> usize {
+        let ModelConfig { layers, kv_heads, head_dim, .. } = self.config;
+        layers * KvLayer::block_bytes(kv_heads, head_dim, self.kv_format)
+    }
+
+    /// One step over the concatenated rows of all segments: writes their keys and values, returns the wanted logits.
+    ///
+    /// # Panics
+    /// Where `batch` breaks the promises of [`Batch`] or names blocks that `kv` does not have.
+    pub fn forward(&self, kv: &mut Kv, batch: &Batch) -> Logits {
+        batch.check(self.config.vocab_size, kv.blocks);
+        let vocab = self.config.vocab_size;
+        let rows = self.graph.forward(batch, &mut kv.layers, &self.device);
+        Logits { rows: rows.map(|tensor| tensor.into_data()), vocab }
+    }
+}
+
+/// The keys and values of every sequence, in blocks: one [`KvLayer`] per layer, sharing one numbering of blocks.
+#[derive(Debug)]
+pub struct Kv {
+    layers: Vec<KvLayer>,
+    blocks: usize,
+}
+
+impl Kv {
+    /// How many blocks there are; their numbers are `0..blocks`.
+    pub fn blocks(&self) -> usize {
+        self.blocks
+    }
+}
+
+/// Rows of several sequences, computed in one step. Segments cover the rows in order and without gaps; tokens are below
+/// the vocabulary's size; each segment's block table reaches its last position.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// `[rows]`
+    pub tokens: Vec<u32>,
+    /// Which rows belong to which sequence, and where in it.
+    pub segments: Vec<Segment>,
+    /// Rows whose logits are wanted, in the order of [`Logits::row`].
+    pub wanted: Vec<usize>,
+}
+
+impl Batch {
+    fn check(&self, vocab: usize, blocks: usize) {
+        let rows = self.tokens.len();
+        let mut next_row = 0;
+        for segment in &self.segments {
+            assert_eq!(segment.row, next_row, "segments cover the rows in order");
+            next_row += segment.rows;
+            let reach = segment.blocks.len() * BLOCK_TOKENS;
+            assert!(segment.position + segment.rows <= reach, "the block table ends at position {reach}");
+            assert!(segment.blocks.iter().all(|&b| (b as usize) < blocks), "the pool has {blocks} blocks");
+        }
+        assert_eq!(next_row, rows, "segments cover all rows");
+        assert!(self.tokens.iter().all(|&t| (t as usize) < vocab), "the vocabulary has {vocab} tokens");
+        assert!(self.wanted.iter().all(|&w| w < rows), "the batch has {rows} rows");
+    }
+}
+
+/// `[wanted, vocab] f32`: unnormalised log-probabilities of the next token.
+#[derive(Debug)]
+pub struct Logits {
+    rows: Option<TensorData>,
+    vocab: usize,
+}
+
+impl Logits {
+    /// The logits after the `i`-th wanted row: `[vocab]`.
+    ///
+    /// # Panics
+    /// Where fewer than `i + 1` rows were wanted.
+    pub fn row(&self, i: usize) -> &[f32] {
+        let rows = self.rows.as_ref().expect("a wanted row has logits");
+        let rows = rows.as_slice::<f32>().expect("logits are f32");
+        &rows[i * self.vocab..][..self.vocab]
+    }
+}

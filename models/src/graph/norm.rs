@@ -1,0 +1,24 @@
+//! Root-mean-square normalisation, in float32 whatever the weights' precision.
+
+use burn::module::{Module, Param, ParamId};
+use burn::tensor::Tensor;
+
+/// `x / sqrt(mean(x²) + eps) · weight` over the last axis.
+#[derive(Module, Debug)]
+pub(crate) struct RmsNorm {
+    /// `[hidden] f32`
+    weight: Param<Tensor<1>>,
+    #[module(skip)]
+    eps: f32,
+}
+
+impl RmsNorm {
+    pub(crate) fn new(weight: Tensor<1>, eps: f32) -> Self {
+        Self { weight: Param::initialized(ParamId::new(), weight), eps }
+    }
+
+    /// `x [rows, hidden] f32 → [rows, hidden] f32`
+    pub(super) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        kernels::rms_norm(x, self.weight.val(), self.eps)
+    }
+}

@@ -1,0 +1,129 @@
+//! The tensors of a Hugging Face folder: `model.safetensors`, or the shards that its index names.
+
+use super::super::{
+    map, plan, safetensors_index,
+    tensor::{RowOrder, Stored},
+};
+use crate::{Error, ModelConfig};
+use bytes::Bytes;
+use kernels::Format;
+use safetensors::{
+    Dtype,
+    tensor::{Metadata, TensorInfo},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+/// Longest header, the format's own limit.
+const HEADER_BYTES_MAX: u64 = 100_000_000;
+
+/// One tensor as a shard's header has it.
+struct Found {
+    shard: String,
+    info: TensorInfo,
+    bytes: Bytes,
+}
+
+/// All tensors that the graph needs, in order of first use. Shards are mapped, not read.
+pub(super) fn open(folder: &Path, config: &ModelConfig) -> Result<Vec<Stored>, Error> {
+    let mut found = read_headers(folder)?;
+    let mut tensors = Vec::new();
+    for expected in plan::tensors(config) {
+        let Some(tensor) = found.remove(&expected.name) else {
+            return Err(Error::BadModel(format!("tensor {} is missing", expected.name)));
+        };
+        tensors.push(checked(&expected, tensor)?);
+    }
+    if config.tied_embedding {
+        // Some makers write the shared matrix twice.
+        found.remove(plan::HEAD);
+    }
+    // Frequencies that old versions stored; they follow from the configuration.
+    found.retain(|name, _| !name.ends_with(".rotary_emb.inv_freq"));
+    match found.keys().next() {
+        None => Ok(tensors),
+        Some(name) => Err(Error::Unsupported(format!("tensor {name}: no part of the Llama graph this version runs"))),
+    }
+}
+
+fn checked(expected: &plan::Expected, tensor: Found) -> Result<Stored, Error> {
+    let Found { shard, info, bytes } = tensor;
+    let (name, wanted) = (&expected.name, &expected.shape);
+    if info.shape != *wanted {
+        let shape = &info.shape;
+        return Err(Error::BadModel(format!("{shard}: tensor {name} is {shape:?}, config.json says {wanted:?}")));
+    }
+    let format = match info.dtype {
+        Dtype::F32 => Format::F32,
+        Dtype::F16 => Format::F16,
+        Dtype::BF16 => Format::BF16,
+        other => {
+            let read = "F32, F16 and BF16 are read";
+            return Err(Error::Unsupported(format!("{shard}: tensor {name} is of dtype {other:?}; {read}")));
+        }
+    };
+    let size = bytes.len();
+    Stored::new(expected, format, bytes, RowOrder::Halves)
+        .ok_or_else(|| Error::BadModel(format!("{shard}: tensor {name} is {wanted:?}, but {size} bytes")))
+}
+
+fn read_headers(folder: &Path) -> Result<BTreeMap<String, Found>, Error> {
+    let index = map::read_small_if_any(&folder.join(INDEX), safetensors_index::INDEX_BYTES_MAX)?;
+    let Some(index) = index else {
+        if !folder.join(SINGLE).exists() {
+            return Err(Error::BadModel(format!("neither {SINGLE} nor {INDEX} is there (other formats are not read)")));
+        }
+        return read_shard(folder, SINGLE);
+    };
+    let index = safetensors_index::parse(&index)?;
+    let shards: BTreeSet<&String> = index.values().collect();
+    let mut all = BTreeMap::new();
+    for shard in shards {
+        for (name, tensor) in read_shard(folder, shard)? {
+            // A shard may hold more than the index says; what the index does not name is not part of the model.
+            if index.get(&name) == Some(shard) {
+                all.insert(name, tensor);
+            }
+        }
+    }
+    match index.iter().find(|(name, _)| !all.contains_key(*name)) {
+        None => Ok(all),
+        Some((name, shard)) => Err(Error::BadModel(format!("{INDEX}: {name} is not in {shard}"))),
+    }
+}
+
+fn read_shard(folder: &Path, shard: &str) -> Result<BTreeMap<String, Found>, Error> {
+    let file = map::map(&folder.join(shard))?;
+    let (start, metadata) = read_header(&file).map_err(|reason| Error::BadModel(format!("{shard}: {reason}")))?;
+    let data = file.slice(start..);
+    let each = metadata.tensors().into_iter();
+    let found = each.map(|(name, info)| {
+        let bytes = data.slice(info.data_offsets.0..info.data_offsets.1);
+        (name, Found { shard: shard.to_owned(), info: info.clone(), bytes })
+    });
+    Ok(found.collect())
+}
+
+/// Where the data starts, and what it is. **Invariant:** every tensor lies within the data, which ends with the file.
+fn read_header(file: &[u8]) -> Result<(usize, Metadata), String> {
+    let (length, rest) = file.split_first_chunk().ok_or("header length at byte 0: fewer than 8 bytes")?;
+    let length = u64::from_le_bytes(*length);
+    if length > HEADER_BYTES_MAX || length > rest.len() as u64 {
+        let (most, left) = (HEADER_BYTES_MAX, rest.len());
+        return Err(format!(
+            "header length at byte 0: {length}, with {left} bytes after it and at most {most} accepted"
+        ));
+    }
+    let (header, data) = rest.split_at(length as usize);
+    // The crate checks that tensors follow one another without gaps and are as long as their shapes say.
+    let metadata: Metadata = serde_json::from_slice(header).map_err(|error| format!("header at byte 8: {error}"))?;
+    if metadata.data_len() != data.len() {
+        let (said, found) = (metadata.data_len(), data.len());
+        return Err(format!("data at byte {}: {found} bytes, the header says {said}", file.len() - found));
+    }
+    Ok((file.len() - data.len(), metadata))
+}

@@ -1,0 +1,150 @@
+//! Sealing: a model as published → one snapshot. Weights stream through row by row: memory does not grow with the model.
+
+mod convert;
+mod loss;
+
+use crate::{
+    Error, Source,
+    import::{plan::Role, tensor::Stored},
+};
+use convert::Row;
+use kernels::Format;
+use loss::Loss;
+use serde::{Deserialize, Serialize};
+use snapshot::{SealPlan, Sealed, SectionKind, TensorPlan};
+use std::path::Path;
+
+/// How weights are kept in the snapshot. Norms are float32 whatever is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Weights {
+    /// As published.
+    Native,
+    /// The reference.
+    F32,
+    /// Rounded to nearest, ties to even.
+    Bf16,
+    /// Blocks of 32 with 8-bit values (`q8_0`).
+    Q8,
+    /// Blocks of 32 with 4-bit values, scale and minimum (`q4_1`); embedding and head `q8_0`, where 4 bits would show most.
+    Q4,
+}
+
+impl Weights {
+    /// The word of the command line and of the snapshot's header.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Q8 => "q8",
+            Self::Q4 => "q4",
+        }
+    }
+
+    /// The format a tensor is sealed in.
+    fn format(self, tensor: &Stored) -> Format {
+        let wanted = match (self, tensor.role) {
+            (_, Role::Norm) | (Self::F32, _) => Format::F32,
+            (Self::Native, _) => tensor.format,
+            (Self::Bf16, _) => Format::BF16,
+            (Self::Q8, _) | (Self::Q4, Role::Vocabulary) => Format::Q8_0,
+            (Self::Q4, _) => Format::Q4_1,
+        };
+        if wanted.row_bytes(tensor.columns()).is_some() {
+            return wanted;
+        }
+        // Only rows of float formats can be of any length, so the stored format is one of these and loses nothing.
+        tracing::warn!(
+            tensor = tensor.name,
+            columns = tensor.columns(),
+            wanted = wanted.name(),
+            kept = tensor.format.name(),
+            "rows are no multiple of the block: kept as published"
+        );
+        tensor.format
+    }
+}
+
+/// What to seal, and how.
+#[derive(Clone, Debug)]
+pub struct SealOptions {
+    /// The name the snapshot carries.
+    pub model: String,
+    /// How weights are kept.
+    pub weights: Weights,
+}
+
+/// Writes `out`. `progress`: bytes done, bytes in all. What quantising loses is logged, tensor by tensor and in all.
+///
+/// # Errors
+/// The file cannot be written; or a weight that is to be quantised is not finite (named).
+pub fn seal(
+    source: &Source,
+    out: &Path,
+    options: &SealOptions,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Sealed, Error> {
+    let tensors = source.tensors();
+    let formats: Vec<Format> = tensors.iter().map(|tensor| options.weights.format(tensor)).collect();
+    let plan = SealPlan {
+        model: options.model.clone(),
+        target: "portable".into(),
+        weights: options.weights.name().into(),
+        tensors: tensors.iter().zip(&formats).map(|(tensor, format)| planned(tensor, *format)).collect(),
+        sections: sections(source)?,
+    };
+    let mut total = Loss::default();
+    let mut write = |index: usize, out: &mut dyn std::io::Write| {
+        let loss = write_tensor(&tensors[index], formats[index], out)?;
+        loss.report(&tensors[index].name, formats[index]);
+        total.add(&loss);
+        Ok(())
+    };
+    let sealed = snapshot::seal(out, plan, &mut write, progress)?;
+    total.report_all();
+    Ok(sealed)
+}
+
+fn planned(tensor: &Stored, format: Format) -> TensorPlan {
+    let row_bytes = format.row_bytes(tensor.columns()).expect("a format was chosen that fits the rows");
+    TensorPlan {
+        name: tensor.name.clone(),
+        dtype: format.name().into(),
+        layout: "row-major".into(),
+        shape: tensor.shape.iter().map(|&extent| extent as u64).collect(),
+        bytes: (tensor.rows() * row_bytes) as u64,
+    }
+}
+
+fn sections(source: &Source) -> Result<Vec<(SectionKind, Vec<u8>)>, Error> {
+    let json =
+        |value: serde_json::Result<Vec<u8>>| value.map_err(|error| Error::BadModel(format!("sections: {error}")));
+    let mut sections = vec![
+        (SectionKind::Config, json(serde_json::to_vec(source.config()))?),
+        (SectionKind::Generation, json(serde_json::to_vec(source.generation()))?),
+        (SectionKind::Tokenizer, source.tokenizer_json().to_vec()),
+    ];
+    if !source.templates().by_name.is_empty() {
+        sections.push((SectionKind::Template, json(serde_json::to_vec(source.templates()))?));
+    }
+    Ok(sections)
+}
+
+fn write_tensor(tensor: &Stored, format: Format, out: &mut dyn std::io::Write) -> std::io::Result<Loss> {
+    let mut loss = Loss::default();
+    let mut row = Row::new(tensor.format, format, tensor.columns());
+    for index in 0..tensor.rows() {
+        let converted = row.convert(tensor.row(index)).map_err(|reason| {
+            std::io::Error::new(
+                std::io::ErrorKind::InvalidData,
+                format!("tensor {} row {index}: {reason}", tensor.name),
+            )
+        })?;
+        out.write_all(converted)?;
+        if let Some((before, after)) = row.requantised() {
+            loss.compare(before, after);
+        }
+    }
+    Ok(loss)
+}

@@ -1,0 +1,156 @@
+//! The model's own chat template, rendered as transformers renders it. Templates are foreign programs: time, depth and size of
+//! what they do are bounded, and they see nothing but the conversation.
+
+mod json;
+mod messages;
+mod python;
+mod time;
+
+use crate::{Error, import::template::Templates};
+use minijinja::{Environment, ErrorKind, Value, context};
+use serde_json::Value as Json;
+use snapshot::{SectionKind, Snapshot};
+use std::collections::BTreeMap;
+
+/// Most instructions one rendering may take; a conversation of thousands of messages needs far fewer.
+const FUEL: u64 = 20_000_000;
+/// Deepest nesting of calls.
+const RECURSION_MAX: usize = 128;
+/// Longest prompt, in bytes of text.
+const RENDERED_BYTES_MAX: usize = 64 << 20;
+
+/// The names of templates that makers give.
+const DEFAULT: &str = "default";
+const TOOL_USE: &str = "tool_use";
+
+/// The model's own chat template, rendered as transformers does.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    /// `bos_token`, `eos_token`, … as the template names them.
+    tokens: BTreeMap<String, String>,
+}
+
+impl ChatTemplate {
+    /// `None` where the model has none.
+    ///
+    /// # Errors
+    /// The section is corrupt, or no template of it parses.
+    pub fn from_snapshot(snapshot: &Snapshot) -> Result<Option<Self>, Error> {
+        let Some(section) = snapshot.section(SectionKind::Template)? else { return Ok(None) };
+        let templates: Templates =
+            serde_json::from_slice(section).map_err(|error| Error::BadModel(format!("template section: {error}")))?;
+        Self::new(templates)
+    }
+
+    pub(crate) fn new(templates: Templates) -> Result<Option<Self>, Error> {
+        if templates.by_name.is_empty() {
+            return Ok(None);
+        }
+        let mut environment = environment();
+        for (name, text) in templates.by_name {
+            environment
+                .add_template_owned(name.clone(), without_generation_tags(&text))
+                .map_err(|error| Error::BadModel(format!("chat template `{name}`: {error:#}")))?;
+        }
+        Ok(Some(Self { environment, tokens: templates.tokens }))
+    }
+
+    /// `messages`: the JSON array of an OpenAI request.
+    ///
+    /// # Errors
+    /// [`Error::BadModel`] with the template's own words where it raises one, or with what it could not do;
+    /// [`Error::Unsupported`] for parts of messages that are no text.
+    pub fn render(&self, messages: &Json, tools: Option<&Json>, add_generation_prompt: bool) -> Result<String, Error> {
+        let messages = messages::prepared(messages)?;
+        let template = self.choose(tools.is_some())?;
+        let tools = tools.map(Value::from_serialize).unwrap_or_else(|| Value::from(()));
+        let tokens = Value::from_serialize(&self.tokens);
+        let values = context! {
+            messages => Value::from_serialize(&messages),
+            tools => tools,
+            documents => (),
+            add_generation_prompt => add_generation_prompt,
+            ..tokens
+        };
+        let mut text = Bounded(Vec::new());
+        template
+            .render_captured_to(values, &mut text)
+            .map_err(|error| Error::BadModel(format!("chat template: {}", reason(&error))))?;
+        String::from_utf8(text.0).map_err(|error| Error::BadModel(format!("chat template: {error}")))
+    }
+
+    /// As transformers: `tool_use` where tools are given and there is one, else `default`, else the only one.
+    fn choose(&self, with_tools: bool) -> Result<minijinja::Template<'_, '_>, Error> {
+        let wanted = if with_tools { [TOOL_USE, DEFAULT] } else { [DEFAULT, DEFAULT] };
+        let named = wanted.iter().find_map(|name| self.environment.get_template(name).ok());
+        let mut all = self.environment.templates();
+        named
+            .or_else(|| all.next().filter(|_| all.next().is_none()).map(|(_, only)| only))
+            .ok_or_else(|| Error::BadModel("chat template: several, and none is called `default`".into()))
+    }
+}
+
+fn environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_trim_blocks(true);
+    environment.set_lstrip_blocks(true);
+    environment.set_keep_trailing_newline(false);
+    environment.set_fuel(Some(FUEL));
+    environment.set_recursion_limit(RECURSION_MAX);
+    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_formatter(python::write);
+    environment.add_filter("string", python::string);
+    environment.add_filter("tojson", json::tojson);
+    environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+    });
+    environment.add_function("strftime_now", |format: &str| time::format_now(format));
+    environment
+}
+
+/// transformers marks what an assistant wrote by `{% generation %}`; for rendering it is a block that is always there.
+fn without_generation_tags(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find("{%") {
+        let Some(length) = rest[start..].find("%}") else { break };
+        let (tag, after) = (&rest[start + 2..start + length], &rest[start + length + 2..]);
+        out.push_str(&rest[..start]);
+        let word = tag.trim_matches(['-', '+']).trim();
+        match word {
+            "generation" => out.push_str(&format!("{{%{}%}}", tag.replacen(word, "if true", 1))),
+            "endgeneration" => out.push_str(&format!("{{%{}%}}", tag.replacen(word, "endif", 1))),
+            _ => out.push_str(&rest[start..start + length + 2]),
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    out
+}
+
+/// The words of `raise_exception` alone, or all that minijinja knows.
+fn reason(error: &minijinja::Error) -> String {
+    match error.kind() {
+        ErrorKind::OutOfFuel => format!("took more than {FUEL} steps"),
+        _ => error.to_string(),
+    }
+}
+
+/// Takes so many bytes and no more.
+struct Bounded(Vec<u8>);
+
+impl std::io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() + bytes.len() > RENDERED_BYTES_MAX {
+            return Err(std::io::Error::other(format!("the prompt is longer than {RENDERED_BYTES_MAX} bytes")));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

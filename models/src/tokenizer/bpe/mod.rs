@@ -1,0 +1,144 @@
+//! Byte-pair encoding that is quick to load: the vocabulary is one string and one table, read straight from JSON. What it
+//! encodes is what the tokenizers crate's own BPE encodes; that one takes several times as long to be ready.
+
+mod read;
+mod vocabulary;
+mod word;
+
+use hashbrown::HashMap;
+use std::path::{Path, PathBuf};
+use tokenizers::{AddedToken, Model, Result, Token, Trainer};
+use vocabulary::Vocabulary;
+use word::{Merges, Word};
+
+/// A byte-pair encoding as `tokenizer.json` has it.
+pub(super) struct Bpe {
+    vocabulary: Vocabulary,
+    merges: Merges,
+    /// Stands for characters without a token.
+    unknown: Option<String>,
+    /// One unknown token for a run of such characters.
+    fuse_unknown: bool,
+    /// A character without a token is its bytes, spelt `<0xHH>`, where all of them are tokens.
+    byte_fallback: bool,
+    /// A word that is in the vocabulary is one token whatever the merges say.
+    ignore_merges: bool,
+}
+
+impl Bpe {
+    /// One more than the largest id.
+    pub fn ids(&self) -> usize {
+        self.vocabulary.ids()
+    }
+
+    /// The characters of `text` as tokens, and what each covers, in bytes.
+    fn characters(&self, text: &str) -> Result<Word> {
+        let mut word = Word::with_capacity(text.len());
+        let mut unknown = 0;
+        for (at, c) in text.char_indices() {
+            let bytes = &text[at..at + c.len_utf8()];
+            if let Some(id) = self.vocabulary.id(bytes) {
+                self.push_unknown(&mut word, &mut unknown)?;
+                word.push(id, bytes.len());
+            } else if let Some(ids) = self.fallback(bytes) {
+                ids.into_iter().for_each(|id| word.push(id, 1));
+            } else if self.unknown.is_some() {
+                if !self.fuse_unknown {
+                    self.push_unknown(&mut word, &mut unknown)?;
+                }
+                unknown += bytes.len();
+            }
+        }
+        self.push_unknown(&mut word, &mut unknown)?;
+        Ok(word)
+    }
+
+    fn push_unknown(&self, word: &mut Word, bytes: &mut usize) -> Result<()> {
+        if *bytes > 0 {
+            let token = self.unknown.as_deref().unwrap_or_default();
+            let id =
+                self.vocabulary.id(token).ok_or_else(|| format!("unk_token {token:?} is not in the vocabulary"))?;
+            word.push(id, std::mem::take(bytes));
+        }
+        Ok(())
+    }
+
+    fn fallback(&self, bytes: &str) -> Option<Vec<u32>> {
+        let id = |byte: u8| self.vocabulary.id(&format!("<0x{byte:02X}>"));
+        self.byte_fallback.then(|| bytes.bytes().map(id).collect::<Option<Vec<u32>>>()).flatten()
+    }
+}
+
+impl Model for Bpe {
+    type Trainer = Untrainable;
+
+    fn tokenize(&self, text: &str) -> Result<Vec<Token>> {
+        if self.ignore_merges
+            && let Some(id) = self.vocabulary.id(text)
+        {
+            return Ok(vec![Token::new(id, text.to_owned(), (0, text.len()))]);
+        }
+        let mut word = self.characters(text)?;
+        word.merge(&self.merges);
+        let mut at = 0;
+        Ok(word
+            .tokens()
+            .map(|(id, bytes)| {
+                let from = at;
+                at += bytes;
+                Token::new(id, self.vocabulary.token(id).unwrap_or_default().to_owned(), (from, at))
+            })
+            .collect())
+    }
+
+    fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.vocabulary.id(token)
+    }
+
+    fn id_to_token(&self, id: u32) -> Option<String> {
+        self.vocabulary.token(id).map(str::to_owned)
+    }
+
+    fn get_vocab(&self) -> std::collections::HashMap<String, u32> {
+        self.vocabulary.iter().map(|(id, token)| (token.to_owned(), id)).collect()
+    }
+
+    fn get_vocab_size(&self) -> usize {
+        self.vocabulary.len()
+    }
+
+    fn save(&self, _: &Path, _: Option<&str>) -> Result<Vec<PathBuf>> {
+        Err("a tokenizer is kept as the file it came from".into())
+    }
+
+    fn get_trainer(&self) -> Untrainable {
+        Untrainable
+    }
+}
+
+/// Nothing is trained here; the trait asks for a type.
+pub(super) struct Untrainable;
+
+impl Trainer for Untrainable {
+    type Model = Bpe;
+
+    fn should_show_progress(&self) -> bool {
+        false
+    }
+
+    fn train(&self, _: &mut Bpe) -> Result<Vec<AddedToken>> {
+        Err("tokenizers are not trained here".into())
+    }
+
+    fn feed<I, S, F>(&mut self, _: I, _: F) -> Result<()>
+    where
+        I: Iterator<Item = S> + Send,
+        S: AsRef<str> + Send,
+        F: Fn(&str) -> Result<Vec<String>> + Sync,
+    {
+        Err("tokenizers are not trained here".into())
+    }
+}
+
+/// Pair → its rank, and the token it becomes.
+type PairMap = HashMap<(u32, u32), (u32, u32)>;

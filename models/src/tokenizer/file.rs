@@ -1,0 +1,87 @@
+//! `tokenizer.json` → the parts of a tokenizer. Small parts go through a JSON tree, the vocabulary does not: loading is on the
+//! way to the first token.
+
+use super::bpe::Bpe;
+use crate::Error;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value as Json;
+use tokenizers::{
+    AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl,
+};
+
+pub(super) type Inner =
+    TokenizerImpl<Bpe, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
+
+/// Truncation and padding are left out: a prompt is never cut or filled up behind the caller's back.
+#[derive(Deserialize)]
+struct File {
+    #[serde(default)]
+    added_tokens: Vec<Added>,
+    #[serde(default)]
+    normalizer: Json,
+    #[serde(default)]
+    pre_tokenizer: Json,
+    #[serde(default)]
+    post_processor: Json,
+    #[serde(default)]
+    decoder: Json,
+    model: Bpe,
+}
+
+#[derive(Deserialize)]
+struct Added {
+    id: u32,
+    content: String,
+    #[serde(default)]
+    single_word: bool,
+    #[serde(default)]
+    lstrip: bool,
+    #[serde(default)]
+    rstrip: bool,
+    normalized: Option<bool>,
+    #[serde(default)]
+    special: bool,
+}
+
+/// Reads the whole file; every fault names its part or place.
+pub(super) fn parse(bytes: &[u8]) -> Result<Inner, Error> {
+    let file: File = serde_json::from_slice(bytes).map_err(|error| bad(format_args!("{error}")))?;
+    let mut inner = Inner::new(file.model);
+    inner.with_normalizer(part::<NormalizerWrapper>("normalizer", file.normalizer)?);
+    inner.with_pre_tokenizer(part::<PreTokenizerWrapper>("pre_tokenizer", file.pre_tokenizer)?);
+    inner.with_post_processor(part::<PostProcessorWrapper>("post_processor", file.post_processor)?);
+    inner.with_decoder(part::<DecoderWrapper>("decoder", file.decoder)?);
+    add(&mut inner, file.added_tokens)?;
+    Ok(inner)
+}
+
+fn part<T: DeserializeOwned>(name: &str, json: Json) -> Result<Option<T>, Error> {
+    serde_json::from_value(json).map_err(|error| bad(format_args!("{name}: {error}")))
+}
+
+fn add(inner: &mut Inner, tokens: Vec<Added>) -> Result<(), Error> {
+    let ids: Vec<(u32, String)> = tokens.iter().map(|token| (token.id, token.content.clone())).collect();
+    let tokens: Vec<AddedToken> = tokens.into_iter().map(Added::into).collect();
+    inner.add_tokens(&tokens);
+    for (id, content) in ids.into_iter().filter(|(_, content)| !content.is_empty()) {
+        let found = inner.token_to_id(&content);
+        if found != Some(id) {
+            return Err(bad(format_args!("added_tokens: {content:?} is {id} there, but {found:?} in the vocabulary")));
+        }
+    }
+    Ok(())
+}
+
+impl From<Added> for AddedToken {
+    fn from(added: Added) -> Self {
+        AddedToken::from(added.content, added.special)
+            .single_word(added.single_word)
+            .lstrip(added.lstrip)
+            .rstrip(added.rstrip)
+            .normalized(added.normalized.unwrap_or(!added.special))
+    }
+}
+
+fn bad(reason: impl std::fmt::Display) -> Error {
+    Error::BadModel(format!("tokenizer.json: {reason}"))
+}

@@ -1,0 +1,106 @@
+//! Text ↔ token ids, by the model's own `tokenizer.json`. **Invariant:** never a broken character before the end of a stream.
+
+mod bpe;
+mod bytes;
+mod file;
+mod stream;
+
+pub use stream::TokenStream;
+
+use crate::Error;
+use bytes::Spelling;
+use file::Inner;
+use snapshot::{SectionKind, Snapshot};
+use std::sync::Arc;
+
+/// Largest `tokenizer.json`, in bytes.
+pub const TOKENIZER_BYTES_MAX: u64 = 256 << 20;
+
+/// Text ↔ token ids. Special tokens in text are parsed as special.
+pub struct Tokenizer {
+    inner: Inner,
+    spelling: Spelling,
+    vocab_size: usize,
+}
+
+impl Tokenizer {
+    /// From the snapshot's `tokenizer` section.
+    ///
+    /// # Errors
+    /// The section is missing, corrupt, or not a tokenizer this version runs.
+    pub fn from_snapshot(snapshot: &Snapshot) -> Result<Self, Error> {
+        let section = snapshot.section(SectionKind::Tokenizer)?;
+        Self::from_json(section.ok_or_else(|| Error::BadModel("the snapshot has no tokenizer section".into()))?)
+    }
+
+    /// From the bytes of a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`Error::BadModel`] names the place; [`Error::Unsupported`] a model that is not BPE.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, Error> {
+        if bytes.len() as u64 > TOKENIZER_BYTES_MAX {
+            let size = bytes.len();
+            return Err(Error::BadModel(format!("tokenizer.json: {size} bytes, at most {TOKENIZER_BYTES_MAX}")));
+        }
+        let inner = file::parse(bytes)?;
+        // A decoder that cannot work shows at once.
+        inner.decode(&[0], false).map_err(|error| Error::BadModel(format!("tokenizer.json: decoder: {error}")))?;
+        let added = inner.get_added_vocabulary().get_added_tokens_decoder().keys().max();
+        let vocab_size = inner.get_model().ids().max(added.map_or(0, |id| *id as usize + 1));
+        let spelling = Spelling::of(&inner);
+        Ok(Self { inner, spelling, vocab_size })
+    }
+
+    /// `add_special`: what the tokenizer's post-processor adds (BOS).
+    ///
+    /// # Errors
+    /// The tokenizer refuses the text.
+    pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, Error> {
+        let encoding = self.inner.encode_fast(text, add_special);
+        let encoding = encoding.map_err(|error| Error::BadModel(format!("tokenizer: {error}")))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of all `ids` together; unknown ids are nothing, broken characters are U+FFFD.
+    ///
+    /// # Errors
+    /// The decoder refuses the tokens.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, Error> {
+        self.inner.decode(ids, skip_special).map_err(|error| Error::BadModel(format!("tokenizer: {error}")))
+    }
+
+    /// The bytes one token stands for on its own (for `logprobs`' `bytes` and `token`); none for an unknown id.
+    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
+        self.spelling.token_bytes(&self.inner, id)
+    }
+
+    /// The id of a token by its exact text in the vocabulary, e.g. `<|im_end|>`.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// One more than the largest id, added tokens included.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// Incremental decoding: complete characters only, the rest is held back.
+    pub fn stream(self: &Arc<Self>, skip_special: bool) -> TokenStream {
+        TokenStream::new(self.clone(), skip_special)
+    }
+
+    fn is_byte_level(&self) -> bool {
+        matches!(self.spelling, Spelling::ByteLevel)
+    }
+
+    fn decode_middle(&self, ids: &[u32], skip_special: bool) -> String {
+        self.spelling.middle(&self.inner, ids, skip_special)
+    }
+
+    /// The token as the vocabulary spells it; `None` for what does not appear in text.
+    fn shown(&self, id: u32, skip_special: bool) -> Option<String> {
+        let token = self.inner.id_to_token(id)?;
+        let special = skip_special && self.inner.get_added_vocabulary().is_special_token(&token);
+        (!special).then_some(token)
+    }
+}

@@ -1,0 +1,12 @@
+//! The graphs, restored from sealed files, against models computed elsewhere.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+#[path = "../support/mod.rs"]
+mod files;
+mod golden;
+mod naive;
+mod random;
+mod reference;
+mod refused;
+mod smollm2;
+mod support;

@@ -1,0 +1,210 @@
+//! Sealing: what is in the snapshot is what the makers published.
+
+use crate::support::{self, llama::Llama};
+use kernels::Format;
+use models::{ChatTemplate, Error, ModelConfig, SealOptions, Source, Tokenizer, Weights, seal};
+use snapshot::{SectionKind, Snapshot};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+const ALL: [Weights; 5] = [Weights::Native, Weights::F32, Weights::Bf16, Weights::Q8, Weights::Q4];
+
+fn sealed(source: &Path, weights: Weights) -> Arc<Snapshot> {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("model.snapshot");
+    let options = SealOptions { model: "m".into(), weights };
+    let mut last = (0, 0);
+    let sealed = seal(&Source::open(source).unwrap(), &out, &options, &mut |done, all| last = (done, all)).unwrap();
+    assert!(last.0 == last.1 && last.1 > 0, "progress ends at {last:?}");
+    assert_eq!(std::fs::metadata(&out).unwrap().len(), sealed.bytes);
+    let snapshot = Snapshot::open(&out).unwrap();
+    snapshot.verify_all(&mut |_, _| ()).unwrap();
+    assert_eq!(snapshot.digest(), sealed.digest);
+    assert_eq!((snapshot.target(), snapshot.weights()), ("portable", weights.name()));
+    snapshot
+}
+
+/// Every tensor in float32, by name.
+fn values(snapshot: &Arc<Snapshot>) -> BTreeMap<String, Vec<f32>> {
+    let tensors = snapshot.tensors().iter();
+    tensors
+        .map(|tensor| {
+            let format = Format::from_name(&tensor.dtype).unwrap();
+            let columns = *tensor.shape.last().unwrap() as usize;
+            let bytes = snapshot.tensor_bytes(tensor);
+            let mut out = vec![0.0; tensor.shape.iter().product::<u64>() as usize];
+            for (row, out) in bytes.chunks(format.row_bytes(columns).unwrap()).zip(out.chunks_mut(columns)) {
+                format.dequantize_row(row, out);
+            }
+            (tensor.name.clone(), out)
+        })
+        .collect()
+}
+
+fn dtypes(snapshot: &Snapshot) -> BTreeMap<&str, &str> {
+    snapshot.tensors().iter().map(|tensor| (tensor.name.as_str(), tensor.dtype.as_str())).collect()
+}
+
+/// A model as a GGUF file and as a folder: both must seal to the same values.
+fn both(model: &Llama, folder: &Path) -> [std::path::PathBuf; 2] {
+    let paths = [folder.join("model.gguf"), folder.join("hf")];
+    std::fs::write(&paths[0], model.gguf().bytes()).unwrap();
+    model.folder(&paths[1]);
+    paths
+}
+
+#[test]
+fn a_gguf_and_a_folder_of_one_model_seal_to_the_same_tensors() {
+    let folder = tempfile::tempdir().unwrap();
+    // Head dimension unlike hidden / heads, rows of no power of two.
+    let model = Llama { hidden: 96, heads: 6, kv_heads: 3, head_dim: 32, inner: 160, ..Llama::default() };
+    let expected: BTreeMap<_, _> = model.tensors().into_iter().map(|(name, _, values)| (name, values)).collect();
+    for path in both(&model, folder.path()) {
+        for weights in [Weights::Native, Weights::F32] {
+            assert_eq!(values(&sealed(&path, weights)), expected, "{path:?} {weights:?}");
+        }
+    }
+}
+
+#[test]
+fn rows_of_quantised_queries_and_keys_come_back_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    for format in [Format::Q4_0, Format::Q4_1, Format::Q8_0, Format::F16, Format::BF16] {
+        let model = Llama { format, ..Llama::default() };
+        let path = folder.path().join("model.gguf");
+        std::fs::write(&path, model.gguf().bytes()).unwrap();
+        let snapshot = sealed(&path, Weights::Native);
+        let sealed = values(&snapshot);
+        for (name, shape, values) in model.tensors() {
+            let wanted = if shape.len() == 1 { Format::F32 } else { format };
+            assert_eq!(dtypes(&snapshot)[name.as_str()], wanted.name());
+            let mut row = vec![0; wanted.row_bytes(shape[shape.len() - 1]).unwrap()];
+            let mut rounded = values.clone();
+            for (values, out) in values.chunks(shape[shape.len() - 1]).zip(rounded.chunks_mut(shape[shape.len() - 1])) {
+                wanted.quantize_row(values, &mut row);
+                wanted.dequantize_row(&row, out);
+            }
+            assert_eq!(sealed[&name], rounded, "{name} {}", format.name());
+        }
+    }
+}
+
+#[test]
+fn tensors_lie_in_order_of_first_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = Llama { layers: 1, ..Llama::default() };
+    let [_, path] = both(&model, folder.path());
+    let snapshot = sealed(&path, Weights::Native);
+    let names: Vec<_> = snapshot.tensors().iter().map(|tensor| tensor.name.as_str()).collect();
+    let expected: Vec<_> = model.tensors().into_iter().map(|(name, _, _)| name).collect();
+    assert_eq!(names, expected);
+    assert!(snapshot.tensors().is_sorted_by_key(|tensor| tensor.offset));
+}
+
+#[test]
+fn each_word_of_weights_seals_its_formats() {
+    let folder = tempfile::tempdir().unwrap();
+    let [path, _] = both(&Llama { format: Format::F16, ..Llama::default() }, folder.path());
+    let (matrix, head, norm) = ("model.layers.0.mlp.up_proj.weight", "lm_head.weight", "model.norm.weight");
+    let expected = ["f16 f16 f32", "f32 f32 f32", "bf16 bf16 f32", "q8_0 q8_0 f32", "q4_1 q8_0 f32"];
+    for (weights, expected) in ALL.into_iter().zip(expected) {
+        let snapshot = sealed(&path, weights);
+        let dtypes = dtypes(&snapshot);
+        assert_eq!([dtypes[matrix], dtypes[head], dtypes[norm]].join(" "), expected, "{weights:?}");
+    }
+}
+
+/// Largest differences by format, as a share of the largest weight of a row: half a step of 8 and of 4 bits.
+#[test]
+fn quantising_loses_no_more_than_half_a_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = Llama::default();
+    let [_, path] = both(&model, folder.path());
+    for (weights, share) in [(Weights::Bf16, 1.0 / 256.0), (Weights::Q8, 1.0 / 200.0), (Weights::Q4, 1.0 / 13.0)] {
+        let sealed = values(&sealed(&path, weights));
+        for (name, _, values) in model.tensors() {
+            let largest = values.iter().fold(0f32, |largest, x| largest.max(x.abs()));
+            let differences = values.iter().zip(&sealed[&name]).map(|(x, y)| (x - y).abs());
+            let worst = differences.fold(0f32, f32::max);
+            assert!(worst <= largest * share, "{name} {weights:?}: {worst} of {largest}");
+        }
+    }
+}
+
+#[test]
+fn rows_that_are_no_multiple_of_the_block_stay_as_published() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = Llama { inner: 90, format: Format::BF16, ..Llama::default() };
+    let [_, path] = both(&model, folder.path());
+    let snapshot = sealed(&path, Weights::Q4);
+    let dtypes = dtypes(&snapshot);
+    assert_eq!(dtypes["model.layers.0.mlp.down_proj.weight"], "bf16");
+    assert_eq!(dtypes["model.layers.0.mlp.up_proj.weight"], "q4_1");
+}
+
+#[test]
+fn a_weight_that_is_no_number_is_named_where_it_would_be_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = Llama::default();
+    let mut file = model.gguf();
+    let up = file.tensors.iter_mut().find(|tensor| tensor.name == "blk.1.ffn_up.weight").unwrap();
+    up.data[4 * 64 * 3..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    let path = folder.path().join("model.gguf");
+    std::fs::write(&path, file.bytes()).unwrap();
+    let options = SealOptions { model: "m".into(), weights: Weights::Q8 };
+    let out = folder.path().join("out");
+    let error = seal(&Source::open(&path).unwrap(), &out, &options, &mut |_, _| ()).unwrap_err();
+    let words = error.to_string();
+    assert!(words.contains("model.layers.1.mlp.up_proj.weight row 3") && words.contains("column 0"), "{words}");
+    assert!(!out.exists());
+}
+
+#[test]
+fn sections_hold_what_the_runtime_reads() {
+    let path = support::golden("llama3-tiny");
+    let source = Source::open(&path).unwrap();
+    let snapshot = sealed(&path, Weights::Native);
+    let section = |kind| snapshot.section(kind).unwrap().unwrap();
+    let config: ModelConfig = serde_json::from_slice(section(SectionKind::Config)).unwrap();
+    assert_eq!(&config, source.config());
+    let generation: models::Generation = serde_json::from_slice(section(SectionKind::Generation)).unwrap();
+    assert_eq!((generation.bos, generation.eos), (Some(0), vec![1]));
+    assert_eq!(section(SectionKind::Tokenizer), std::fs::read(path.join("tokenizer.json")).unwrap());
+    let tokenizer = Tokenizer::from_snapshot(&snapshot).unwrap();
+    assert_eq!(tokenizer.vocab_size(), 796);
+    assert!(ChatTemplate::from_snapshot(&snapshot).unwrap().is_some());
+    assert!(dtypes(&snapshot).iter().all(|(name, dtype)| *dtype == if name.contains("norm") { "f32" } else { "bf16" }));
+}
+
+#[test]
+fn the_same_model_seals_to_the_same_bytes() {
+    let path = support::golden("llama3-tiny");
+    assert_eq!(sealed(&path, Weights::Q4).digest(), sealed(&path, Weights::Q4).digest());
+}
+
+#[test]
+fn smollm2_seals_as_published() {
+    let Some(path) = support::smollm2() else { return };
+    let snapshot = sealed(&path, Weights::Native);
+    assert_eq!(snapshot.tensors().len(), 272);
+    assert_eq!(snapshot.tensors()[0].dtype, "q8_0");
+    assert_eq!(dtypes(&snapshot)["model.layers.29.mlp.down_proj.weight"], "q4_1");
+    let config: ModelConfig = serde_json::from_slice(snapshot.section(SectionKind::Config).unwrap().unwrap()).unwrap();
+    assert_eq!((config.layers, config.head_dim, config.tied_embedding), (30, 64, true));
+    assert_eq!((config.rms_norm_eps, config.rope.theta), (1e-5, 100_000.0));
+}
+
+#[test]
+fn a_snapshot_without_a_tokenizer_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("x");
+    let plan = snapshot::SealPlan {
+        model: "m".into(),
+        target: "portable".into(),
+        weights: "f32".into(),
+        ..Default::default()
+    };
+    snapshot::seal(&out, plan, &mut |_, _| Ok(()), &mut |_, _| ()).unwrap();
+    let snapshot = Snapshot::open(&out).unwrap();
+    assert!(matches!(Tokenizer::from_snapshot(&snapshot), Err(Error::BadModel(_))));
+    assert!(ChatTemplate::from_snapshot(&snapshot).unwrap().is_none());
+}

@@ -1,0 +1,251 @@
+//! Text ↔ ids, and streams of text.
+
+use crate::support;
+use models::{Source, Tokenizer};
+use proptest::prelude::*;
+use serde_json::{Value as Json, json};
+use std::sync::{Arc, OnceLock};
+
+fn ids(json: &Json) -> Vec<u32> {
+    json.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+/// SmolLM2's tokenizer, rebuilt from its GGUF metadata.
+fn smollm2() -> Option<Arc<Tokenizer>> {
+    static TOKENIZER: OnceLock<Option<Arc<Tokenizer>>> = OnceLock::new();
+    TOKENIZER
+        .get_or_init(|| {
+            let source = Source::open(&support::smollm2()?).unwrap();
+            Some(Arc::new(Tokenizer::from_json(source.tokenizer_json()).unwrap()))
+        })
+        .clone()
+}
+
+#[test]
+fn smollm2_pairs_are_exact_both_ways() {
+    let Some(tokenizer) = smollm2() else { return };
+    let golden = support::golden_json("smollm2.json");
+    let pairs = golden["tokenizer"].as_array().unwrap();
+    assert_eq!(pairs.len(), 8);
+    for pair in pairs {
+        let text = pair["text"].as_str().unwrap();
+        assert_eq!(tokenizer.encode(text, true).unwrap(), ids(&pair["ids"]), "{text:?}");
+        assert_eq!(tokenizer.decode(&ids(&pair["ids"]), false).unwrap(), text);
+    }
+    assert_eq!(tokenizer.vocab_size(), 49152);
+}
+
+#[test]
+fn smollm2_texts_of_generations_are_exact() {
+    let Some(tokenizer) = smollm2() else { return };
+    for case in support::golden_json("smollm2.json")["cases"].as_array().unwrap() {
+        assert_eq!(tokenizer.decode(&ids(&case["greedy_ids"]), true).unwrap(), case["greedy_text"].as_str().unwrap());
+    }
+}
+
+#[test]
+fn bytes_of_a_token() {
+    let Some(tokenizer) = smollm2() else { return };
+    let rocket = "🚀".as_bytes();
+    let ids = tokenizer.encode("🚀 the", false).unwrap();
+    let bytes: Vec<u8> = ids.iter().flat_map(|&id| tokenizer.token_bytes(id)).collect();
+    assert_eq!(bytes, [rocket, b" the"].concat());
+    assert_eq!(tokenizer.token_bytes(1), b"<|im_start|>");
+    assert_eq!(tokenizer.token_bytes(4_000_000_000), b"");
+    assert_eq!(tokenizer.token_id("<|im_end|>"), Some(2));
+}
+
+/// A SentencePiece-like tokenizer: a mark for spaces, byte tokens, a decoder that strips the leading space.
+fn pieces(decoder: Json) -> Arc<Tokenizer> {
+    Arc::new(Tokenizer::from_json(&pieces_json(decoder)).unwrap())
+}
+
+fn pieces_json(decoder: Json) -> Vec<u8> {
+    let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>"].map(str::to_owned).into();
+    tokens.extend((0..=255u8).map(|byte| format!("<0x{byte:02X}>")));
+    tokens.extend(["▁", "▁a", "▁▁", "a", "e", "b", "é", "東", "▁the", "ab▁c", "\n"].map(str::to_owned));
+    let vocab: serde_json::Map<String, Json> =
+        tokens.iter().enumerate().map(|(id, token)| (token.clone(), json!(id))).collect();
+    let special = |id: usize| {
+        json!({
+            "id": id, "content": tokens[id], "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true,
+        })
+    };
+    let file = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [special(0), special(1), special(2)],
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": "▁"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+        ]},
+        "pre_tokenizer": null, "post_processor": null, "decoder": decoder,
+        "model": {
+            "type": "BPE", "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": true, "vocab": vocab,
+            "merges": ["▁ a", "▁ ▁"],
+        },
+    });
+    serde_json::to_vec(&file).unwrap()
+}
+
+fn llama2_decoder() -> Json {
+    json!({"type": "Sequence", "decoders": [
+        {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+        {"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+    ]})
+}
+
+fn metaspace_decoder() -> Json {
+    json!({"type": "Sequence", "decoders": [
+        {"type": "ByteFallback"},
+        {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": false},
+    ]})
+}
+
+#[test]
+fn pieces_keep_inner_spaces_and_lose_the_first() {
+    for decoder in [llama2_decoder(), metaspace_decoder()] {
+        let tokenizer = pieces(decoder);
+        let ids = tokenizer.encode("a a 東 z", false).unwrap();
+        assert_eq!(tokenizer.decode(&ids, true).unwrap(), "a a 東 z");
+        let mut stream = tokenizer.stream(true);
+        let mut texts: Vec<String> = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
+        texts.push(stream.finish());
+        assert_eq!(texts.concat(), "a a 東 z", "{texts:?}");
+        assert_eq!(tokenizer.token_bytes(tokenizer.token_id("▁the").unwrap()), b" the");
+        assert_eq!(tokenizer.token_bytes(tokenizer.token_id("<0xE6>").unwrap()), [0xE6]);
+    }
+}
+
+/// Pushes ids one by one: the pieces together are the decoding of all.
+fn check_stream(tokenizer: &Arc<Tokenizer>, ids: &[u32], skip_special: bool) {
+    let mut stream = tokenizer.stream(skip_special);
+    let mut pieces: Vec<String> = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
+    pieces.push(stream.finish());
+    assert_eq!(pieces.concat(), tokenizer.decode(ids, skip_special).unwrap(), "{ids:?}: {pieces:?}");
+    assert_eq!(stream.finish(), "", "a finished stream holds nothing");
+}
+
+/// The reference for encoding: the tokenizers crate's own model, read from the same bytes.
+fn check_encoding(bytes: &[u8], texts: &[&str]) {
+    let (ours, theirs) = (Tokenizer::from_json(bytes).unwrap(), tokenizers::Tokenizer::from_bytes(bytes).unwrap());
+    for text in texts {
+        for special in [false, true] {
+            let expected = theirs.encode(*text, special).unwrap().get_ids().to_vec();
+            assert_eq!(ours.encode(text, special).unwrap(), expected, "{text:?}");
+            assert_eq!(ours.decode(&expected, special).unwrap(), theirs.decode(&expected, special).unwrap());
+        }
+    }
+}
+
+#[test]
+fn encoding_is_the_tokenizers_crates() {
+    let long = "ab".repeat(3000) + " and " + &"é東🚀".repeat(200);
+    let texts = [
+        "",
+        " ",
+        "Hello, world!",
+        "  two  spaces\nand\ttabs\n\n",
+        "naïve café — 東京 🚀🚀",
+        "1234567 ½ x²",
+        "<|im_start|>user\nhi<|im_end|><|bos|> x <unk></s>",
+        "fn main() { println!(\"{}\", 1 + 1); }",
+        "a a▁▁a the\u{0}",
+        &long,
+    ];
+    check_encoding(&std::fs::read(support::golden("llama3-tiny/tokenizer.json")).unwrap(), &texts);
+    check_encoding(&pieces_json(llama2_decoder()), &texts);
+    if let Some(path) = support::smollm2() {
+        check_encoding(Source::open(&path).unwrap().tokenizer_json(), &texts);
+    }
+}
+
+proptest! {
+    #[test]
+    fn encoding_of_any_text_is_the_tokenizers_crates(text in "[a-d ▁é東]{0,40}", merges in prop::collection::vec((0usize..12, 0usize..12), 0..12)) {
+        let mut tokens: Vec<String> = ["▁", "a", "b", "c", "d"].map(str::to_owned).into();
+        let mut pairs = Vec::new();
+        for (left, right) in merges {
+            let (left, right) = (tokens[left % tokens.len()].clone(), tokens[right % tokens.len()].clone());
+            let made = format!("{left}{right}");
+            if !tokens.contains(&made) {
+                tokens.push(made);
+            }
+            if !pairs.contains(&json!([left, right])) {
+                pairs.push(json!([left, right]));
+            }
+        }
+        tokens.push("<unk>".into());
+        let vocab: serde_json::Map<String, Json> =
+            tokens.iter().enumerate().map(|(id, token)| (token.clone(), json!(id))).collect();
+        let file = json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+            "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}, "pre_tokenizer": null,
+            "post_processor": null, "decoder": llama2_decoder(),
+            "model": {
+                "type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+                "end_of_word_suffix": null, "fuse_unk": text.len() % 2 == 0, "byte_fallback": true,
+                "ignore_merges": text.len() % 3 == 0, "vocab": vocab, "merges": pairs,
+            },
+        });
+        check_encoding(&serde_json::to_vec(&file).unwrap(), &[&text]);
+    }
+
+    #[test]
+    fn a_stream_of_random_ids_is_their_decoding(ids in prop::collection::vec(0u32..49_200, 0..40), skip: bool) {
+        if let Some(tokenizer) = smollm2() {
+            check_stream(&tokenizer, &ids, skip);
+        }
+    }
+
+    #[test]
+    fn a_stream_of_random_byte_tokens_is_their_decoding(ids in prop::collection::vec(0u32..300, 0..40), skip: bool) {
+        static TOKENIZERS: OnceLock<[Arc<Tokenizer>; 3]> = OnceLock::new();
+        let bytes = || serde_json::to_vec(&support::huggingface::byte_tokenizer(280)).unwrap();
+        let all = TOKENIZERS.get_or_init(|| {
+            let bytes = Arc::new(Tokenizer::from_json(&bytes()).unwrap());
+            [pieces(llama2_decoder()), pieces(metaspace_decoder()), bytes]
+        });
+        for tokenizer in all {
+            check_stream(tokenizer, &ids, skip);
+        }
+    }
+
+    /// Text survives, and no piece but the last ever holds a replacement character.
+    #[test]
+    fn a_stream_of_text_is_the_text(text in "\\PC{0,24}") {
+        let Some(tokenizer) = smollm2() else { return Ok(()) };
+        prop_assume!(!text.contains(char::REPLACEMENT_CHARACTER));
+        let ids = tokenizer.encode(&text, false).unwrap();
+        let mut stream = tokenizer.stream(false);
+        let mut all = String::new();
+        for id in ids {
+            let piece = stream.push(id).unwrap();
+            prop_assert!(!piece.contains(char::REPLACEMENT_CHARACTER), "{piece:?}");
+            all += &piece;
+        }
+        prop_assert_eq!(stream.finish(), "");
+        prop_assert_eq!(all, text);
+    }
+
+    #[test]
+    fn a_tokenizer_of_garbage_is_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        prop_assert!(Tokenizer::from_json(&bytes).is_err());
+    }
+}
+
+#[test]
+fn a_tokenizer_cut_short_anywhere_is_refused() {
+    let whole = serde_json::to_vec(&support::huggingface::byte_tokenizer(262)).unwrap();
+    assert!(Tokenizer::from_json(&whole).is_ok());
+    for length in (0..whole.len()).step_by(7) {
+        assert!(Tokenizer::from_json(&whole[..length]).is_err(), "{length} bytes");
+    }
+}
+
+#[test]
+fn a_tokenizer_that_is_not_bpe_is_refused_by_name() {
+    let mut file = support::huggingface::byte_tokenizer(262);
+    file["model"] = json!({"type": "WordPiece", "vocab": {}, "unk_token": "[UNK]"});
+    let error = Tokenizer::from_json(&serde_json::to_vec(&file).unwrap()).err().unwrap().to_string();
+    assert!(error.contains("WordPiece"), "{error}");
+}

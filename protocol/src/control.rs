@@ -1,0 +1,103 @@
+//! Messages between the activator and one runtime, over the control socket.
+//!
+//! The control socket is a `SOCK_SEQPACKET` pair inherited at launch: one packet is one JSON message of at most
+//! [`MESSAGE_BYTES_MAX`] bytes. End of file on it means that the other side is gone; a runtime then exits.
+//! Requests travel apart, as HTTP/2 over a second inherited `SOCK_STREAM` pair (the activator is the client), so that no
+//! socket ever has a path on a file system.
+
+use serde::{Deserialize, Serialize};
+
+/// No control message is larger; a longer packet is a protocol error.
+pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+
+/// The runtime's descriptor of the control socket, as launched.
+pub const CONTROL_FD: i32 = 3;
+
+/// The runtime's descriptor of the HTTP/2 socket, as launched.
+pub const HTTP_FD: i32 = 4;
+
+/// What the activator tells a runtime.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToRuntime {
+    /// Restore this model. The snapshot's read-only descriptor rides along as `SCM_RIGHTS`.
+    Restore {
+        /// The name clients ask for, echoed in answers.
+        model: String,
+        /// Memory for KV blocks, in bytes; `None` lets the runtime choose from the model's context length.
+        kv_memory_bytes: Option<u64>,
+    },
+    /// Finish what runs, accept nothing new, then say [`FromRuntime::Drained`] and exit 0.
+    Drain,
+    /// Answer with [`FromRuntime::Stats`].
+    Stats,
+}
+
+/// What a runtime tells the activator.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum FromRuntime {
+    /// Everything that depends on no model is done: a standby.
+    Launched {
+        /// From exec to this message, in microseconds.
+        launch_us: u64,
+    },
+    /// A first token can be produced now.
+    Ready {
+        /// Where the time since [`ToRuntime::Restore`] went.
+        restore: RestoreTimings,
+    },
+    /// The answer to [`ToRuntime::Stats`].
+    Stats(Stats),
+    /// The model cannot be restored, or the engine broke. The process exits after this.
+    Failed {
+        /// Whose fault it is, for the decision to retry.
+        kind: FailureKind,
+        /// What happened and what to do, with section and offset where bytes were bad.
+        message: String,
+    },
+    /// Drained: nothing runs any more; the process exits now.
+    Drained,
+}
+
+/// Where a restore's time went, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreTimings {
+    /// Opening, mapping and checking header and table.
+    pub open_us: u64,
+    /// Tokenizer and template.
+    pub tokenizer_us: u64,
+    /// Weights into tensors, and the KV pool.
+    pub weights_us: u64,
+    /// From the `Restore` message to `Ready`.
+    pub total_us: u64,
+}
+
+/// What a runtime holds at the moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Sequences being generated.
+    pub running: u32,
+    /// Sequences that wait for a place or for KV blocks.
+    pub waiting: u32,
+    /// KV blocks in use.
+    pub kv_blocks_used: u32,
+    /// KV blocks in all.
+    pub kv_blocks_total: u32,
+    /// Resident memory of the process, in bytes.
+    pub resident_bytes: u64,
+}
+
+/// Whose fault a failure is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// The snapshot's bytes are wrong: no retry will help.
+    BadSnapshot,
+    /// This build or machine cannot run it: no retry here will help.
+    Unsupported,
+    /// Too little memory now: a retry may help.
+    OutOfMemory,
+    /// Ours: a retry may help.
+    Internal,
+}

@@ -1,0 +1,211 @@
+//! A runtime under an activator: launched without a model, told over the control socket what to do.
+//!
+//! `Launched → (Restore) → Ready → … → Drained | Failed`, and at the control socket's end the process's. **Invariant:**
+//! it never outlives its activator; nothing is opened by a path after launch.
+
+use crate::{
+    Options,
+    control::{Control, Received},
+    failure::Failure,
+    http::{App, Phase, serve_socket},
+    process::Resident,
+    restore::{Order, Restored, broken, corrupt, restore},
+};
+use protocol::{
+    ApiError, ErrorKind,
+    control::{FromRuntime, Stats, ToRuntime},
+};
+use std::{
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinHandle,
+};
+
+/// How long clients of a failed runtime may take to read their error before the process ends.
+const FLUSH_MAX: Duration = Duration::from_secs(1);
+
+/// Runs until drained, failed, or left alone. `control` is one end of a `SOCK_SEQPACKET` pair, `http` of a
+/// `SOCK_STREAM` pair; `age` is how long the process exists.
+pub async fn run(control: OwnedFd, http: OwnedFd, options: Options, age: Duration) -> ExitCode {
+    let started = Instant::now();
+    let child = Child::start(control, http, options);
+    let mut child = match child {
+        Ok(child) => child,
+        Err(e) => {
+            tracing::error!(error = %e, "a runtime cannot start with these sockets");
+            return ExitCode::from(70);
+        }
+    };
+    child.say(&FromRuntime::Launched { launch_us: (age + started.elapsed()).as_micros() as u64 });
+    match child.serve().await {
+        End::Drained => {
+            child.say(&FromRuntime::Drained);
+            ExitCode::SUCCESS
+        }
+        End::Alone => ExitCode::SUCCESS,
+        End::Failed(failure) => child.fail(&failure).await,
+    }
+}
+
+/// Why a runtime ends.
+enum End {
+    /// Told to, and all is finished.
+    Drained,
+    /// The activator is gone.
+    Alone,
+    /// It cannot go on.
+    Failed(Failure),
+}
+
+struct Child {
+    control: Control,
+    phase: watch::Sender<Phase>,
+    /// Tells the server to finish what runs.
+    stop: watch::Sender<bool>,
+    server: JoinHandle<()>,
+    resident: Resident,
+    options: Options,
+    /// A model was ordered.
+    ordered: bool,
+}
+
+type Restoring = oneshot::Receiver<Result<Restored, Failure>>;
+
+impl Child {
+    fn start(control: OwnedFd, http: OwnedFd, options: Options) -> std::io::Result<Self> {
+        let socket = UnixStream::from(http);
+        socket.set_nonblocking(true)?;
+        let socket = tokio::net::UnixStream::from_std(socket)?;
+        let (phase, phases) = watch::channel(Phase::Starting);
+        let (stop, mut stopped) = watch::channel(false);
+        let app = App { phase: phases, behind_activator: true };
+        let server = tokio::spawn(serve_socket(app, socket, async move {
+            // An error is the end of this runtime, too.
+            let _ = stopped.wait_for(|stop| *stop).await;
+        }));
+        let (control, resident) = (Control::start(control)?, Resident::open()?);
+        Ok(Self { control, phase, stop, server, resident, options, ordered: false })
+    }
+
+    async fn serve(&mut self) -> End {
+        let mut restoring: Option<Restoring> = None;
+        // Nothing can fail before a model is there.
+        let (never, mut failing) = oneshot::channel::<Failure>();
+        let mut never = Some(never);
+        loop {
+            tokio::select! {
+                received = self.control.next() => match received {
+                    None => return End::Alone,
+                    Some(Err(e)) => return End::Failed(Failure::internal(e)),
+                    Some(Ok(message)) => match self.handle(message) {
+                        Ok(started) => restoring = started.or(restoring),
+                        Err(failure) => return End::Failed(failure),
+                    },
+                },
+                restored = wait(&mut restoring) => match restored {
+                    Ok(restored) => {
+                        restoring = None;
+                        self.ready(restored, never.take());
+                    }
+                    Err(failure) => return End::Failed(failure),
+                },
+                Ok(failure) = &mut failing, if never.is_none() => return End::Failed(failure),
+                _ = &mut self.server, if *self.stop.borrow() => return End::Drained,
+            }
+        }
+    }
+
+    /// Does as told; a restore that was started, if any.
+    fn handle(&mut self, (message, file): Received) -> Result<Option<Restoring>, Failure> {
+        match message {
+            ToRuntime::Restore { model, kv_memory_bytes } => {
+                let file = file.ok_or_else(|| Failure::internal("Restore came without the snapshot's descriptor"))?;
+                if std::mem::replace(&mut self.ordered, true) {
+                    return Err(Failure::internal("Restore came twice"));
+                }
+                let order = Order { file, model: Some(model), kv_memory_bytes, ordered: Instant::now() };
+                return self.restore(order).map(Some);
+            }
+            ToRuntime::Drain => {
+                if !self.ordered {
+                    let message = "the runtime was drained before it had a model";
+                    self.phase.send_replace(Phase::Failed(ApiError::new(ErrorKind::Unavailable, message)));
+                }
+                self.stop.send_replace(true);
+            }
+            ToRuntime::Stats => self.say(&FromRuntime::Stats(self.stats())),
+        }
+        Ok(None)
+    }
+
+    fn restore(&self, order: Order) -> Result<Restoring, Failure> {
+        let (sender, restoring) = oneshot::channel();
+        let options = self.options.clone();
+        let work = move || {
+            // Where nobody waits any more the process is about to end.
+            let _ = sender.send(restore(order, &options));
+        };
+        let started = std::thread::Builder::new().name("restore".into()).spawn(work);
+        started.map_err(|e| Failure::internal(format!("starting a thread: {e}")))?;
+        Ok(restoring)
+    }
+
+    fn ready(&self, restored: Restored, failing: Option<oneshot::Sender<Failure>>) {
+        let Restored { service, timings, gate, engine_ended } = restored;
+        tracing::info!(model = service.model, total_us = timings.total_us, "restored");
+        self.phase.send_replace(Phase::Ready(Arc::new(service)));
+        self.say(&FromRuntime::Ready { restore: timings });
+        tokio::spawn(async move {
+            let failure = tokio::select! {
+                failure = corrupt(gate.clone()) => failure,
+                failure = broken(gate, engine_ended) => failure,
+            };
+            let _ = failing.map(|f| f.send(failure));
+        });
+    }
+
+    /// Answers those that wait, lets all errors out, and says why.
+    async fn fail(&mut self, failure: &Failure) -> ExitCode {
+        tracing::error!(kind = ?failure.kind, message = failure.message, "the runtime failed");
+        self.phase.send_replace(Phase::Failed(failure.refusal()));
+        self.stop.send_replace(true);
+        // Past the bound the clients' connections break, which is an answer, too.
+        let _ = tokio::time::timeout(FLUSH_MAX, &mut self.server).await;
+        self.say(&FromRuntime::Failed { kind: failure.kind, message: failure.message.clone() });
+        failure.exit_code()
+    }
+
+    fn stats(&self) -> Stats {
+        let engine = match &*self.phase.borrow() {
+            Phase::Ready(service) => service.engine.stats(),
+            Phase::Starting | Phase::Failed(_) => Default::default(),
+        };
+        Stats {
+            running: engine.running as u32,
+            waiting: engine.waiting as u32,
+            kv_blocks_used: engine.blocks_used as u32,
+            kv_blocks_total: engine.blocks_total as u32,
+            resident_bytes: self.resident.bytes(),
+        }
+    }
+
+    /// A message that cannot be sent needs no answer: the end of the control socket follows.
+    fn say(&self, message: &FromRuntime) {
+        if let Err(e) = self.control.send(message) {
+            tracing::warn!(error = %e, "a control message was not sent");
+        }
+    }
+}
+
+/// The restore's result; never, where there is none.
+async fn wait(restoring: &mut Option<Restoring>) -> Result<Restored, Failure> {
+    match restoring {
+        Some(r) => r.await.unwrap_or_else(|_| Err(Failure::internal("the restore panicked"))),
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,129 @@
+//! The engine from outside: submit jobs, read their events, see its numbers. Bounded everywhere; dropping cancels.
+
+use super::{Compute, Event, Gate, Job, Limits, Panicked, worker::Worker};
+use std::{
+    sync::mpsc::{SyncSender, TrySendError, sync_channel},
+    thread::{Builder, Thread},
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// A job on its way to the worker.
+pub(super) struct Submission {
+    pub job: Job,
+    pub events: mpsc::Sender<Event>,
+}
+
+/// What the engine holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineStats {
+    /// Sequences being generated.
+    pub running: usize,
+    /// Sequences that wait for a place or for blocks.
+    pub waiting: usize,
+    /// KV blocks in use.
+    pub blocks_used: usize,
+    /// KV blocks in all.
+    pub blocks_total: usize,
+}
+
+/// Why a job was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// So many sequences wait already.
+    #[error("the queue of {0} sequences is full")]
+    Full(usize),
+    /// The engine has ended.
+    #[error("the engine has stopped")]
+    Stopped,
+}
+
+/// A running engine; it ends once this is dropped and what runs has finished.
+pub struct Engine {
+    submissions: SyncSender<Submission>,
+    stats: watch::Receiver<EngineStats>,
+    thread: Thread,
+    limits: Limits,
+}
+
+impl Engine {
+    /// Starts the engine's thread. It makes what it computes with and the number of KV blocks itself, because tensors
+    /// never change threads, and ends at once where that is `None`. `ended` gets how it ended.
+    pub fn start<C: Compute>(
+        limits: Limits,
+        gate: Gate,
+        compute: impl FnOnce() -> Option<(C, u32)> + Send + 'static,
+        ended: oneshot::Sender<Result<(), Panicked>>,
+    ) -> std::io::Result<Self> {
+        let (submissions, jobs) = sync_channel(limits.waiting);
+        let (publish, stats) = watch::channel(EngineStats::default());
+        let run = move || {
+            if let Some((compute, blocks)) = compute() {
+                let result = Worker::new(compute, blocks, limits, gate, jobs, publish).run();
+                // Nobody may be interested.
+                let _ = ended.send(result);
+            }
+        };
+        let handle = Builder::new().name("engine".into()).spawn(run)?;
+        Ok(Self { submissions, stats, thread: handle.thread().clone(), limits })
+    }
+
+    /// Queues a job.
+    ///
+    /// # Errors
+    /// Where the queue is full or the engine has ended.
+    pub fn submit(&self, job: Job) -> Result<Output, Refused> {
+        let (sender, events) = mpsc::channel(self.limits.events);
+        let refused = |e| match e {
+            TrySendError::Full(_) => Refused::Full(self.limits.waiting),
+            TrySendError::Disconnected(_) => Refused::Stopped,
+        };
+        self.submissions.try_send(Submission { job, events: sender }).map_err(refused)?;
+        self.thread.unpark();
+        Ok(Output { events, engine: self.thread.clone() })
+    }
+
+    /// The numbers as of the last step.
+    pub fn stats(&self) -> EngineStats {
+        *self.stats.borrow()
+    }
+
+    /// The numbers, to be waited for.
+    #[cfg(test)]
+    pub fn watch(&self) -> watch::Receiver<EngineStats> {
+        self.stats.clone()
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // Hang up first, so that the woken worker sees it.
+        let (disconnected, _) = sync_channel(0);
+        self.submissions = disconnected;
+        self.thread.unpark();
+    }
+}
+
+/// The events of one sequence. Dropping it cancels the sequence.
+pub struct Output {
+    events: mpsc::Receiver<Event>,
+    engine: Thread,
+}
+
+impl Output {
+    /// The next event; `None` after the last, or where the sequence was cancelled because this was read too slowly.
+    pub async fn next(&mut self) -> Option<Event> {
+        let event = self.events.recv().await;
+        // The channel was full: the sequence may pause for the room that is there now.
+        if self.events.len() + 1 >= self.events.max_capacity() {
+            self.engine.unpark();
+        }
+        event
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        self.events.close();
+        self.engine.unpark();
+    }
+}

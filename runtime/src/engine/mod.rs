@@ -1,0 +1,103 @@
+//! The engine: token ids in, token ids out, several sequences at once.
+//!
+//! One thread ([`worker`]) owns the model, the KV blocks and the running set: drain commands → admit → one step → send →
+//! retire. Everything else here is pure and holds no tensors. **Invariant:** knows no text, no HTTP and no Wasm.
+//!
+//! Cancelling is dropping: when an [`Output`] is gone, its sequence ends before the next step and its blocks are free.
+
+mod blocks;
+mod gate;
+mod handle;
+mod logprobs;
+mod plan;
+mod random;
+mod sampler;
+mod sequence;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+mod worker;
+
+pub use gate::{Gate, Verdict};
+pub use handle::{Engine, Output, Refused};
+pub use logprobs::Logprobs;
+pub use sampler::Params;
+
+use models::Batch;
+use protocol::{ApiError, answer::FinishReason};
+use std::time::{Duration, Instant};
+
+/// What the engine computes with: a model and its KV pool.
+pub trait Compute {
+    /// One step over the batch; calls `row(i, logits)` for each wanted row `i` in order.
+    fn forward(&mut self, batch: &Batch, row: &mut dyn FnMut(usize, &[f32]));
+}
+
+/// The engine's bounds.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Sequences in the running set.
+    pub sequences: usize,
+    /// Sequences that wait for a place or for blocks.
+    pub waiting: usize,
+    /// Rows of one step.
+    pub rows: usize,
+    /// Events of one sequence that its reader has not taken; then the sequence pauses.
+    pub events: usize,
+    /// How long a sequence may pause for its reader before it is cancelled.
+    pub slow_reader: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { sequences: 64, waiting: 16_384, rows: 512, events: 256, slow_reader: Duration::from_secs(30) }
+    }
+}
+
+/// One sequence to generate. All fields are checked by whoever submits it: ids within the vocabulary, a prompt that is
+/// not empty, `prompt + max_tokens` within context and pool.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Token ids.
+    pub prompt: Vec<u32>,
+    /// Tokens to generate at most; at least 1.
+    pub max_tokens: usize,
+    /// Tokens that end the generation; none where they are to be ignored.
+    pub ends: Vec<u32>,
+    /// How tokens are chosen.
+    pub params: Params,
+    /// `Some(k)`: log probabilities of each token and the `k` likeliest.
+    pub logprobs: Option<usize>,
+}
+
+/// What comes out of one sequence, in this order: `Prefilled`, `Token`…, then one of the others.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The prompt is in the KV blocks; how long that took since the sequence was admitted.
+    Prefilled(Duration),
+    /// A generated token.
+    Token(Token),
+    /// The sequence is complete.
+    Finished(FinishReason),
+    /// The engine cannot go on with it.
+    Failed(ApiError),
+}
+
+/// A generated token.
+#[derive(Clone, Debug)]
+pub struct Token {
+    /// Its id.
+    pub id: u32,
+    /// Where asked for.
+    pub logprobs: Option<Logprobs>,
+    /// When it was sampled.
+    pub at: Instant,
+}
+
+/// A step panicked; the engine's thread has answered every sequence and ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the engine panicked: {message}")]
+pub struct Panicked {
+    /// The panic's message.
+    pub message: String,
+}

@@ -1,0 +1,246 @@
+//! The engine's thread as a whole, over a small deterministic computation that keeps its state in the KV blocks: what
+//! comes out is right only where block tables, positions and rows are.
+
+use super::*;
+use kernels::BLOCK_TOKENS;
+use std::collections::HashMap;
+use tokio::sync::{mpsc as channel, oneshot, watch};
+
+const VOCAB: u32 = 97;
+const BLOCKS: u32 = 64;
+
+/// Logits peak at a hash of all tokens up to the row, which are read back through the block table.
+struct Hashing {
+    kv: Vec<Option<u32>>,
+    /// Panics when it sees this token.
+    panics_at: Option<u32>,
+    /// Reports the tokens of each step before it is computed, and waits for room to do so.
+    steps: Option<channel::Sender<Vec<u32>>>,
+    /// Logits are not numbers after this token.
+    broken_at: Option<u32>,
+}
+
+impl Default for Hashing {
+    fn default() -> Self {
+        Self { kv: vec![None; BLOCKS as usize * BLOCK_TOKENS], panics_at: None, steps: None, broken_at: None }
+    }
+}
+
+fn hash(history: impl Iterator<Item = u32>) -> u32 {
+    history.fold(7u32, |h, t| h.wrapping_mul(31).wrapping_add(t ^ 5).rotate_left(7)) % VOCAB
+}
+
+/// What a prompt continues with.
+fn expected(prompt: &[u32], n: usize) -> Vec<u32> {
+    let mut tokens = prompt.to_vec();
+    (0..n).for_each(|_| tokens.push(hash(tokens.iter().copied())));
+    tokens.split_off(prompt.len())
+}
+
+impl Compute for Hashing {
+    fn forward(&mut self, batch: &Batch, row: &mut dyn FnMut(usize, &[f32])) {
+        if let Some(steps) = &self.steps {
+            steps.blocking_send(batch.tokens.clone()).unwrap();
+        }
+        assert!(self.panics_at.is_none_or(|t| !batch.tokens.contains(&t)), "out of sorts");
+        let mut next = HashMap::new();
+        for s in &batch.segments {
+            let slot =
+                |position: usize| s.blocks[position / BLOCK_TOKENS] as usize * BLOCK_TOKENS + position % BLOCK_TOKENS;
+            for r in 0..s.rows {
+                self.kv[slot(s.position + r)] = Some(batch.tokens[s.row + r]);
+                let history = (0..=s.position + r).map(|p| self.kv[slot(p)].expect("computed before"));
+                next.insert(s.row + r, hash(history));
+            }
+        }
+        for (i, wanted) in batch.wanted.iter().enumerate() {
+            let mut logits = vec![0.0; VOCAB as usize];
+            logits[next[wanted] as usize] = 9.0;
+            if self.broken_at == Some(batch.tokens[*wanted]) {
+                logits.fill(f32::NAN);
+            }
+            row(i, &logits);
+        }
+    }
+}
+
+fn limits() -> Limits {
+    Limits { sequences: 8, waiting: 64, rows: 48, events: 16, slow_reader: Duration::from_secs(3600) }
+}
+
+struct Bench {
+    engine: Engine,
+    ended: oneshot::Receiver<Result<(), Panicked>>,
+    verdict: watch::Sender<Verdict>,
+}
+
+fn start(limits: Limits, compute: Hashing) -> Bench {
+    let (verdict, gate) = Gate::new();
+    let (sender, ended) = oneshot::channel();
+    let engine = Engine::start(limits, gate, move || Some((compute, BLOCKS)), sender).unwrap();
+    Bench { engine, ended, verdict }
+}
+
+fn greedy(prompt: &[u32], max_tokens: usize) -> Job {
+    let params = Params { temperature: 0.0, ..Params::default() };
+    Job { prompt: prompt.to_vec(), max_tokens, ends: vec![], params, logprobs: None }
+}
+
+/// All tokens and how it ended.
+async fn collect(mut output: Output) -> (Vec<u32>, Option<Event>) {
+    let mut tokens = Vec::new();
+    loop {
+        match output.next().await {
+            Some(Event::Token(t)) => tokens.push(t.id),
+            Some(Event::Prefilled(_)) => assert!(tokens.is_empty()),
+            other => return (tokens, other),
+        }
+    }
+}
+
+async fn until(bench: &Bench, reached: impl FnMut(&super::handle::EngineStats) -> bool) {
+    bench.engine.watch().wait_for(reached).await.unwrap();
+}
+
+#[tokio::test]
+async fn many_sequences_at_once_give_what_each_gives_alone() {
+    let bench = start(limits(), Hashing::default());
+    let prompts: Vec<Vec<u32>> = (0..30).map(|i| (0..1 + i * 7 % 130).map(|t| (t * i) % VOCAB).collect()).collect();
+    let outputs: Vec<_> = prompts.iter().map(|p| bench.engine.submit(greedy(p, 12)).unwrap()).collect();
+    for (prompt, output) in prompts.iter().zip(outputs) {
+        let (tokens, last) = collect(output).await;
+        assert_eq!(tokens, expected(prompt, 12));
+        assert!(matches!(last, Some(Event::Finished(FinishReason::Length))));
+    }
+    until(&bench, |s| s.running == 0 && s.blocks_used == 0).await;
+    drop(bench.engine);
+    assert_eq!(bench.ended.await.unwrap(), Ok(()));
+}
+
+#[tokio::test]
+async fn an_end_token_stops_and_is_not_sent() {
+    let bench = start(limits(), Hashing::default());
+    let all = expected(&[3, 1, 4], 20);
+    let end = all[6];
+    let first = all.iter().position(|&t| t == end).unwrap();
+    let output = bench.engine.submit(Job { ends: vec![end], ..greedy(&[3, 1, 4], 20) }).unwrap();
+    let (tokens, last) = collect(output).await;
+    assert_eq!(tokens, all[..first]);
+    assert!(matches!(last, Some(Event::Finished(FinishReason::Stop))));
+}
+
+#[tokio::test]
+async fn a_dropped_reader_frees_its_blocks_before_the_next_step_but_one() {
+    let (steps, mut seen) = channel::channel(1);
+    let bench = start(limits(), Hashing { steps: Some(steps), ..Hashing::default() });
+    let output = bench.engine.submit(greedy(&[11, 12], 500)).unwrap();
+    assert_eq!(seen.recv().await.unwrap(), [11, 12]);
+    until(&bench, |s| s.running == 1 && s.blocks_used == 502usize.div_ceil(BLOCK_TOKENS)).await;
+    drop(output);
+    // One step may be computed already, one waits for room to report itself: no third one comes.
+    let (mut more, mut stats) = (0, bench.engine.watch());
+    loop {
+        tokio::select! {
+            Some(_) = seen.recv() => more += 1,
+            _ = stats.wait_for(|s| s.running == 0 && s.blocks_used == 0) => break,
+        }
+    }
+    assert!(more <= 3, "{more} steps after the reader had gone");
+}
+
+#[tokio::test]
+async fn a_waiting_sequence_without_a_reader_is_let_go_and_the_queue_is_bounded() {
+    let (steps, mut seen) = channel::channel(1);
+    let limits = Limits { sequences: 1, waiting: 2, ..limits() };
+    let bench = start(limits, Hashing { steps: Some(steps), ..Hashing::default() });
+    let first = bench.engine.submit(greedy(&[1, 2], 500)).unwrap();
+    seen.recv().await.unwrap();
+    // The engine is computing and reports its next step to nobody: the queue fills.
+    let mut queued = Vec::new();
+    let refused = loop {
+        match bench.engine.submit(greedy(&[5], 500)) {
+            Ok(output) => queued.push(output),
+            Err(e) => break e,
+        }
+    };
+    assert_eq!(refused, Refused::Full(2));
+    assert!((2..=4).contains(&queued.len()));
+    drop((first, queued));
+    tokio::spawn(async move { while seen.recv().await.is_some() {} });
+    until(&bench, |s| s.running == 0 && s.waiting == 0 && s.blocks_used == 0).await;
+}
+
+#[tokio::test]
+async fn the_oldest_is_not_overtaken_though_a_younger_would_fit() {
+    let bench = start(limits(), Hashing::default());
+    let pool = BLOCKS as usize * BLOCK_TOKENS;
+    let running = bench.engine.submit(greedy(&[1], pool / 2)).unwrap();
+    let large = bench.engine.submit(greedy(&[2], pool - 1)).unwrap();
+    let small = bench.engine.submit(greedy(&[3], 1)).unwrap();
+    // Nobody reads the first: it pauses, and the others wait behind it.
+    until(&bench, |s| s.running == 1 && s.waiting == 2).await;
+    assert_eq!(collect(running).await.0, expected(&[1], pool / 2));
+    let (large, small) = tokio::join!(collect(large), collect(small));
+    assert_eq!((large.0, small.0), (expected(&[2], pool - 1), expected(&[3], 1)));
+}
+
+#[tokio::test]
+async fn a_slow_reader_pauses_its_sequence_and_loses_nothing() {
+    let bench = start(limits(), Hashing::default());
+    bench.verdict.send_replace(Verdict::Sound);
+    let slow = bench.engine.submit(greedy(&[8], 200)).unwrap();
+    let quick = bench.engine.submit(greedy(&[9], 200)).unwrap();
+    assert_eq!(collect(quick).await.0, expected(&[9], 200));
+    until(&bench, |s| s.running == 1).await;
+    assert_eq!(collect(slow).await.0, expected(&[8], 200));
+}
+
+#[tokio::test]
+async fn a_reader_that_is_too_slow_is_cancelled_but_not_while_the_gate_is_closed() {
+    let bench = start(Limits { slow_reader: Duration::ZERO, ..limits() }, Hashing::default());
+    bench.verdict.send_replace(Verdict::Sound);
+    let output = bench.engine.submit(greedy(&[8], 200)).unwrap();
+    until(&bench, |s| s.running == 1).await;
+    until(&bench, |s| s.running == 0 && s.blocks_used == 0).await;
+    let (tokens, last) = collect(output).await;
+    assert!(last.is_none() && tokens.len() < 200, "cut short, and the reader can tell");
+
+    let bench = start(Limits { slow_reader: Duration::ZERO, ..limits() }, Hashing::default());
+    let held = bench.engine.submit(greedy(&[8], 200)).unwrap();
+    // Others come and go, turn after turn, while the gate is closed and nobody reads the first.
+    for _ in 0..20 {
+        let other = bench.engine.submit(greedy(&[9], 3)).unwrap();
+        assert_eq!(collect(other).await.0.len(), 3);
+    }
+    until(&bench, |s| s.running == 1).await;
+    drop(held);
+    until(&bench, |s| s.running == 0).await;
+}
+
+#[tokio::test]
+async fn a_panic_answers_everybody_and_ends_the_engine() {
+    let bench = start(Limits { sequences: 2, ..limits() }, Hashing { panics_at: Some(66), ..Hashing::default() });
+    let bad = bench.engine.submit(greedy(&[66], 500)).unwrap();
+    let others: Vec<_> = (0..4).filter_map(|_| bench.engine.submit(greedy(&[1], 500)).ok()).collect();
+    for output in others.into_iter().chain([bad]) {
+        match collect(output).await.1 {
+            Some(Event::Failed(e)) => assert_eq!(e.status().as_u16(), 500),
+            // Its submission came after the end; the channel's end is an error, too.
+            None => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    let panicked = bench.ended.await.unwrap().unwrap_err();
+    assert!(panicked.message.contains("out of sorts"));
+    assert!(matches!(bench.engine.submit(greedy(&[1], 1)), Err(Refused::Stopped)));
+}
+
+#[tokio::test]
+async fn broken_logits_fail_one_sequence_alone() {
+    let bench = start(limits(), Hashing { broken_at: Some(50), ..Hashing::default() });
+    let bad = bench.engine.submit(greedy(&[50], 5)).unwrap();
+    let sound = (0..50).map(|t| [t]).find(|p| !expected(p, 5).contains(&50)).unwrap();
+    let good = bench.engine.submit(greedy(&sound, 5)).unwrap();
+    assert!(matches!(collect(bad).await.1, Some(Event::Failed(_))));
+    assert_eq!(collect(good).await.0, expected(&sound, 5));
+}

@@ -1,0 +1,76 @@
+//! Chat and text completions: request → choices → a stream or a whole answer.
+
+use super::{App, body, refusal::Refusal, routes::blocking, shape::Shape, stream, whole};
+use crate::{
+    service::Service,
+    text::{Choice, Piece, Totals},
+};
+use axum::{body::Body, extract::State, response::Response};
+use futures_util::stream::{BoxStream, StreamExt, select_all, unfold};
+use http::{HeaderMap, Request};
+use protocol::{
+    ApiError, Generate, parse_chat, parse_completion,
+    timings::{WAKE_HEADER, Wake},
+};
+use std::{sync::Arc, time::Instant};
+
+/// The pieces of all choices as they come. Dropping it cancels them.
+pub type Pieces = BoxStream<'static, Result<Piece, ApiError>>;
+
+pub async fn chat(State(app): State<App>, request: Request<Body>) -> Result<Response, Refusal> {
+    let (arrived, wake) = (Instant::now(), wake(&app, request.headers()));
+    let request = parse_chat(&body::read(request).await?)?;
+    let service = app.model(&request.generate.model).await?;
+    let tokenizing = service.clone();
+    let (messages, add) = (request.messages, request.add_generation_prompt);
+    // A template writes its own special tokens.
+    let prompt = blocking(move || tokenizing.encode(&tokenizing.render(&messages, add)?, false)).await?;
+    let origin = Origin { wake, arrived, chat: true };
+    answer(service, request.generate, vec![prompt], origin).await
+}
+
+pub async fn completion(State(app): State<App>, request: Request<Body>) -> Result<Response, Refusal> {
+    let (arrived, wake) = (Instant::now(), wake(&app, request.headers()));
+    let request = parse_completion(&body::read(request).await?)?;
+    let service = app.model(&request.generate.model).await?;
+    let tokenizing = service.clone();
+    let tokenize = move || request.prompts.into_iter().map(|p| tokenizing.prompt(p)).collect::<Result<_, _>>();
+    let prompts = blocking(tokenize).await?;
+    let origin = Origin { wake, arrived, chat: false };
+    answer(service, request.generate, prompts, origin).await
+}
+
+/// Where a request came in and what it has been through.
+struct Origin {
+    wake: Wake,
+    arrived: Instant,
+    chat: bool,
+}
+
+async fn answer(
+    service: Arc<Service>,
+    generate: Generate,
+    prompts: Vec<Vec<u32>>,
+    origin: Origin,
+) -> Result<Response, Refusal> {
+    let prompt_tokens = prompts.iter().map(Vec::len).sum::<usize>() as u32;
+    let choices = service.start(&generate, prompts)?;
+    let totals = Totals::new(origin.wake, origin.arrived, prompt_tokens);
+    let shape = Shape::new(&service, &generate, origin.chat, choices.len());
+    let pieces = pieces(choices);
+    match generate.stream {
+        true => Ok(stream::respond(pieces, shape, totals).await?),
+        false => Ok(whole::respond(pieces, shape, totals).await?),
+    }
+}
+
+fn pieces(choices: Vec<Choice>) -> Pieces {
+    let each = |choice| unfold(choice, |mut c: Choice| async move { c.next().await.map(|piece| (piece, c)) }).boxed();
+    select_all(choices.into_iter().map(each)).boxed()
+}
+
+/// What the activator says; nothing, where there is none or it says nonsense.
+fn wake(app: &App, headers: &HeaderMap) -> Wake {
+    let header = headers.get(WAKE_HEADER).filter(|_| app.behind_activator);
+    header.and_then(|v| serde_json::from_slice(v.as_bytes()).ok()).unwrap_or_default()
+}

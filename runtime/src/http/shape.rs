@@ -1,0 +1,196 @@
+//! Pieces of choices in the clients' two shapes: chat and text completion.
+
+use crate::{
+    service::Service,
+    text::{Piece, PieceToken, Totals},
+};
+use models::Tokenizer;
+use protocol::{
+    Generate,
+    answer::{
+        CHAT_CHUNK_OBJECT, CHAT_OBJECT, COMPLETION_OBJECT, ChatChoice, ChatChunk, ChatChunkChoice, ChatDelta,
+        ChatLogprobs, ChatMessage, Completion, CompletionChoice, CompletionLogprobs, Envelope, FinishReason,
+        TokenLogprob, TopLogprob,
+    },
+    sse,
+};
+use serde_json::{Map, Value};
+use std::{
+    fmt::Write,
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// What all chunks of one answer have in common.
+pub struct Shape {
+    id: String,
+    created: u64,
+    model: String,
+    chat: bool,
+    /// Choices in all.
+    pub choices: usize,
+    /// A last chunk with `usage` is wanted.
+    pub include_usage: bool,
+    wants_logprobs: bool,
+    names: TokenNames,
+}
+
+/// A choice as a whole.
+#[derive(Default)]
+pub struct Gathered {
+    /// All its text.
+    pub text: String,
+    /// All its tokens, where asked for.
+    pub tokens: Vec<PieceToken>,
+    /// Why it ended.
+    pub finish: Option<FinishReason>,
+}
+
+impl Shape {
+    pub fn new(service: &Service, generate: &Generate, chat: bool, choices: usize) -> Self {
+        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let prefix = if chat { "chatcmpl" } else { "cmpl" };
+        Self {
+            id: format!(
+                "{prefix}-{:016x}{:016x}",
+                RandomState::new().hash_one(created),
+                RandomState::new().hash_one(1)
+            ),
+            created,
+            model: service.model.clone(),
+            chat,
+            choices,
+            include_usage: generate.include_usage,
+            wants_logprobs: generate.logprobs.is_some(),
+            names: TokenNames { tokenizer: service.tokenizer.clone(), as_ids: generate.return_tokens_as_token_ids },
+        }
+    }
+
+    /// One piece as an event. `first`: of its choice. `totals`: in the last chunk of a stream.
+    pub fn chunk(&self, piece: Piece, first: bool, totals: Option<&Totals>) -> String {
+        let (index, finish_reason) = (piece.index, piece.last.map(|(reason, _)| reason));
+        let tokens = if piece.tokens.is_empty() { None } else { Some(piece.tokens.as_slice()) };
+        if self.chat {
+            let role = first.then(|| "assistant".to_owned());
+            // An empty text says something only beside the role.
+            let content = (first || !piece.text.is_empty()).then_some(piece.text);
+            let logprobs = tokens.map(|t| self.names.chat(t));
+            let choice = ChatChunkChoice { index, delta: ChatDelta { role, content }, logprobs, finish_reason };
+            sse::event::<ChatChunk>(&self.envelope(CHAT_CHUNK_OBJECT, vec![choice], None, totals))
+        } else {
+            let logprobs = tokens.map(|t| self.names.completion(t));
+            let choice = CompletionChoice { text: piece.text, index, logprobs, finish_reason };
+            sse::event::<Completion>(&self.envelope(COMPLETION_OBJECT, vec![choice], None, totals))
+        }
+    }
+
+    /// The chunk with `usage` and no choices.
+    pub fn usage_chunk(&self, totals: &Totals) -> String {
+        if self.chat {
+            sse::event(&self.envelope::<ChatChunkChoice>(CHAT_CHUNK_OBJECT, Vec::new(), Some(totals), Some(totals)))
+        } else {
+            sse::event(&self.envelope::<CompletionChoice>(COMPLETION_OBJECT, Vec::new(), Some(totals), Some(totals)))
+        }
+    }
+
+    /// The whole answer as JSON.
+    pub fn whole(&self, gathered: Vec<Gathered>, totals: &Totals) -> String {
+        let numbered = (0u32..).zip(gathered);
+        let json = if self.chat {
+            let choices = numbered.map(|(index, g)| self.chat_choice(index, g)).collect();
+            serde_json::to_string(&self.envelope(CHAT_OBJECT, choices, Some(totals), Some(totals)))
+        } else {
+            let choices = numbered.map(|(index, g)| self.completion_choice(index, g)).collect();
+            serde_json::to_string(&self.envelope(COMPLETION_OBJECT, choices, Some(totals), Some(totals)))
+        };
+        json.expect("answers have string keys and serialise")
+    }
+
+    fn chat_choice(&self, index: u32, g: Gathered) -> ChatChoice {
+        let message = ChatMessage { role: "assistant".into(), content: Some(g.text), refusal: None };
+        let logprobs = self.wants_logprobs.then(|| self.names.chat(&g.tokens));
+        ChatChoice { index, message, logprobs, finish_reason: g.finish }
+    }
+
+    fn completion_choice(&self, index: u32, g: Gathered) -> CompletionChoice {
+        let logprobs = self.wants_logprobs.then(|| self.names.completion(&g.tokens));
+        CompletionChoice { text: g.text, index, logprobs, finish_reason: g.finish }
+    }
+
+    fn envelope<C>(
+        &self,
+        object: &str,
+        choices: Vec<C>,
+        usage: Option<&Totals>,
+        timings: Option<&Totals>,
+    ) -> Envelope<C> {
+        Envelope {
+            id: self.id.clone(),
+            object: object.into(),
+            created: self.created,
+            model: self.model.clone(),
+            choices,
+            usage: usage.map(Totals::usage),
+            timings: timings.map(Totals::timings),
+        }
+    }
+}
+
+/// How tokens are called in `logprobs`.
+struct TokenNames {
+    tokenizer: Arc<Tokenizer>,
+    /// `token_id:N`
+    as_ids: bool,
+}
+
+impl TokenNames {
+    fn chat(&self, tokens: &[PieceToken]) -> ChatLogprobs {
+        let top = |&(id, logprob): &(u32, f32)| {
+            let (token, bytes) = self.text(id);
+            TopLogprob { token, logprob, bytes }
+        };
+        let one = |t: &PieceToken| {
+            let (token, bytes) = self.text(t.id);
+            let top_logprobs = t.logprobs.top.iter().map(top).collect();
+            TokenLogprob { token, logprob: t.logprobs.chosen, bytes, top_logprobs }
+        };
+        ChatLogprobs { content: tokens.iter().map(one).collect(), refusal: None }
+    }
+
+    fn completion(&self, tokens: &[PieceToken]) -> CompletionLogprobs {
+        let mut lists = CompletionLogprobs::default();
+        for t in tokens {
+            let mut top = Map::new();
+            let own = (t.id, t.logprobs.chosen);
+            for (id, logprob) in t.logprobs.top.iter().copied().chain([own]) {
+                top.entry(self.key(id)).or_insert_with(|| Value::from(logprob));
+            }
+            lists.tokens.push(self.key(t.id));
+            lists.token_logprobs.push(Some(t.logprobs.chosen));
+            lists.top_logprobs.push(Some(top));
+            lists.text_offset.push(t.offset);
+        }
+        lists
+    }
+
+    /// As the chat endpoint shows it: broken characters as U+FFFD, with the bytes beside.
+    fn text(&self, id: u32) -> (String, Option<Vec<u8>>) {
+        let bytes = self.tokenizer.token_bytes(id);
+        let text = if self.as_ids { format!("token_id:{id}") } else { String::from_utf8_lossy(&bytes).into_owned() };
+        (text, Some(bytes))
+    }
+
+    /// As the text endpoint shows it: as keys must differ, tokens that are no whole characters are `bytes:\xe2\x80`.
+    fn key(&self, id: u32) -> String {
+        if self.as_ids {
+            return format!("token_id:{id}");
+        }
+        String::from_utf8(self.tokenizer.token_bytes(id)).unwrap_or_else(|broken| {
+            broken.as_bytes().iter().fold("bytes:".to_owned(), |mut key, byte| {
+                write!(key, "\\x{byte:02x}").expect("writing to a string cannot fail");
+                key
+            })
+        })
+    }
+}

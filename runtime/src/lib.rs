@@ -1,0 +1,88 @@
+//! The burner: one process, one model.
+//!
+//! [`child`] runs under an activator, [`alone`] on a port of its own; both are the same engine behind the same HTTP.
+//! **Invariant:** knows nothing of routes, scaling, tenants or Kubernetes, and keeps nothing when it ends.
+//!
+//! ```text
+//! http      bytes ↔ protocol types, server-sent events
+//! service   text ↔ token ids, defaults, limits; starts choices
+//! text      token ids → text, stop strings, times            (on the HTTP side, per request)
+//! engine    token ids → token ids: admit → step → sample     (one thread, owns the model)
+//! restore   snapshot → service, verified beside it
+//! ```
+#![deny(unsafe_code)]
+
+mod alone;
+pub mod child;
+mod control;
+mod descriptors;
+mod engine;
+mod failure;
+mod http;
+mod process;
+mod restore;
+mod service;
+mod text;
+
+use std::{future::Future, net::SocketAddr, path::PathBuf, process::ExitCode};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// How a runtime uses its machine.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Threads that compute; `None`: one per processor.
+    pub threads: Option<usize>,
+    /// Memory for keys and values; `None`: 16 full contexts, but at most 2 GiB. It is touched only as it is used.
+    pub kv_memory_bytes: Option<u64>,
+    /// Sequences computed at once; `None`: 64.
+    pub max_sequences: Option<usize>,
+}
+
+/// Threads for tokenizing and templates; computing has its own.
+const BLOCKING_THREADS_MAX: usize = 4;
+
+/// `pilotlight runtime`: launched by an activator with the control socket on descriptor 3 and the HTTP/2 socket on 4.
+pub fn child(options: Options) -> ExitCode {
+    let age = process::age();
+    let (control, http) = match descriptors::inherited() {
+        Ok(sockets) => sockets,
+        Err(e) => {
+            eprintln!(
+                "pilotlight runtime is started by `pilotlight serve`, with its sockets on descriptors 3 and 4: {e}"
+            );
+            return ExitCode::from(64);
+        }
+    };
+    run(&options.clone(), async move {
+        // A terminal signals its whole process group, a supervisor its whole control group: the activator decides when
+        // this process ends. A stream that nobody reads replaces the signal's default action.
+        let _ignored = [signal(SignalKind::interrupt()), signal(SignalKind::terminate())];
+        child::run(control, http, options, age).await
+    })
+}
+
+/// `pilotlight run FILE`: one runtime alone on a TCP port, same API, no activator. Prints `listening on http://ADDR:PORT`
+/// on standard error once it accepts.
+pub fn alone(snapshot: PathBuf, listen: SocketAddr, options: Options) -> ExitCode {
+    run(&options.clone(), async move { alone::run(&snapshot, listen, options).await })
+}
+
+/// One thread for all that waits; the processors belong to the kernels.
+fn run(options: &Options, work: impl Future<Output = ExitCode>) -> ExitCode {
+    let threads = options.threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
+    // Starts the kernels' threads now, which a standby has done before it is needed.
+    kernels::set_threads(threads.max(1));
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    match builder.enable_all().max_blocking_threads(BLOCKING_THREADS_MAX).build() {
+        Ok(runtime) => {
+            let code = runtime.block_on(work);
+            // What still runs ends with the process.
+            runtime.shutdown_background();
+            code
+        }
+        Err(e) => {
+            eprintln!("pilotlight: starting the runtime's event loop: {e}");
+            ExitCode::from(70)
+        }
+    }
+}

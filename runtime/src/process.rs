@@ -1,0 +1,57 @@
+//! What the kernel knows about this process. The files are opened once, at launch: a confined process could not.
+
+use rustix::{
+    param::{clock_ticks_per_second, page_size},
+    time::{ClockId, clock_gettime},
+};
+use std::{fs::File, io, os::unix::fs::FileExt, time::Duration};
+
+/// How long this process exists, to the precision of the kernel's clock ticks (10 ms), or zero where it is not told.
+pub fn age() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let Some(start) = start_ticks(&stat) else { return Duration::ZERO };
+    let now = clock_gettime(ClockId::Boottime);
+    let now = Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32);
+    now.saturating_sub(Duration::from_secs_f64(start as f64 / clock_ticks_per_second() as f64))
+}
+
+/// Field 22 of `/proc/self/stat` (proc_pid_stat(5)); the name before it may hold blanks and brackets.
+fn start_ticks(stat: &str) -> Option<u64> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// Resident memory of this process.
+pub struct Resident(File);
+
+impl Resident {
+    pub fn open() -> io::Result<Self> {
+        File::open("/proc/self/statm").map(Self)
+    }
+
+    /// In bytes; 0 where the kernel does not tell.
+    pub fn bytes(&self) -> u64 {
+        let mut buffer = [0; 128];
+        let text = self.0.read_at(&mut buffer, 0).ok().and_then(|n| std::str::from_utf8(&buffer[..n]).ok());
+        let pages = text.and_then(|t| t.split_ascii_whitespace().nth(1)?.parse::<u64>().ok());
+        pages.unwrap_or(0) * page_size() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_start_is_found_behind_any_name() {
+        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 9 0 123456 99 88";
+        assert_eq!(start_ticks(stat), Some(123456));
+        assert_eq!(start_ticks(""), None);
+    }
+
+    #[test]
+    fn this_process_has_an_age_and_memory() {
+        assert!(age() < Duration::from_secs(3600));
+        assert!(Resident::open().is_ok_and(|r| r.bytes() > 100_000));
+    }
+}

@@ -1,0 +1,202 @@
+//! Snapshot → a service that can answer. The weights become tensors on the engine's thread while the tokenizer is built
+//! on this one and the bytes are verified on others; no token leaves before they are sound ([`Gate`]).
+
+use crate::{
+    Options,
+    engine::{Compute, Engine, Gate, Limits, Panicked, Verdict},
+    failure::Failure,
+    service::Service,
+};
+use kernels::BLOCK_TOKENS;
+use models::{Batch, ChatTemplate, Generation, Kv, Model, Tokenizer};
+use protocol::control::{FailureKind, RestoreTimings};
+use snapshot::{SectionKind, Snapshot};
+use std::{
+    fs::File,
+    sync::{Arc, mpsc},
+    thread,
+    time::{Instant, UNIX_EPOCH},
+};
+use tokio::sync::oneshot;
+
+/// Default KV memory: what this many full contexts need …
+const KV_CONTEXTS: usize = 16;
+/// … but no more than this. Memory is touched only as it is used.
+const KV_BYTES_MAX: u64 = 2 << 30;
+/// Threads that verify while others restore and compute.
+const VERIFY_THREADS_MAX: usize = 8;
+
+/// What to restore.
+pub struct Order {
+    /// The snapshot.
+    pub file: File,
+    /// What clients call it; `None` for the name it was sealed under.
+    pub model: Option<String>,
+    /// KV memory; `None` for the default.
+    pub kv_memory_bytes: Option<u64>,
+    /// When it was ordered.
+    pub ordered: Instant,
+}
+
+/// A service, and what may still become of it.
+pub struct Restored {
+    /// Can answer.
+    pub service: Service,
+    /// Where the time went.
+    pub timings: RestoreTimings,
+    /// The verification's verdict.
+    pub gate: Gate,
+    /// How the engine's thread ended, once it has.
+    pub engine_ended: oneshot::Receiver<Result<(), Panicked>>,
+}
+
+/// Restores; blocks until a first token can be computed.
+pub fn restore(order: Order, options: &Options) -> Result<Restored, Failure> {
+    let opening = Instant::now();
+    let created = order.file.metadata().and_then(|m| m.modified()).ok();
+    let created = created.and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map_or(0, |d| d.as_secs());
+    let snapshot = Snapshot::from_file(order.file).map_err(|e| Failure::from(&e))?;
+    let gate = verify(&snapshot, options)?;
+    let open_us = micros(opening);
+
+    let (loaded, facts) = mpsc::sync_channel(1);
+    let (ended, engine_ended) = oneshot::channel();
+    let bound = order.kv_memory_bytes.or(options.kv_memory_bytes);
+    let limits =
+        Limits { sequences: options.max_sequences.unwrap_or(Limits::default().sequences).max(1), ..Limits::default() };
+    let load = {
+        let snapshot = snapshot.clone();
+        move || load(&snapshot, bound, &loaded)
+    };
+    let engine = Engine::start(limits, gate.clone(), load, ended);
+    let engine = engine.map_err(|e| Failure::internal(format!("starting the engine's thread: {e}")))?;
+
+    let tokenizing = Instant::now();
+    let words = words(&snapshot);
+    let tokenizer_us = micros(tokenizing);
+    // The engine's thread sends its facts or why it has none, or it panicked.
+    let facts = facts.recv().map_err(|_| Failure::internal("restoring the model panicked"))??;
+    let (tokenizer, template, generation) = words?;
+    let service = Service {
+        model: order.model.unwrap_or_else(|| snapshot.model().to_owned()),
+        created,
+        tokenizer: Arc::new(tokenizer),
+        template,
+        generation,
+        context: facts.context,
+        vocab: facts.vocab,
+        engine,
+        gate: gate.clone(),
+    };
+    let timings =
+        RestoreTimings { open_us, tokenizer_us, weights_us: facts.weights_us, total_us: micros(order.ordered) };
+    Ok(Restored { service, timings, gate, engine_ended })
+}
+
+/// Starts the verification and a thread that waits for it.
+fn verify(snapshot: &Arc<Snapshot>, options: &Options) -> Result<Gate, Failure> {
+    let threads = options.threads.or_else(|| thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
+    let verification = snapshot.verify_in_background(threads.clamp(1, VERIFY_THREADS_MAX));
+    let (verdict, gate) = Gate::new();
+    let wait = move || {
+        let found = verification.wait().map_or_else(|e| Verdict::Corrupt(e.to_string()), |()| Verdict::Sound);
+        verdict.send_replace(found);
+    };
+    let started = thread::Builder::new().name("verdict".into()).spawn(wait);
+    started.map_err(|e| Failure::internal(format!("starting a thread: {e}")))?;
+    Ok(gate)
+}
+
+type Words = (Tokenizer, Option<ChatTemplate>, Generation);
+
+fn words(snapshot: &Snapshot) -> Result<Words, Failure> {
+    let generation = match snapshot.section(SectionKind::Generation).map_err(|e| Failure::from(&e))? {
+        Some(json) => serde_json::from_slice(json)
+            .map_err(|e| Failure::new(FailureKind::BadSnapshot, format!("generation section: {e}")))?,
+        None => Generation::default(),
+    };
+    Ok((Tokenizer::from_snapshot(snapshot)?, ChatTemplate::from_snapshot(snapshot)?, generation))
+}
+
+/// What the rest needs to know about the model on the engine's thread.
+struct Facts {
+    context: usize,
+    vocab: usize,
+    weights_us: u64,
+}
+
+/// The model and its KV pool, on the engine's thread. Tells its facts, or why there are none.
+fn load(
+    snapshot: &Arc<Snapshot>,
+    kv_memory_bytes: Option<u64>,
+    tell: &mpsc::SyncSender<Result<Facts, Failure>>,
+) -> Option<(Loaded, u32)> {
+    let start = Instant::now();
+    let made = Model::restore(snapshot).map_err(Failure::from).and_then(|model| {
+        let blocks = blocks(&model, kv_memory_bytes)?;
+        let kv = model.new_kv(blocks as usize);
+        let config = model.config();
+        let context = config.context_length.min(blocks as usize * BLOCK_TOKENS);
+        let facts = Facts { context, vocab: config.vocab_size, weights_us: micros(start) };
+        Ok(((Loaded { model, kv }, blocks), facts))
+    });
+    let (loaded, told) = match made {
+        Ok((loaded, facts)) => (Some(loaded), Ok(facts)),
+        Err(e) => (None, Err(e)),
+    };
+    // Nobody listens any more: the restore has failed elsewhere.
+    tell.send(told).ok().and(loaded)
+}
+
+/// How many KV blocks: by formula, never by trying.
+fn blocks(model: &Model, memory_bytes: Option<u64>) -> Result<u32, Failure> {
+    let block_bytes = model.kv_block_bytes() as u64;
+    let contexts = (KV_CONTEXTS * model.config().context_length.div_ceil(BLOCK_TOKENS)) as u64;
+    let blocks = match memory_bytes {
+        Some(bytes) => bytes / block_bytes,
+        None => contexts.min(KV_BYTES_MAX / block_bytes),
+    };
+    if blocks == 0 {
+        let message = format!("the memory for keys and values does not hold one block of {block_bytes} bytes");
+        return Err(Failure::new(FailureKind::OutOfMemory, message));
+    }
+    Ok(u32::try_from(blocks).unwrap_or(u32::MAX))
+}
+
+/// A model and its pool, as the engine wants them.
+struct Loaded {
+    model: Model,
+    kv: Kv,
+}
+
+impl Compute for Loaded {
+    fn forward(&mut self, batch: &Batch, row: &mut dyn FnMut(usize, &[f32])) {
+        let logits = self.model.forward(&mut self.kv, batch);
+        (0..batch.wanted.len()).for_each(|i| row(i, logits.row(i)));
+    }
+}
+
+fn micros(since: Instant) -> u64 {
+    since.elapsed().as_micros() as u64
+}
+
+/// Waits for a corrupt chunk, for ever where all are sound.
+pub async fn corrupt(mut gate: Gate) -> Failure {
+    match gate.passed().await {
+        Ok(()) => std::future::pending().await,
+        Err(what) => Failure::new(FailureKind::BadSnapshot, what),
+    }
+}
+
+/// Waits for the engine's end and says why; a corrupt snapshot is the better explanation.
+pub async fn broken(mut gate: Gate, ended: oneshot::Receiver<Result<(), Panicked>>) -> Failure {
+    let panicked = match ended.await {
+        Ok(Ok(())) => return std::future::pending().await,
+        Ok(Err(e)) => Failure::internal(e.to_string()),
+        Err(_) => Failure::internal("the engine's thread ended unexpectedly"),
+    };
+    match gate.passed().await {
+        Ok(()) => panicked,
+        Err(what) => Failure::new(FailureKind::BadSnapshot, what),
+    }
+}

@@ -1,0 +1,90 @@
+//! One choice's text: tokens in, text that may be shown out.
+
+use super::stop::{Matched, StopMatcher};
+use models::TokenStream;
+
+/// Incremental detokenising and stop strings. **Invariant:** what comes out is whole characters and never contains a
+/// stop string.
+pub struct Decoder {
+    stream: TokenStream,
+    stops: StopMatcher,
+    /// Characters decoded so far, held back ones included.
+    chars: usize,
+}
+
+impl Decoder {
+    pub fn new(stream: TokenStream, stops: Vec<String>) -> Self {
+        Self { stream, stops: StopMatcher::new(stops), chars: 0 }
+    }
+
+    /// Where the next token's text starts, in characters.
+    pub fn offset(&self) -> usize {
+        self.chars
+    }
+
+    /// Takes a token.
+    pub fn push(&mut self, id: u32) -> Result<Matched, models::Error> {
+        let text = self.stream.push(id)?;
+        self.chars += text.chars().count();
+        Ok(self.stops.push(&text))
+    }
+
+    /// The tokens have ended: what was held back.
+    pub fn finish(&mut self) -> Matched {
+        let rest = self.stream.finish();
+        let mut matched = self.stops.push(&rest);
+        if !matched.stopped {
+            matched.text += &self.stops.finish();
+        }
+        matched
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use models::Tokenizer;
+    use std::sync::Arc;
+
+    fn tokenizer() -> Arc<Tokenizer> {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/llama3-tiny/tokenizer.json");
+        Arc::new(Tokenizer::from_json(&std::fs::read(file).unwrap()).unwrap())
+    }
+
+    #[test]
+    fn characters_split_over_tokens_are_held_back_until_they_are_whole() {
+        let tokenizer = tokenizer();
+        let text = "né 🙂🙃 €漢";
+        let ids = tokenizer.encode(text, false).unwrap();
+        assert!(ids.len() > text.chars().count(), "some character takes several tokens");
+        let mut decoder = Decoder::new(tokenizer.stream(true), vec![]);
+        let pieces: Vec<String> = ids.iter().map(|&id| decoder.push(id).unwrap().text).collect();
+        assert!(pieces.iter().any(String::is_empty) && !pieces.iter().any(|p| p.contains('\u{fffd}')));
+        assert_eq!((pieces.concat() + &decoder.finish().text, decoder.offset()), (text.into(), text.chars().count()));
+    }
+
+    #[test]
+    fn an_unfinished_character_is_shown_broken_at_the_end_only() {
+        let tokenizer = tokenizer();
+        let ids = tokenizer.encode("🙂", false).unwrap();
+        let mut decoder = Decoder::new(tokenizer.stream(true), vec![]);
+        assert_eq!(decoder.push(ids[0]).unwrap().text, "");
+        assert_eq!(decoder.finish().text, "\u{fffd}");
+    }
+
+    #[test]
+    fn a_stop_string_inside_split_characters_is_found() {
+        let tokenizer = tokenizer();
+        let mut decoder = Decoder::new(tokenizer.stream(true), vec!["🙃".into()]);
+        let mut shown = String::new();
+        for id in tokenizer.encode("a🙂🙃b", false).unwrap() {
+            let Matched { text, stopped } = decoder.push(id).unwrap();
+            shown += &text;
+            if stopped {
+                break;
+            }
+        }
+        assert_eq!(shown, "a🙂");
+    }
+}

@@ -1,0 +1,231 @@
+//! Restore: a file in, tensors and sections as slices of its mapping out. The twin of `seal`.
+//!
+//! Opening reads the header, the table and the checksum table, and nothing else; it costs no more for a large model than
+//! for a small one. **Invariant:** every range a [`Snapshot`] hands out lies within the file and was promised by a table
+//! whose checksum fits; whether the bytes *in* it fit is the matter of [`Verification`] or [`Snapshot::section`].
+
+use crate::{
+    Error, Extent, Header, Section, SectionKind, TABLE_BYTES_MAX, Tensor, Verification,
+    mapping::Mapping,
+    table::{Arena, Table},
+    verify,
+};
+use bytes::Bytes;
+use std::{
+    fs::File,
+    ops::Range,
+    os::unix::fs::FileExt,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// A mapped snapshot whose header and table have been checked.
+pub struct Snapshot {
+    header: Header,
+    table: Table,
+    /// XXH3-64 of each chunk.
+    sums: Box<[u64]>,
+    /// Which chunks were found to fit their sum. Only ever set.
+    sound: Box<[AtomicBool]>,
+    map: Mapping,
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot").field("header", &self.header).finish_non_exhaustive()
+    }
+}
+
+impl Snapshot {
+    /// Opens a file by its path.
+    ///
+    /// # Errors
+    /// As [`Snapshot::from_file`].
+    pub fn open(path: &Path) -> Result<Arc<Self>, Error> {
+        Self::from_file(File::open(path).map_err(Error::io(format!("opening {}", path.display())))?)
+    }
+
+    /// Maps an open file, e.g. a descriptor that was handed over. The mapping outlives the descriptor.
+    ///
+    /// # Errors
+    /// No snapshot, another version, shorter or longer than its header says, corrupt or senseless header or tables, an
+    /// unknown critical section; I/O.
+    pub fn from_file(file: File) -> Result<Arc<Self>, Error> {
+        let header = Header::read(&file)?;
+        let found = file.metadata().map_err(Error::io("sizing the snapshot"))?.len();
+        if found < header.file_bytes {
+            return Err(Error::Truncated { expected: header.file_bytes, found });
+        }
+        if found > header.file_bytes {
+            let problem = format!("{} bytes follow that no checksum covers", found - header.file_bytes);
+            return Err(Error::invalid("end of file", header.file_bytes, problem));
+        }
+        let json = read_table(&file, &header)?;
+        let table = Table::parse(&json, &header)?;
+        let sums = read_sums(&file, &header)?;
+        let map = Mapping::new(&file, header.file_bytes as usize).map_err(Error::io("mapping the snapshot"))?;
+        let sound = sums.iter().map(|_| AtomicBool::new(false)).collect();
+        Ok(Arc::new(Self { header, table, sums, sound, map }))
+    }
+
+    /// The first page.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Name the model was sealed under.
+    pub fn model(&self) -> &str {
+        &self.header.model
+    }
+
+    /// The machine the weights are laid out for.
+    pub fn target(&self) -> &str {
+        &self.header.target
+    }
+
+    /// How the weights are stored: `native`, `f32` …
+    pub fn weights(&self) -> &str {
+        &self.header.weights_word
+    }
+
+    /// SHA-256 of the whole, hexadecimal: what the header says, checked by [`Snapshot::verify_all`].
+    pub fn digest(&self) -> String {
+        self.header.digest_hex()
+    }
+
+    /// Tensors in order of first use.
+    pub fn tensors(&self) -> &[Tensor] {
+        &self.arena().tensors
+    }
+
+    /// Extents of the weights, in order, without gaps.
+    pub fn extents(&self) -> &[Extent] {
+        &self.arena().extents
+    }
+
+    /// All sections, the weights and those unknown to this build included.
+    pub fn sections(&self) -> &[Section] {
+        &self.table.sections
+    }
+
+    /// A tensor's bytes, without a copy; they keep the mapping alive. Not verified until [`Verification`] says so.
+    ///
+    /// # Panics
+    /// Where `tensor` is not one of this snapshot's and reaches beyond its file.
+    pub fn tensor_bytes(self: &Arc<Self>, tensor: &Tensor) -> Bytes {
+        struct Owner(Arc<Snapshot>, Range<u64>);
+        impl AsRef<[u8]> for Owner {
+            fn as_ref(&self) -> &[u8] {
+                self.0.map.slice(&self.1)
+            }
+        }
+        Bytes::from_owner(Owner(self.clone(), tensor.range()))
+    }
+
+    /// A section's bytes, verified before they are returned; `None` where the snapshot has no such section.
+    ///
+    /// # Errors
+    /// A chunk of it is corrupt, or cannot be read.
+    pub fn section(&self, kind: SectionKind) -> Result<Option<&[u8]>, Error> {
+        let Some(section) = self.table.sections.iter().find(|section| section.known() == Some(kind)) else {
+            return Ok(None);
+        };
+        self.chunks_of(&section.range()).try_for_each(|chunk| self.check_chunk(chunk))?;
+        Ok(Some(self.map.slice(&section.range())))
+    }
+
+    /// Reads ahead and verifies every chunk on `threads` threads (at least one), in file order.
+    pub fn verify_in_background(self: &Arc<Self>, threads: usize) -> Verification {
+        Verification::start(self, threads)
+    }
+
+    /// Every chunk and the digest of the whole, in one pass; `progress` is told bytes done and bytes in all.
+    ///
+    /// # Errors
+    /// The first chunk that is corrupt or cannot be read; the digest.
+    pub fn verify_all(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<(), Error> {
+        verify::verify_all(self, progress)
+    }
+
+    /// Reads a chunk in and compares it with its sum, unless that was done before.
+    pub(crate) fn check_chunk(&self, chunk: usize) -> Result<(), Error> {
+        if self.is_sound(chunk) {
+            return Ok(());
+        }
+        let bytes = self.header.chunk_range(chunk as u64);
+        self.map.populate(&bytes)?;
+        self.compare_chunk(chunk, self.map.slice(&bytes))
+    }
+
+    /// Compares a chunk's bytes, already read in, with its sum.
+    pub(crate) fn compare_chunk(&self, chunk: usize, content: &[u8]) -> Result<(), Error> {
+        if xxh3_64(content) != self.sums[chunk] {
+            let bytes = self.header.chunk_range(chunk as u64);
+            return Err(Error::Corrupt { chunk: Some(chunk as u64), section: self.names_in(&bytes), bytes });
+        }
+        self.sound[chunk].store(true, Ordering::Release);
+        Ok(())
+    }
+
+    pub(crate) fn is_sound(&self, chunk: usize) -> bool {
+        self.sound[chunk].load(Ordering::Acquire)
+    }
+
+    pub(crate) fn chunks(&self) -> usize {
+        self.sums.len()
+    }
+
+    /// The chunks that hold a range of the file; none for an empty range or one behind the chunks.
+    pub(crate) fn chunks_of(&self, range: &Range<u64>) -> Range<usize> {
+        if range.is_empty() {
+            return 0..0;
+        }
+        let size = u64::from(self.header.chunk_bytes);
+        let last = range.end.div_ceil(size).min(self.chunks() as u64);
+        (range.start / size).min(last) as usize..last as usize
+    }
+
+    pub(crate) fn mapping(&self) -> &Mapping {
+        &self.map
+    }
+
+    fn arena(&self) -> &Arena {
+        self.table.arenas.first().expect("a table without an arena was refused")
+    }
+
+    /// The sections that lie in a range, for messages.
+    fn names_in(&self, bytes: &Range<u64>) -> String {
+        let touches = |range: &Range<u64>| range.start < bytes.end && bytes.start < range.end;
+        let table = self.header.table.range().filter(touches).map(|_| "table");
+        let sections = self.table.sections.iter().filter(|section| touches(&section.range()));
+        let names: Vec<&str> = table.into_iter().chain(sections.map(|section| section.name.as_str())).collect();
+        if names.is_empty() { "padding".into() } else { names.join(", ") }
+    }
+}
+
+fn read_table(file: &File, header: &Header) -> Result<Vec<u8>, Error> {
+    if header.table.bytes > TABLE_BYTES_MAX {
+        let problem = format!("{} bytes, {TABLE_BYTES_MAX} at most", header.table.bytes);
+        return Err(Error::invalid("header field table", header.table.offset, problem));
+    }
+    read_part(file, "table", header.table.range().unwrap_or_default(), header.table_sum)
+}
+
+fn read_sums(file: &File, header: &Header) -> Result<Box<[u64]>, Error> {
+    let bytes = read_part(file, "checksums", header.checksums.range().unwrap_or_default(), header.checksums_sum)?;
+    Ok(bytes.chunks_exact(8).map(|sum| u64::from_le_bytes(sum.try_into().expect("chunks of 8"))).collect())
+}
+
+/// Reads a part that has a checksum of its own, within the bounds of the file.
+fn read_part(file: &File, name: &str, range: Range<u64>, sum: u64) -> Result<Vec<u8>, Error> {
+    let mut content = vec![0; (range.end - range.start) as usize];
+    file.read_exact_at(&mut content, range.start).map_err(Error::io(format!("reading the {name}")))?;
+    if xxh3_64(&content) != sum {
+        return Err(Error::Corrupt { chunk: None, section: name.into(), bytes: range });
+    }
+    Ok(content)
+}

@@ -1,0 +1,132 @@
+//! The shape of the commands that answer requests: `serve`, `run` and the hidden `runtime`.
+
+use super::values::{ModelArg, address, duration, model, size};
+use clap::{Args, FromArgMatches};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
+
+const SERVE_EXAMPLES: &str = "\
+EXAMPLES:
+  pilotlight serve --model smollm2                            a model of the store
+  pilotlight serve --model tiny=./tiny.snapshot --idle 5m     a snapshot, under a name of your own
+  pilotlight serve --listen 127.0.0.1:0 --admin 127.0.0.1:0   all models of the store, on free ports
+
+  curl http://127.0.0.1:8080/v1/chat/completions -H 'content-type: application/json' \\
+    -d '{\"model\":\"smollm2\",\"messages\":[{\"role\":\"user\",\"content\":\"Hello!\"}]}'";
+
+/// Serve models over HTTP: each wakes when somebody asks and is gone when nobody does
+#[derive(Debug, Args)]
+#[command(after_help = SERVE_EXAMPLES)]
+pub struct Serve {
+    /// Where the OpenAI API listens; port 0 picks a free one [default: 127.0.0.1:8080, or 0.0.0.0:$PORT]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = address)]
+    pub listen: Option<SocketAddr>,
+    /// Where metrics and slots are shown
+    #[arg(long, value_name = "ADDR:PORT", value_parser = address, default_value = "127.0.0.1:9464")]
+    pub admin: SocketAddr,
+    /// A snapshot and the name clients ask for, or a model of the store; repeatable [default: all sealed models of the store]
+    #[arg(long = "model", value_name = "NAME=FILE", value_parser = model)]
+    pub models: Vec<ModelArg>,
+    /// How long a model stays after its last request
+    #[arg(long, value_parser = duration, default_value = "30s", value_name = "TIME")]
+    pub idle: Duration,
+    /// Processes that wait without a model, to save the launch; 0 means that nothing runs at zero
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub standby: usize,
+    /// Requests held for one cold model at most; more are answered 429
+    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    pub hold_max: usize,
+    /// When a held stream gets its headers, so that proxies see life
+    #[arg(long, value_parser = duration, default_value = "2s", value_name = "TIME")]
+    pub early_headers_after: Duration,
+    /// How long a model may take to become ready before its process is ended
+    #[arg(long, value_parser = duration, default_value = "2m", value_name = "TIME")]
+    pub start_timeout: Duration,
+    /// How long a drain may take before what still runs is cut
+    #[arg(long, value_parser = duration, default_value = "1m", value_name = "TIME")]
+    pub drain_timeout: Duration,
+    /// A request's deadline where it names none
+    #[arg(long, value_parser = duration, default_value = "5m", value_name = "TIME")]
+    pub timeout: Duration,
+    /// The largest request body that is read
+    #[arg(long, value_parser = size, default_value = "16MiB", value_name = "SIZE")]
+    pub body_max: u64,
+    #[command(flatten)]
+    pub engine: Engine,
+    /// End when this process does: for commands that serve as a part of their work
+    #[arg(long, hide = true, value_name = "PID")]
+    pub exit_with: Option<i32>,
+}
+
+/// Serve one snapshot by one runtime alone: no activator, always there
+#[derive(Debug, Args)]
+#[command(
+    after_help = "EXAMPLES:\n  pilotlight run smollm2.snapshot\n  pilotlight run smollm2.snapshot --listen 127.0.0.1:0 --threads 4"
+)]
+pub struct Run {
+    /// The snapshot
+    pub file: PathBuf,
+    /// Where the OpenAI API listens; port 0 picks a free one [default: 127.0.0.1:8080, or 0.0.0.0:$PORT]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = address)]
+    pub listen: Option<SocketAddr>,
+    #[command(flatten)]
+    pub engine: Engine,
+}
+
+/// What a runtime may use.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Engine {
+    /// Threads that compute [default: one for each core]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Memory for keys and values [default: chosen from the model's context length]
+    #[arg(long, value_parser = size, value_name = "SIZE")]
+    pub kv_memory: Option<u64>,
+    /// Sequences that run at the same time
+    #[arg(long, value_name = "N")]
+    pub max_sequences: Option<usize>,
+}
+
+impl Engine {
+    /// For the runtime.
+    pub fn options(&self) -> runtime::Options {
+        runtime::Options { threads: self.threads, kv_memory_bytes: self.kv_memory, max_sequences: self.max_sequences }
+    }
+
+    /// The same as words, for a process that this one launches.
+    pub fn words(&self) -> Vec<OsString> {
+        let threads = self.threads.map(|n| ["--threads".into(), n.to_string()]);
+        let memory = self.kv_memory.map(|n| ["--kv-memory".into(), n.to_string()]);
+        let sequences = self.max_sequences.map(|n| ["--max-sequences".into(), n.to_string()]);
+        [threads, memory, sequences].into_iter().flatten().flatten().map(OsString::from).collect()
+    }
+}
+
+/// One runtime, launched by an activator with its sockets inherited
+#[derive(Debug, Args)]
+pub struct RuntimeArgs {
+    #[command(flatten)]
+    pub engine: Engine,
+}
+
+impl RuntimeArgs {
+    /// Parses `runtime …` with a parser that knows nothing else.
+    pub fn parse_alone(words: &[OsString]) -> Result<Self, clap::Error> {
+        let parser = Self::augment_args(clap::Command::new("runtime"));
+        Self::from_arg_matches(&parser.try_get_matches_from(words)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn an_engines_words_mean_the_same_engine() {
+        let engine = Engine { threads: Some(2), kv_memory: Some(1 << 20), max_sequences: Some(8) };
+        let words: Vec<OsString> = std::iter::once("runtime".into()).chain(engine.words()).collect();
+        let again = RuntimeArgs::parse_alone(&words).unwrap().engine;
+        assert_eq!(format!("{again:?}"), format!("{engine:?}"));
+        assert!(Engine::default().words().is_empty());
+    }
+}

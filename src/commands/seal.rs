@@ -1,0 +1,115 @@
+//! `seal`: a model's files → one snapshot.
+
+use crate::{
+    cli::{Seal, Weights},
+    environment::Environment,
+    exit::{Error, Result},
+    output,
+    progress::Progress,
+};
+use models::{SealOptions, Source};
+use std::path::{Path, PathBuf};
+use store::{Entry, Store};
+
+/// Seals, and prints the snapshot's path.
+pub fn seal(args: &Seal, environment: &Environment) -> Result<()> {
+    let job = resolve(args, environment)?;
+    job.run()?;
+    output::line(job.out.display())
+}
+
+/// What to seal, into what.
+pub struct Job {
+    model: String,
+    source: PathBuf,
+    /// The snapshot's path.
+    pub out: PathBuf,
+    weights: Weights,
+}
+
+impl Job {
+    /// Into the store's own place for it.
+    pub fn of_entry(store: &Store, entry: &Entry, weights: Weights) -> Self {
+        Self {
+            model: entry.name.clone(),
+            source: entry.path.clone(),
+            out: store.snapshot_path(&entry.name, weights.word()),
+            weights,
+        }
+    }
+
+    /// Seals with a progress bar.
+    pub fn run(&self) -> Result<()> {
+        if let Some(folder) = self.out.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            std::fs::create_dir_all(folder)
+                .map_err(|error| Error::file(format!("creating {}", folder.display()), error))?;
+        }
+        let source = Source::open(&self.source)?;
+        let options = SealOptions { model: self.model.clone(), weights: self.weights.into() };
+        let step = format!("sealing {}", self.model);
+        let mut progress = Progress::new();
+        let sealed =
+            models::seal(&source, &self.out, &options, &mut |done, total| progress.at(&step, done, Some(total)))?;
+        progress.done(&format!(
+            "sealed {} ({}), sha256 {}",
+            self.out.display(),
+            output::bytes(sealed.bytes),
+            sealed.digest
+        ));
+        Ok(())
+    }
+}
+
+fn resolve(args: &Seal, environment: &Environment) -> Result<Job> {
+    let source = Path::new(&args.model);
+    if source.exists() {
+        let model = name_of(source)?;
+        let out = args.output.clone().unwrap_or_else(|| PathBuf::from(format!("{model}.snapshot")));
+        return Ok(Job { model, source: source.into(), out, weights: args.weights });
+    }
+    let store = Store::open(&environment.store()?)?;
+    let entry = store.get(&args.model)?.ok_or_else(|| unknown(&args.model))?;
+    let mut job = Job::of_entry(&store, &entry, args.weights);
+    job.out = args.output.clone().unwrap_or(job.out);
+    Ok(job)
+}
+
+fn unknown(model: &str) -> Error {
+    if model.contains('/') || model.ends_with(".gguf") {
+        return Error::NoFile(model.into());
+    }
+    Error::NoModel(format!(
+        "{model:?} is neither a model of the store nor a file; fetch it first: pilotlight pull {model}"
+    ))
+}
+
+/// The name of a model that comes from a path: the folder's, or the file's without its ending.
+fn name_of(source: &Path) -> Result<String> {
+    let full = source.canonicalize().map_err(|error| Error::file(format!("opening {}", source.display()), error))?;
+    let name = if full.is_dir() { full.file_name() } else { full.file_stem() };
+    name.map(|name| name.to_string_lossy().into_owned())
+        .ok_or_else(|| Error::Usage(format!("{}: no name can be taken from this path", source.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_path_names_its_model() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("My-Model.Q4_1.gguf");
+        std::fs::write(&file, b"").unwrap();
+        assert_eq!(name_of(&file).unwrap(), "My-Model.Q4_1");
+        let sub = folder.path().join("tiny");
+        std::fs::create_dir(&sub).unwrap();
+        assert_eq!(name_of(&sub.join(".")).unwrap(), "tiny");
+    }
+
+    #[test]
+    fn what_is_not_there_says_what_to_do() {
+        assert_eq!(unknown("x.gguf").code(), 66);
+        assert!(unknown("smollm2").to_string().contains("pilotlight pull smollm2"));
+    }
+}

@@ -1,0 +1,108 @@
+//! The environment, read once.
+//!
+//! **Invariant:** no other module of the command reads a variable; what it finds becomes part of a crate's `Config`.
+//! (The store's own sources read the variables of their ecosystems, such as `HF_TOKEN`, as those define them.)
+
+use crate::exit::{Error, Result};
+use activator::KnativeLabels;
+use std::{
+    env,
+    ffi::OsString,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
+
+/// Where the API listens when neither a flag nor `PORT` says.
+const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+
+/// What the variables say.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    /// `PORT`: set by platforms that run containers.
+    port: Option<String>,
+    /// `K_SERVICE`, `K_REVISION`, `K_CONFIGURATION`: who we are to Knative.
+    service: Option<String>,
+    revision: Option<String>,
+    configuration: Option<String>,
+    /// `PILOTLIGHT_HOME`, `XDG_DATA_HOME`, `HOME`.
+    home: Option<OsString>,
+    data_home: Option<OsString>,
+    user_home: Option<OsString>,
+    /// `PILOTLIGHT_LOG`, else `RUST_LOG`: a filter in tracing-subscriber's syntax.
+    pub log: Option<String>,
+}
+
+impl Environment {
+    /// Reads all of them.
+    pub fn read() -> Self {
+        let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
+        let text = |name: &str| set(name).map(|value| value.to_string_lossy().into_owned());
+        Self {
+            port: text("PORT"),
+            service: text("K_SERVICE"),
+            revision: text("K_REVISION"),
+            configuration: text("K_CONFIGURATION"),
+            home: set("PILOTLIGHT_HOME"),
+            data_home: set("XDG_DATA_HOME"),
+            user_home: set("HOME"),
+            log: text("PILOTLIGHT_LOG").or_else(|| text("RUST_LOG")),
+        }
+    }
+
+    /// Where the API listens by default: with `PORT` set a platform routes to us from outside the loopback interface.
+    pub fn listen(&self) -> Result<SocketAddr> {
+        let Some(port) = &self.port else { return Ok(LISTEN) };
+        let port: u16 = port.parse().map_err(|_| Error::Usage(format!("PORT is {port:?}, which is no port number")))?;
+        Ok((Ipv4Addr::UNSPECIFIED, port).into())
+    }
+
+    /// Labels of logs and metrics.
+    pub fn knative(&self) -> KnativeLabels {
+        KnativeLabels {
+            service: self.service.clone(),
+            revision: self.revision.clone(),
+            configuration: self.configuration.clone(),
+        }
+    }
+
+    /// The store's folder.
+    pub fn store(&self) -> Result<PathBuf> {
+        if let Some(home) = &self.home {
+            return Ok(home.into());
+        }
+        if let Some(data) = &self.data_home {
+            return Ok(PathBuf::from(data).join("pilotlight"));
+        }
+        let home = self.user_home.as_ref().ok_or_else(|| {
+            Error::Usage("no place for the store: set PILOTLIGHT_HOME to a folder (HOME is not set either)".into())
+        })?;
+        Ok(PathBuf::from(home).join(".local/share/pilotlight"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_platforms_port_is_served_on_all_interfaces() {
+        let port = |port: &str| Environment { port: Some(port.into()), ..Environment::default() }.listen();
+        assert_eq!(Environment::default().listen().unwrap().to_string(), "127.0.0.1:8080");
+        assert_eq!(port("9000").unwrap().to_string(), "0.0.0.0:9000");
+        assert_eq!(port("http").unwrap_err().code(), 64);
+        assert_eq!(port("70000").unwrap_err().code(), 64);
+    }
+
+    #[test]
+    fn the_stores_folder_is_the_nearest_that_is_named() {
+        let mut env = Environment::default();
+        assert_eq!(env.store().unwrap_err().code(), 64);
+        env.user_home = Some("/home/me".into());
+        assert_eq!(env.store().unwrap().to_str(), Some("/home/me/.local/share/pilotlight"));
+        env.data_home = Some("/data".into());
+        assert_eq!(env.store().unwrap().to_str(), Some("/data/pilotlight"));
+        env.home = Some("/models".into());
+        assert_eq!(env.store().unwrap().to_str(), Some("/models"));
+    }
+}

@@ -1,0 +1,170 @@
+//! Runtimes that die, and what is left of them: processes, socket files, descriptors, memory.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use std::time::Duration;
+use support::client::{Body, open};
+use support::server::JSON;
+use support::{Serve, golden, process, smollm2, until};
+
+#[test]
+fn kill_while_streaming_ends_in_an_error_event_and_the_next_request_starts_a_new_runtime() {
+    let Some(snapshot) = smollm2() else { return };
+    let server = Serve::start(&["--model", &format!("smollm2={}", snapshot.display())]);
+    let mut stream = stream(&server);
+    assert!(stream.event().unwrap().is_some(), "the first token arrives");
+    let first = only_child(&server);
+    kill(first);
+    let events = rest(&mut stream);
+    assert_eq!(events.last().map(String::as_str), Some("[DONE]"), "a cut stream says so: {events:?}");
+    assert!(events.iter().any(|event| event.contains("\"error\"")), "{events:?}");
+    let answer = server.post("/v1/completions", &short("smollm2"));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_ne!(only_child(&server), first);
+}
+
+/// From before the first instruction of the runtime to after its last token, in steps of half a millisecond and more.
+#[test]
+fn kill_at_any_moment_gives_a_clean_error_or_a_complete_answer() {
+    let server = tiny(&["--idle", "60s"]);
+    let (mut whole, mut errors) = (0, 0);
+    for step in 0..40_u64 {
+        server.until_slot("tiny", if server.slot("tiny")["state"] == "ready" { "ready" } else { "cold" });
+        let answer = std::thread::scope(|scope| {
+            let asked = scope.spawn(|| server.post("/v1/completions", &short("tiny")));
+            let child = until("a runtime", || process::children(server.id()).first().copied());
+            // The moment is the parameter of this test, not something to wait for.
+            std::thread::sleep(Duration::from_micros(step * step * 40));
+            kill(child);
+            asked.join().unwrap()
+        });
+        match answer.status {
+            200 => {
+                whole += 1;
+                assert_eq!(answer.json()["usage"]["completion_tokens"], 16, "{}", answer.text());
+            }
+            502 | 503 => {
+                errors += 1;
+                assert!(answer.json()["error"]["message"].is_string(), "{}", answer.text());
+            }
+            other => panic!("status {other}: {}", answer.text()),
+        }
+        until("the dead runtime is seen", || {
+            let state = server.slot("tiny")["state"].clone();
+            (state == "cold" || state == "ready").then_some(())
+        });
+    }
+    println!("{whole} whole answers, {errors} clean errors");
+    assert_eq!(server.post("/v1/completions", &short("tiny")).status, 200, "and it still serves");
+}
+
+#[test]
+fn two_hundred_cold_idle_cycles_leave_nothing_behind() {
+    let server = tiny(&["--idle", "1ms"]);
+    let mut after_20 = 0;
+    let mut descriptors_after_20 = 0;
+    for cycle in 1..=200 {
+        let answer = server.post("/v1/completions", &short("tiny"));
+        assert_eq!(answer.status, 200, "cycle {cycle}: {}", answer.text());
+        server.until_slot("tiny", "cold");
+        if cycle == 20 {
+            after_20 = process::resident_kib(server.id()).unwrap();
+            descriptors_after_20 = descriptors(server.id());
+        }
+    }
+    let after_200 = process::resident_kib(server.id()).unwrap();
+    println!("activator: {after_20} KiB resident after 20 cycles, {after_200} KiB after 200");
+    let bound = after_20 + after_20 / 20;
+    assert!(after_200 <= bound, "{after_20} KiB after 20 cycles, {after_200} KiB after 200");
+    assert!(after_200 < 30_000, "{after_200} KiB: the activator is promised to stay below 30 MB");
+    assert!(process::children(server.id()).is_empty());
+    assert!(descriptors(server.id()) <= descriptors_after_20 + 4, "descriptors leak");
+    assert!(socket_files(server.id()).is_empty(), "{:?}", socket_files(server.id()));
+}
+
+#[test]
+fn serving_smollm2_needs_less_than_300_mb_in_the_runtime() {
+    let Some(snapshot) = smollm2() else { return };
+    let server = Serve::start(&["--model", &format!("smollm2={}", snapshot.display())]);
+    let answer = server.post(
+        "/v1/completions",
+        &json!({"model": "smollm2", "prompt": "The sea ".repeat(250),
+        "max_tokens": 64, "ignore_eos": true}),
+    );
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let runtime = process::resident_kib(only_child(&server)).unwrap();
+    let activator = process::resident_kib(server.id()).unwrap();
+    println!("resident: runtime {runtime} KiB, activator {activator} KiB");
+    assert!(runtime < 300_000, "runtime: {runtime} KiB");
+    assert!(activator < 30_000, "activator: {activator} KiB");
+}
+
+#[test]
+fn a_killed_activator_takes_its_runtime_with_it() {
+    let server = tiny(&[]);
+    assert_eq!(server.post("/v1/completions", &short("tiny")).status, 200);
+    let runtime = only_child(&server);
+    kill(server.id());
+    until("the runtime ends with its activator", || ended(runtime).then_some(()));
+}
+
+fn tiny(arguments: &[&str]) -> Serve {
+    let model = format!("tiny={}", golden("llama3-tiny", "f32").display());
+    Serve::start(&[&["--model", &model], arguments].concat())
+}
+
+fn short(model: &str) -> Value {
+    json!({"model": model, "prompt": [10, 20, 30], "max_tokens": 16, "temperature": 0, "ignore_eos": true})
+}
+
+fn stream(server: &Serve) -> Body {
+    let body = json!({"model": "smollm2", "prompt": "Once upon a time", "max_tokens": 2000, "ignore_eos": true,
+        "stream": true});
+    let stream = open(server.api, "POST", "/v1/completions", JSON, body.to_string().as_bytes()).unwrap();
+    assert_eq!(stream.status, 200);
+    stream
+}
+
+fn rest(stream: &mut Body) -> Vec<String> {
+    std::iter::from_fn(|| stream.event().expect("a cut stream still ends as HTTP says")).collect()
+}
+
+fn only_child(server: &Serve) -> u32 {
+    let children = process::children(server.id());
+    assert_eq!(children.len(), 1, "{children:?}");
+    children[0]
+}
+
+fn kill(id: u32) {
+    let id = Pid::from_raw(i32::try_from(id).unwrap()).unwrap();
+    // It may have ended by itself in the meantime.
+    let _ = kill_process(id, Signal::KILL);
+}
+
+/// Gone, or a zombie that a foreign parent has not reaped yet.
+fn ended(id: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+    status.is_empty() || status.contains("State:\tZ")
+}
+
+fn descriptors(id: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{id}/fd")).unwrap().count()
+}
+
+/// Paths of the Unix sockets that a process holds.
+fn socket_files(id: u32) -> Vec<String> {
+    let table = std::fs::read_to_string(format!("/proc/{id}/net/unix")).unwrap();
+    let mine: Vec<String> = std::fs::read_dir(format!("/proc/{id}/fd"))
+        .unwrap()
+        .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok()?.to_str().map(str::to_owned))
+        .filter_map(|link| Some(link.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+        .collect();
+    let named = table.lines().skip(1).filter_map(|line| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        (columns.len() > 7 && mine.iter().any(|inode| inode == columns[6])).then(|| columns[7].to_owned())
+    });
+    named.collect()
+}

@@ -1,0 +1,54 @@
+//! Sealed models for tests: each is sealed once per build of the binary, by the first test that asks, with the real `pilotlight seal`.
+
+use super::process::pilotlight;
+use super::tools::script;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+/// The folder of a golden model in the repository.
+pub fn golden_folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+/// A golden model, sealed with `--weights` this word (`f32`, `native`, …).
+pub fn golden(name: &str, weights: &str) -> PathBuf {
+    sealed(&golden_folder(name), name, weights)
+}
+
+/// SmolLM2-135M-Instruct sealed `native`. `None`, with a line that says so, where the model cannot be had; never with `CI=true`.
+pub fn smollm2() -> Option<PathBuf> {
+    let folder = script("test-models")?;
+    Some(sealed(&Path::new(&folder).join("SmolLM2-135M-Instruct.Q4_1.gguf"), "smollm2", "native"))
+}
+
+/// Seals under a lock between the test processes. The file's name holds the binary's identity, so that a snapshot is
+/// never older than the code that reads it; those of older builds are removed.
+fn sealed(source: &Path, name: &str, weights: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("sealed");
+    fs::create_dir_all(&folder).unwrap();
+    let lock = File::create(folder.join(format!("{name}.{weights}.lock"))).unwrap();
+    lock.lock().unwrap();
+    let prefix = format!("{name}.{weights}.");
+    let file = folder.join(format!("{prefix}{}.snapshot", build()));
+    if !file.exists() {
+        for old in fs::read_dir(&folder).unwrap().flatten() {
+            let old_name = old.file_name().into_string().unwrap_or_default();
+            if old_name.starts_with(&prefix) && old_name.ends_with(".snapshot") {
+                let _ = fs::remove_file(old.path());
+            }
+        }
+        let mut seal = pilotlight();
+        seal.arg("seal").arg(source).arg("-o").arg(&file).args(["--weights", weights]);
+        let output = seal.output().unwrap();
+        assert!(output.status.success(), "{seal:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    }
+    file
+}
+
+/// What tells one build of the binary from another: its length and the time it was written.
+fn build() -> String {
+    let binary = fs::metadata(env!("CARGO_BIN_EXE_pilotlight")).unwrap();
+    let written = binary.modified().unwrap().duration_since(UNIX_EPOCH).unwrap();
+    format!("{:x}-{:x}", binary.len(), written.as_nanos())
+}

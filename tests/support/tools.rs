@@ -1,0 +1,41 @@
+//! Tools from other ecosystems. Where one is missing, the test that needs it says which and is skipped; with `CI=true` it fails.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// On a continuous-integration machine nothing may be skipped.
+pub fn in_ci() -> bool {
+    std::env::var_os("CI").is_some_and(|value| value == "true")
+}
+
+/// Says why a test is skipped.
+///
+/// # Panics
+/// With `CI=true`.
+pub fn skip(reason: &str) {
+    assert!(!in_ci(), "may not be skipped with CI=true: {reason}");
+    eprintln!("SKIPPED: {reason}");
+}
+
+/// The python that has `openai` and the other pinned tools, installed on first use; `None` after [`skip`].
+pub fn test_tools() -> Option<PathBuf> {
+    script("test-tools").map(PathBuf::from)
+}
+
+/// Runs a script of `scripts/` and returns the last line it prints; `None` after [`skip`] where it fails.
+pub fn script(name: &str) -> Option<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(name);
+    let output =
+        Command::new(&path).stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    if !output.status.success() {
+        skip(&format!("scripts/{name}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim()));
+        return None;
+    }
+    String::from_utf8_lossy(&output.stdout).lines().last().map(str::to_owned)
+}
+
+/// Whether this program is on PATH.
+pub fn has(program: &str) -> bool {
+    std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()))
+}
