@@ -98,8 +98,13 @@ async fn collect(mut output: Output) -> (Vec<u32>, Option<Event>) {
     }
 }
 
+/// Waits for a state that stays until the test goes on; a state that may be over by then is missed, and that is an error
+/// after a minute.
 async fn until(bench: &Bench, reached: impl FnMut(&super::handle::EngineStats) -> bool) {
-    bench.engine.watch().wait_for(reached).await.unwrap();
+    let mut watch = bench.engine.watch();
+    let waited = tokio::time::timeout(Duration::from_secs(60), watch.wait_for(reached)).await;
+    let last = *bench.engine.watch().borrow();
+    waited.unwrap_or_else(|_| panic!("not reached within a minute; the engine stands at {last:?}")).unwrap();
 }
 
 #[tokio::test]
@@ -197,10 +202,14 @@ async fn a_slow_reader_pauses_its_sequence_and_loses_nothing() {
 
 #[tokio::test]
 async fn a_reader_that_is_too_slow_is_cancelled_but_not_while_the_gate_is_closed() {
-    let bench = start(Limits { slow_reader: Duration::ZERO, ..limits() }, Hashing::default());
+    let (steps, mut seen) = channel::channel(1);
+    let hashing = Hashing { steps: Some(steps), ..Hashing::default() };
+    let bench = start(Limits { slow_reader: Duration::ZERO, ..limits() }, hashing);
     bench.verdict.send_replace(Verdict::Sound);
     let output = bench.engine.submit(greedy(&[8], 200)).unwrap();
+    // While nobody takes its steps it cannot get far enough to be cut, so that it is seen to run.
     until(&bench, |s| s.running == 1).await;
+    tokio::spawn(async move { while seen.recv().await.is_some() {} });
     until(&bench, |s| s.running == 0 && s.blocks_used == 0).await;
     let (tokens, last) = collect(output).await;
     assert!(last.is_none() && tokens.len() < 200, "cut short, and the reader can tell");
