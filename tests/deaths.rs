@@ -30,10 +30,12 @@ fn kill_while_streaming_ends_in_an_error_event_and_the_next_request_starts_a_new
 #[test]
 fn kill_at_any_moment_gives_a_clean_error_or_a_complete_answer() {
     let server = tiny(&["--idle", "60s"]);
+    let long =
+        json!({"model": "tiny", "prompt": [10, 20, 30], "max_tokens": 200, "temperature": 0, "ignore_eos": true});
     let (mut whole, mut errors) = (0, 0);
     for step in 0..40_u64 {
         let (answer, killed) = std::thread::scope(|scope| {
-            let asked = scope.spawn(|| server.post("/v1/completions", &short("tiny")));
+            let asked = scope.spawn(|| server.post("/v1/completions", &long));
             let child = until("a runtime", || process::children(server.id()).first().copied());
             // The moment is the parameter of this test, not something to wait for.
             std::thread::sleep(Duration::from_micros(step * step * 40));
@@ -43,7 +45,7 @@ fn kill_at_any_moment_gives_a_clean_error_or_a_complete_answer() {
         match answer.status {
             200 => {
                 whole += 1;
-                assert_eq!(answer.json()["usage"]["completion_tokens"], 16, "{}", answer.text());
+                assert_eq!(answer.json()["usage"]["completion_tokens"], 200, "{}", answer.text());
             }
             502 | 503 => {
                 errors += 1;
