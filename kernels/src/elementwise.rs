@@ -17,17 +17,18 @@ pub fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f32) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::rms_norm(x.into_dispatch(), weight.into_dispatch(), eps))
 }
 
-/// Rotary embedding of half-rotated heads: in each head of `x [rows, heads, head_dim] f32`, elements `i` and
-/// `i + head_dim/2` turn by the row's `i`-th angle, given by `cos` and `sin [rows, head_dim/2] f32` (Su et al. 2021,
-/// arXiv:2104.09864).
+/// Rotary embedding of half-rotated heads: in each head of `x [rows, heads, head_dim] f32`, elements `i` and `i + pairs`
+/// turn by the row's `i`-th angle, given by `cos` and `sin [rows, pairs] f32` (Su et al. 2021, arXiv:2104.09864). Elements
+/// from `2 · pairs` on stay as they are: a partial rotation.
 ///
 /// # Panics
 /// Where the shapes do not fit.
 pub fn rotate(x: Tensor<3>, cos: Tensor<2>, sin: Tensor<2>) -> Tensor<3> {
     let [rows, _heads, head_dim] = x.dims();
-    assert!(head_dim.is_multiple_of(2), "a head of {head_dim} has no two halves");
-    assert_eq!(cos.dims(), [rows, head_dim / 2], "one cosine per row and pair");
-    assert_eq!(sin.dims(), [rows, head_dim / 2], "one sine per row and pair");
+    let [_rows, pairs] = cos.dims();
+    assert!(2 * pairs <= head_dim, "a head of {head_dim} has not {pairs} pairs");
+    assert_eq!(cos.dims(), [rows, pairs], "one cosine per row and pair");
+    assert_eq!(sin.dims(), cos.dims(), "one sine per row and pair");
     Tensor::from_dispatch(Dispatch::rotate(x.into_dispatch(), cos.into_dispatch(), sin.into_dispatch()))
 }
 
@@ -38,6 +39,16 @@ pub fn rotate(x: Tensor<3>, cos: Tensor<2>, sin: Tensor<2>) -> Tensor<3> {
 pub fn silu_mul(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
     assert_eq!(gate.dims(), up.dims(), "gate and up have one shape");
     Tensor::from_dispatch(Dispatch::silu_mul(gate.into_dispatch(), up.into_dispatch()))
+}
+
+/// `gelu(gate) · up`, element by element, `[rows, n] f32` each, where `gelu(x) = x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³)))`
+/// (Hendrycks & Gimpel 2016, arXiv:1606.08415).
+///
+/// # Panics
+/// Where the shapes differ.
+pub fn gelu_mul(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
+    assert_eq!(gate.dims(), up.dims(), "gate and up have one shape");
+    Tensor::from_dispatch(Dispatch::gelu_mul(gate.into_dispatch(), up.into_dispatch()))
 }
 
 #[cfg(test)]

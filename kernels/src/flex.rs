@@ -6,12 +6,13 @@ use crate::cpu::elementwise;
 use crate::cpu::kv::{self, Element, Heads};
 use crate::cpu::linear::linears;
 use crate::cpu::weight::Weight;
-use crate::ops::{Kernels, MatrixShape, Segment};
+use crate::ops::{Kernels, MatrixShape, Scores, Segment};
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::{Bytes, DType};
 use half::f16;
+use std::sync::Arc;
 
 impl Kernels for Flex {
     fn linear(x: FloatTensor<Self>, w: IntTensor<Self>, shape: MatrixShape) -> FloatTensor<Self> {
@@ -58,8 +59,8 @@ impl Kernels for Flex {
         v: FloatTensor<Self>,
         mut keys: FloatTensor<Self>,
         mut values: FloatTensor<Self>,
-        segments: Vec<Segment>,
-        scale: f32,
+        segments: Arc<[Segment]>,
+        scores: Scores,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         debug_assert!(keys.is_unique() && values.is_unique(), "written in place");
         let (q, k, v) = (q.to_contiguous(), k.to_contiguous(), v.to_contiguous());
@@ -69,11 +70,11 @@ impl Kernels for Flex {
         let out = match keys.dtype() {
             DType::F16 => {
                 let kv = (keys.storage_mut::<f16>(), values.storage_mut());
-                write_and_attend(rows, kv, heads, &segments, scale)
+                write_and_attend(rows, kv, heads, &segments, scores)
             }
             _ => {
                 let kv = (keys.storage_mut::<f32>(), values.storage_mut());
-                write_and_attend(rows, kv, heads, &segments, scale)
+                write_and_attend(rows, kv, heads, &segments, scores)
             }
         };
         (tensor(out, &[q_shape[0], heads.query, heads.dim]), keys, values)
@@ -86,9 +87,9 @@ impl Kernels for Flex {
 
     fn rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
         let (cos, sin) = (whole(cos), whole(sin));
-        let (heads, pairs) = (x.shape()[1], cos.shape()[1]);
+        let (heads, dim, pairs) = (x.shape()[1], x.shape()[2], cos.shape()[1]);
         in_place(x, |x| {
-            elementwise::rotate(On::best(), x, heads, cos.storage(), sin.storage(), pairs);
+            elementwise::rotate(On::best(), x, (heads, dim), cos.storage(), sin.storage(), pairs);
         })
     }
 
@@ -96,6 +97,12 @@ impl Kernels for Flex {
         let up = whole(up);
         let n = up.shape()[1];
         in_place(gate, |gate| elementwise::silu_mul(On::best(), gate, up.storage(), n))
+    }
+
+    fn gelu_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        let up = whole(up);
+        let n = up.shape()[1];
+        in_place(gate, |gate| elementwise::gelu_mul(On::best(), gate, up.storage(), n))
     }
 }
 
@@ -119,11 +126,11 @@ fn write_and_attend<T: Element>(
     (keys, values): (&mut [T], &mut [T]),
     heads: Heads,
     segments: &[Segment],
-    scale: f32,
+    scores: Scores,
 ) -> Vec<f32> {
     kv::write((k, v), (keys, values), heads, segments);
     let mut out = vec![0f32; q.len()];
-    attention(On::best(), q, (keys, values), heads, segments, scale, &mut out);
+    attention(On::best(), q, (keys, values), heads, segments, scores, &mut out);
     out
 }
 

@@ -2,7 +2,7 @@
 //!
 //! **Contract:** [`linear`], [`gather`] and [`attention`] over weights as they are stored and over
 //! keys and values in blocks, and the small operations between them ([`rms_norm`], [`rotate`],
-//! [`silu_mul`]). Knows no model, no file and no text; does no I/O.
+//! [`silu_mul`], [`gelu_mul`]). Knows no model, no file and no text; does no I/O.
 //!
 //! **Invariants:** a row's result has the same bits alone, among few or among many rows, and on
 //! any number of threads of one instruction set. With f32 weights and f32 keys and values the
@@ -24,12 +24,12 @@ mod kv;
 mod matrix;
 mod ops;
 
-pub use elementwise::{rms_norm, rotate, silu_mul};
+pub use elementwise::{gelu_mul, rms_norm, rotate, silu_mul};
 pub use error::Error;
 pub use format::Format;
 pub use kv::{BLOCK_TOKENS, KvFormat, KvLayer};
 pub use matrix::Matrix;
-pub use ops::{Kernels, MatrixShape, Segment, attention, gather, linear, linear_2, linear_3};
+pub use ops::{Kernels, MatrixShape, Scores, Segment, attention, gather, linear, linear_2, linear_3};
 
 /// Threads the kernels use, the caller's included; has an effect only before the first operation.
 /// `false` where it came too late. Without it there are as many as the machine offers.

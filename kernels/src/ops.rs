@@ -9,6 +9,7 @@ use crate::{BLOCK_TOKENS, Format, KvLayer, Matrix};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch};
 use burn::tensor::{DType, Tensor};
+use std::sync::Arc;
 
 /// Consecutive rows of one sequence in a batch.
 #[derive(Clone, Debug)]
@@ -21,6 +22,29 @@ pub struct Segment {
     pub position: usize,
     /// Block table: block `i` holds the positions from `i * BLOCK_TOKENS` on.
     pub blocks: Vec<u32>,
+}
+
+/// How attention's scores are made: what differs from model to model and layer to layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Scores {
+    /// Products of queries and keys are multiplied by it.
+    pub scale: f32,
+    /// A position sees so many positions, its own included; `None`: all before it.
+    pub window: Option<usize>,
+    /// Scores are bent to `cap · tanh(score / cap)`.
+    pub softcap: Option<f32>,
+}
+
+impl Scores {
+    /// Scaled, and nothing else.
+    pub fn scaled(scale: f32) -> Self {
+        Self { scale, window: None, softcap: None }
+    }
+
+    /// The first position that `position` sees.
+    pub(crate) fn first_seen(&self, position: usize) -> usize {
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
+    }
 }
 
 /// A [`Matrix`]'s format and shape, for an implementation that has its bytes.
@@ -71,19 +95,22 @@ pub trait Kernels: Backend {
         v: FloatTensor<Self>,
         keys: FloatTensor<Self>,
         values: FloatTensor<Self>,
-        segments: Vec<Segment>,
-        scale: f32,
+        segments: Arc<[Segment]>,
+        scores: Scores,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
     /// Each row of `x [rows, n]` as `x / sqrt(mean(x²) + eps) · weight [n]`.
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
 
-    /// Turns elements `i` and `i + head_dim/2` of every head of `x [rows, heads, head_dim]` by the
-    /// angles of `cos, sin [rows, head_dim/2]`.
+    /// Turns elements `i` and `i + pairs` of every head of `x [rows, heads, head_dim]` by the
+    /// angles of `cos, sin [rows, pairs]`; elements from `2 * pairs` on stay as they are.
     fn rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self>;
 
     /// `silu(gate) · up`, `[rows, n]` each.
     fn silu_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// `gelu(gate) · up`, `[rows, n]` each, by the approximation with a tanh.
+    fn gelu_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
 fn shape_of(w: &Matrix) -> MatrixShape {
@@ -148,7 +175,7 @@ pub fn gather(w: &Matrix, ids: &[u32]) -> Tensor<2> {
 
 /// Writes `k, v [rows, kv_heads, head_dim]` at their positions, then causal grouped-query
 /// attention of `q [rows, heads, head_dim]` over each segment's keys. All f32. Gives
-/// `[rows, heads, head_dim]`; a row of no segment is 0.
+/// `[rows, heads, head_dim]`; a row of no segment is 0. `scores` says what is seen and how it is weighed.
 ///
 /// # Panics
 /// Where shapes do not agree, segments overlap or go past the rows, or a block table is too short
@@ -158,8 +185,8 @@ pub fn attention(
     k: Tensor<3>,
     v: Tensor<3>,
     kv: &mut KvLayer,
-    segments: &[Segment],
-    scale: f32,
+    segments: &Arc<[Segment]>,
+    scores: Scores,
 ) -> Tensor<3> {
     let [rows, heads, dim] = q.dims();
     assert_eq!(k.dims(), [rows, kv.kv_heads(), dim], "shape of k");
@@ -170,7 +197,7 @@ pub fn attention(
         assert_eq!(tensor.dtype(), DType::F32, "queries, keys and values");
     }
     check_segments(segments, rows, kv.blocks());
-    let segments = segments.to_vec();
+    let segments = segments.clone();
     kv.lend(|keys, values| {
         let (out, keys, values) = Dispatch::attention(
             q.into_dispatch(),
@@ -179,7 +206,7 @@ pub fn attention(
             keys.into_dispatch(),
             values.into_dispatch(),
             segments,
-            scale,
+            scores,
         );
         (Tensor::from_dispatch(out), Tensor::from_dispatch(keys), Tensor::from_dispatch(values))
     })

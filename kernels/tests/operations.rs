@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::{Device, Tensor, TensorData};
-use kernels::{BLOCK_TOKENS, Error, Format, KvFormat, KvLayer, Matrix, Segment, attention, gather, linear};
+use kernels::{BLOCK_TOKENS, Error, Format, KvFormat, KvLayer, Matrix, Scores, Segment, attention, gather, linear};
 use std::io::Write;
 
 fn wave(count: usize, step: f32) -> Vec<f32> {
@@ -112,14 +112,14 @@ fn attention_writes_in_place_and_continues_a_sequence() {
         let v = tensor(wave(tokens * kv_heads * dim, 0.11), [tokens, kv_heads, dim]);
         let mut kv = KvLayer::new(4, kv_heads, dim, format, &device);
         let segment = |row, rows, position| Segment { row, rows, position, blocks: vec![3, 1] };
-        let all = [segment(0, tokens, 0)];
-        let whole = attention(q.clone(), k.clone(), v.clone(), &mut kv, &all, 0.25);
+        let all = [segment(0, tokens, 0)].into();
+        let whole = attention(q.clone(), k.clone(), v.clone(), &mut kv, &all, Scores::scaled(0.25));
         let mut kv = KvLayer::new(4, kv_heads, dim, format, &device);
         let mut parts = Vec::new();
         for (from, to) in [(0, 10), (10, tokens - 1), (tokens - 1, tokens)] {
             let rows = |x: &Tensor<3>| x.clone().narrow(0, from, to - from);
             let segments = [segment(0, to - from, from)];
-            let out = attention(rows(&q), rows(&k), rows(&v), &mut kv, &segments, 0.25);
+            let out = attention(rows(&q), rows(&k), rows(&v), &mut kv, &segments.into(), Scores::scaled(0.25));
             parts.extend(values(out));
         }
         assert_eq!(values(whole), parts);
@@ -132,5 +132,5 @@ fn attention_refuses_a_block_that_is_not_there() {
     let mut kv = KvLayer::new(4, 1, 8, KvFormat::F32, &Device::flex());
     let one = || tensor(wave(8, 0.1), [1, 1, 8]);
     let segment = Segment { row: 0, rows: 1, position: 0, blocks: vec![4] };
-    attention(one(), one(), one(), &mut kv, &[segment], 1.0);
+    attention(one(), one(), one(), &mut kv, &[segment].into(), Scores::scaled(1.0));
 }

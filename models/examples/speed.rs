@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::{Device, Tensor, TensorData};
-use kernels::{BLOCK_TOKENS, Format, KvFormat, KvLayer, Matrix};
+use kernels::{BLOCK_TOKENS, Format, KvFormat, KvLayer, Matrix, Scores};
 use models::{Batch, Kv, Model, ModelConfig, Segment};
 use snapshot::Snapshot;
 use std::path::Path;
@@ -62,7 +62,7 @@ impl<'a> Run<'a> {
         let token = |i: usize| (7 + 31 * i % 1000) as u32 % self.model.config().vocab_size as u32;
         let segment = |s: usize| {
             let blocks = (s * self.blocks..(s + 1) * self.blocks).map(|b| b as u32).collect();
-            Segment { row: s * rows, rows, position, blocks }
+            Segment { row: s * rows, rows, position, prompt: rows, blocks }
         };
         let batch = Batch {
             tokens: (position..position + sequences * rows).map(token).collect(),
@@ -110,12 +110,12 @@ impl Parts {
         let ModelConfig { layers, heads, kv_heads, head_dim, .. } = self.config;
         let blocks = (position + rows).div_ceil(BLOCK_TOKENS);
         let mut kv = KvLayer::new(blocks, kv_heads, head_dim, self.kv_format, &self.device);
-        let segment = Segment { row: 0, rows, position, blocks: (0..blocks as u32).collect() };
+        let segment = kernels::Segment { row: 0, rows, position, blocks: (0..blocks as u32).collect() };
         let attention = best(|| {
             let q = self.input([rows, heads, head_dim]);
             let kv_rows = self.input([rows, kv_heads, head_dim]);
-            let segments = std::slice::from_ref(&segment);
-            drop(kernels::attention(q, kv_rows.clone(), kv_rows, &mut kv, segments, 0.1));
+            let segments = &Arc::from([segment.clone()]);
+            drop(kernels::attention(q, kv_rows.clone(), kv_rows, &mut kv, segments, Scores::scaled(0.1)));
         });
         (linear, attention * layers as u32)
     }

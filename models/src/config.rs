@@ -1,7 +1,9 @@
 //! The `config` section of a snapshot: our own canonical form of every importer's configuration.
 //!
-//! Holds what a graph needs to be built and nothing about files; importers fill it, `restore` reads it.
+//! Holds what a graph needs to be built and nothing about files; importers fill it, `restore` reads it. A plain Llama is
+//! the base; what other architectures do differently is data, too: [`Variant`].
 use crate::Error;
+use crate::rope_config::Rope;
 use serde::{Deserialize, Serialize};
 
 /// Largest of each: far above any model known, far below what could overflow or exhaust memory by itself.
@@ -11,12 +13,13 @@ const LAYERS_MAX: usize = 1 << 10;
 const HEADS_MAX: usize = 1 << 10;
 const HEAD_DIM_MAX: usize = 1 << 10;
 const CONTEXT_MAX: usize = 1 << 27;
+const EXPERTS_MAX: usize = 1 << 10;
 
 /// The shape of a decoder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelConfig {
-    /// Which graph runs it.
-    pub architecture: Architecture,
+    /// What its makers call this kind of model. For people: the graph follows from the other fields alone.
+    pub architecture: String,
     /// Rows of the embedding and of the head.
     pub vocab_size: usize,
     /// Width of the residual stream.
@@ -39,6 +42,88 @@ pub struct ModelConfig {
     pub context_length: usize,
     /// The head is the embedding.
     pub tied_embedding: bool,
+    /// What differs from a plain Llama.
+    #[serde(default, flatten)]
+    pub variant: Variant,
+}
+
+/// What a model does differently from a plain Llama; the default is nothing.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Variant {
+    /// Which projections add a vector.
+    pub biases: Biases,
+    /// Queries and keys are normalised head by head before they are rotated (Qwen 3, Gemma 3).
+    pub qk_norm: bool,
+    /// Attention and feed-forward are normalised once more before they are added to the stream (Gemma).
+    pub output_norms: bool,
+    /// Added to every norm's weight: some makers store the difference to 1 (Gemma).
+    pub norm_offset: f32,
+    /// Of the feed-forward's gate.
+    pub activation: Activation,
+    /// Embeddings are multiplied by it.
+    pub embedding_scale: Option<f32>,
+    /// Scores of attention are multiplied by it, instead of by `1 / sqrt(head_dim)`.
+    pub attention_scale: Option<f32>,
+    /// Scores of attention are bent to `cap · tanh(score / cap)`.
+    pub attention_softcap: Option<f32>,
+    /// Logits are bent in the same way.
+    pub logit_softcap: Option<f32>,
+    /// Only so many elements of a head are rotated; even (Phi).
+    pub rotary_dim: Option<usize>,
+    /// Layers that see only so far back.
+    pub sliding: Option<Sliding>,
+    /// Feed-forward by experts.
+    pub experts: Option<Experts>,
+}
+
+/// Which projections add a vector.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Biases {
+    /// Queries, keys and values.
+    pub qkv: bool,
+    /// Attention's output.
+    pub output: bool,
+    /// All three of the feed-forward.
+    pub mlp: bool,
+}
+
+/// The gate's function.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// `x · sigmoid(x)`.
+    #[default]
+    Silu,
+    /// GELU by its approximation with a tanh.
+    GeluTanh,
+}
+
+/// Attention over a sliding window.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sliding {
+    /// Positions that are seen, the own included.
+    pub window: usize,
+    /// Which layers have it; one element per layer.
+    pub layers: Vec<bool>,
+    /// The rotation of these layers, where it is not the model's (Gemma 3).
+    pub rope: Option<Rope>,
+}
+
+/// A mixture of experts (Shazeer et al. 2017, arXiv:1701.06538).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Experts {
+    /// How many there are in each layer.
+    pub count: usize,
+    /// How many a token goes through.
+    pub used: usize,
+    /// Width inside one.
+    pub width: usize,
+    /// The weights of those used are scaled to a sum of 1.
+    pub renormalise: bool,
+    /// Layers without experts.
+    pub dense_layers: Vec<usize>,
 }
 
 impl ModelConfig {
@@ -47,7 +132,20 @@ impl ModelConfig {
     /// # Errors
     /// [`Error::BadModel`] names the field and its value.
     pub fn check(&self, what: &str) -> Result<(), Error> {
-        let bad = |field: &str, reason: String| Err(Error::BadModel(format!("{what}: {field}: {reason}")));
+        self.checked().map_err(|(field, reason)| Error::BadModel(format!("{what}: {field}: {reason}")))
+    }
+
+    /// The experts of layer `layer`, where it has some.
+    pub(crate) fn experts_of(&self, layer: usize) -> Option<&Experts> {
+        self.variant.experts.as_ref().filter(|experts| !experts.dense_layers.contains(&layer))
+    }
+
+    /// Elements of a head that are rotated.
+    pub(crate) fn rotary_dim(&self) -> usize {
+        self.variant.rotary_dim.unwrap_or(self.head_dim)
+    }
+
+    fn checked(&self) -> Result<(), (&'static str, String)> {
         for (field, value, max) in [
             ("vocab_size", self.vocab_size, VOCAB_MAX),
             ("hidden_size", self.hidden_size, WIDTH_MAX),
@@ -58,91 +156,59 @@ impl ModelConfig {
             ("head_dim", self.head_dim, HEAD_DIM_MAX),
             ("context_length", self.context_length, CONTEXT_MAX),
         ] {
-            if value == 0 || value > max {
-                return bad(field, format!("{value}, accepted are 1 to {max}"));
-            }
+            within(field, value, 1, max)?;
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
-            return bad("kv_heads", format!("{} do not divide {} heads", self.kv_heads, self.heads));
+            return Err(("kv_heads", format!("{} do not divide {} heads", self.kv_heads, self.heads)));
         }
         if !self.head_dim.is_multiple_of(2) {
-            return bad("head_dim", format!("{} is odd, rotation needs pairs", self.head_dim));
+            return Err(("head_dim", format!("{} is odd, rotation needs pairs", self.head_dim)));
         }
         if !(self.rms_norm_eps.is_finite() && self.rms_norm_eps >= 0.0) {
-            return bad("rms_norm_eps", format!("{} is no small positive number", self.rms_norm_eps));
+            return Err(("rms_norm_eps", format!("{} is no small positive number", self.rms_norm_eps)));
         }
-        self.rope.check(self.head_dim).or_else(|reason| bad("rope", reason))
+        self.rope.check(self.rotary_dim()).map_err(|reason| ("rope", reason))?;
+        self.variant.check(self)
     }
 }
 
-/// The graphs that exist.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Architecture {
-    /// Llama 2, 3 and those that share its shape (SmolLM2).
-    Llama,
-}
-
-/// Rotary position embedding: half-rotation layout.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Rope {
-    /// Base of the frequencies.
-    pub theta: f64,
-    /// How the frequencies are stretched.
-    pub scaling: RopeScaling,
-}
-
-impl Rope {
-    fn check(&self, head_dim: usize) -> Result<(), String> {
-        let positive = |name: &str, x: f64| {
-            if x.is_finite() && x > 0.0 { Ok(()) } else { Err(format!("{name} {x} is no positive number")) }
-        };
-        positive("theta", self.theta)?;
-        match &self.scaling {
-            RopeScaling::None => Ok(()),
-            RopeScaling::Linear { factor } => positive("factor", *factor),
-            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
-                positive("factor", *factor)?;
-                positive("low_freq_factor", *low_freq_factor)?;
-                positive("high_freq_factor", *high_freq_factor)?;
-                if high_freq_factor <= low_freq_factor {
-                    return Err(format!("high_freq_factor {high_freq_factor} is not above {low_freq_factor}"));
-                }
-                positive("original_context", *original_context as f64)
+impl Variant {
+    fn check(&self, config: &ModelConfig) -> Result<(), (&'static str, String)> {
+        if let Some(rotary) = self.rotary_dim {
+            within("rotary_dim", rotary, 2, config.head_dim)?;
+            if !rotary.is_multiple_of(2) {
+                return Err(("rotary_dim", format!("{rotary} is odd, rotation needs pairs")));
             }
-            RopeScaling::Factors { factors } if factors.len() != head_dim / 2 => {
-                Err(format!("{} frequency factors, head_dim {head_dim} needs {}", factors.len(), head_dim / 2))
-            }
-            RopeScaling::Factors { factors } => factors.iter().try_for_each(|x| positive("frequency factor", *x)),
         }
+        for (field, value) in [
+            ("embedding_scale", self.embedding_scale),
+            ("attention_scale", self.attention_scale),
+            ("attention_softcap", self.attention_softcap),
+            ("logit_softcap", self.logit_softcap),
+        ] {
+            if value.is_some_and(|x| !(x.is_finite() && x > 0.0)) {
+                return Err((field, format!("{value:?} is no positive number")));
+            }
+        }
+        if !self.norm_offset.is_finite() {
+            return Err(("norm_offset", format!("{} is no number", self.norm_offset)));
+        }
+        if let Some(sliding) = &self.sliding {
+            within("sliding.window", sliding.window, 1, CONTEXT_MAX)?;
+            within("sliding.layers", sliding.layers.len(), config.layers, config.layers)?;
+            let rope = sliding.rope.as_ref().map_or(Ok(()), |rope| rope.check(config.rotary_dim()));
+            rope.map_err(|reason| ("sliding.rope", reason))?;
+        }
+        if let Some(experts) = &self.experts {
+            within("experts.count", experts.count, 1, EXPERTS_MAX)?;
+            within("experts.used", experts.used, 1, experts.count)?;
+            within("experts.width", experts.width, 1, WIDTH_MAX)?;
+            within("experts.dense_layers", experts.dense_layers.len(), 0, config.layers)?;
+        }
+        Ok(())
     }
 }
 
-/// Stretching of rotary frequencies for long contexts.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum RopeScaling {
-    /// None.
-    None,
-    /// Positions divided by `factor`.
-    Linear {
-        /// The divisor.
-        factor: f64,
-    },
-    /// Llama 3's three bands.
-    Llama3 {
-        /// Divisor of the low frequencies.
-        factor: f64,
-        /// Wavelengths over `original_context / low_freq_factor` are divided by `factor`.
-        low_freq_factor: f64,
-        /// Wavelengths under `original_context / high_freq_factor` are kept.
-        high_freq_factor: f64,
-        /// Context of the original training.
-        original_context: usize,
-    },
-    /// Frequency `i` is divided by `factors[i]`; `head_dim / 2` of them (GGUF's `rope_freqs.weight`).
-    Factors {
-        /// The divisors, all finite and positive.
-        factors: Vec<f64>,
-    },
+fn within(field: &'static str, value: usize, min: usize, max: usize) -> Result<(), (&'static str, String)> {
+    if (min..=max).contains(&value) { Ok(()) } else { Err((field, format!("{value}, accepted are {min} to {max}"))) }
 }

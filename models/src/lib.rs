@@ -4,21 +4,24 @@
 //! Unsafe code lives in `import/map.rs` alone.
 #![deny(unsafe_code)]
 
+mod architectures;
 mod config;
 mod error;
 mod generation;
 mod graph;
 pub mod import;
 mod restore;
+mod rope_config;
 mod seal;
 mod template;
 mod tokenizer;
 
-pub use config::{Architecture, ModelConfig, Rope, RopeScaling};
+pub use config::{Activation, Biases, Experts, ModelConfig, Sliding, Variant};
 pub use error::Error;
 pub use generation::Generation;
 pub use graph::{Batch, Kv, Logits, Model, Segment};
 pub use import::Source;
+pub use rope_config::{Rope, RopeScaling};
 pub use seal::{SealOptions, Weights, seal};
 pub use template::ChatTemplate;
 pub use tokenizer::{TokenStream, Tokenizer};

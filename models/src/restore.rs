@@ -2,11 +2,12 @@
 //! weights; every tensor's format and shape is checked against the configuration before use. **Absent:** verification of
 //! the bytes, which goes on beside it (`snapshot::Verification`).
 
-use crate::graph::{Attention, Frequencies, Layer, Linear, Llama, Mlp, Model, RmsNorm};
-use crate::{Architecture, Error, ModelConfig, RopeScaling};
+use crate::graph::{Attention, Decoder, Experts, FeedForward, Frequencies, Layer, Linear, Mlp, Model, RmsNorm};
+use crate::import::plan::{EMBEDDING, HEAD, NORM};
+use crate::{Error, ModelConfig};
 use burn::tensor::{Device, Tensor, TensorData};
 use bytes::Bytes;
-use kernels::{Format, KvFormat, Matrix};
+use kernels::{Format, KvFormat, Matrix, Scores};
 use snapshot::{SectionKind, Snapshot};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,11 +23,13 @@ impl Model {
     pub fn restore(snapshot: &Arc<Snapshot>) -> Result<Self, Error> {
         let section = snapshot.section(SectionKind::Config)?;
         let json = section.ok_or_else(|| Error::BadModel("the snapshot has no config section".into()))?;
-        let config = serde_json::from_slice(json).map_err(|e| Error::BadModel(format!("config section: {e}")))?;
-        check(&config)?;
+        let config: ModelConfig =
+            serde_json::from_slice(json).map_err(|e| Error::BadModel(format!("config section: {e}")))?;
+        // No later arithmetic can then overflow or divide by zero.
+        config.check("config section")?;
         let device = Device::flex();
         let tensors = snapshot.tensors().iter().map(|t| (t.name.as_str(), t)).collect();
-        let graph = Weights { snapshot, tensors, device: &device }.llama(&config)?;
+        let graph = Weights { snapshot, tensors, device: &device, config: &config }.decoder()?;
         let kv_format = if snapshot.weights() == "f32" { KvFormat::F32 } else { KvFormat::F16 };
         Ok(Self { config, graph, kv_format, device })
     }
@@ -37,64 +40,131 @@ struct Weights<'a> {
     snapshot: &'a Arc<Snapshot>,
     tensors: HashMap<&'a str, &'a snapshot::Tensor>,
     device: &'a Device,
+    config: &'a ModelConfig,
 }
 
 impl Weights<'_> {
-    fn llama(&self, config: &ModelConfig) -> Result<Llama, Error> {
-        let ModelConfig { vocab_size, hidden_size, .. } = *config;
-        let embedding = self.linear("model.embed_tokens.weight", vocab_size, hidden_size)?;
-        let layers = (0..config.layers).map(|i| self.layer(i, config)).collect::<Result<_, _>>()?;
-        let norm = self.norm("model.norm.weight", config)?;
-        let head = if config.tied_embedding {
+    fn decoder(&self) -> Result<Decoder, Error> {
+        let ModelConfig { vocab_size, hidden_size, .. } = *self.config;
+        let variant = &self.config.variant;
+        let embedding = Linear::new(self.matrix(EMBEDDING, vocab_size, hidden_size)?, None);
+        let layers = (0..self.config.layers).map(|i| self.layer(i)).collect::<Result<_, _>>()?;
+        let norm = self.norm(NORM, hidden_size)?;
+        let head = if self.config.tied_embedding {
             embedding.clone()
         } else {
-            self.linear("lm_head.weight", vocab_size, hidden_size)?
+            Linear::new(self.matrix(HEAD, vocab_size, hidden_size)?, None)
         };
-        let frequencies = Frequencies::new(&config.rope, config.head_dim);
-        Ok(Llama { embedding, layers, norm, head, frequencies })
+        let rotated = self.config.rotary_dim();
+        let local = variant.sliding.as_ref().and_then(|sliding| sliding.rope.as_ref());
+        Ok(Decoder {
+            embedding,
+            layers,
+            norm,
+            head,
+            frequencies: Frequencies::new(&self.config.rope, rotated),
+            local_frequencies: local.map(|rope| Frequencies::new(rope, rotated)),
+            embedding_scale: variant.embedding_scale,
+            logit_softcap: variant.logit_softcap,
+        })
     }
 
-    fn layer(&self, index: usize, config: &ModelConfig) -> Result<Layer, Error> {
-        let ModelConfig { hidden_size, intermediate_size, heads, kv_heads, head_dim, .. } = *config;
-        let name = |part: &str| format!("model.layers.{index}.{part}.weight");
-        let linear = |part: &str, n, k| self.linear(&name(part), n, k);
+    fn layer(&self, index: usize) -> Result<Layer, Error> {
+        let at = format!("model.layers.{index}");
+        let norm = |part: &str| self.norm(&format!("{at}.{part}.weight"), self.config.hidden_size);
+        let out_norm = |part: &str| self.config.variant.output_norms.then(|| norm(part)).transpose();
         Ok(Layer {
-            input_norm: self.norm(&name("input_layernorm"), config)?,
-            attention: Attention {
-                q: linear("self_attn.q_proj", heads * head_dim, hidden_size)?,
-                k: linear("self_attn.k_proj", kv_heads * head_dim, hidden_size)?,
-                v: linear("self_attn.v_proj", kv_heads * head_dim, hidden_size)?,
-                o: linear("self_attn.o_proj", hidden_size, heads * head_dim)?,
-                heads,
-                kv_heads,
-                head_dim,
-            },
-            mlp_norm: self.norm(&name("post_attention_layernorm"), config)?,
-            mlp: Mlp {
-                gate: linear("mlp.gate_proj", intermediate_size, hidden_size)?,
-                up: linear("mlp.up_proj", intermediate_size, hidden_size)?,
-                down: linear("mlp.down_proj", hidden_size, intermediate_size)?,
+            input_norm: norm("input_layernorm")?,
+            attention: self.attention(index, &format!("{at}.self_attn"))?,
+            attention_out_norm: out_norm("attention_out_norm")?,
+            mlp_norm: norm("post_attention_layernorm")?,
+            feed_forward: self.feed_forward(index, &format!("{at}.mlp"))?,
+            mlp_out_norm: out_norm("mlp_out_norm")?,
+        })
+    }
+
+    fn attention(&self, layer: usize, at: &str) -> Result<Attention, Error> {
+        let ModelConfig { hidden_size, heads, kv_heads, head_dim, .. } = *self.config;
+        let variant = &self.config.variant;
+        let biases = variant.biases;
+        let linear = |part: &str, n, k, bias| self.linear(&format!("{at}.{part}"), n, k, bias);
+        let norm = |part: &str| {
+            let norm = || self.norm(&format!("{at}.{part}.weight"), head_dim);
+            variant.qk_norm.then(norm).transpose()
+        };
+        let sliding = variant.sliding.as_ref().filter(|sliding| sliding.layers[layer]);
+        Ok(Attention {
+            q: linear("q_proj", heads * head_dim, hidden_size, biases.qkv)?,
+            k: linear("k_proj", kv_heads * head_dim, hidden_size, biases.qkv)?,
+            v: linear("v_proj", kv_heads * head_dim, hidden_size, biases.qkv)?,
+            o: linear("o_proj", hidden_size, heads * head_dim, biases.output)?,
+            q_norm: norm("q_norm")?,
+            k_norm: norm("k_norm")?,
+            heads,
+            kv_heads,
+            head_dim,
+            scores: Scores {
+                scale: variant.attention_scale.unwrap_or_else(|| 1.0 / (head_dim as f32).sqrt()),
+                window: sliding.map(|sliding| sliding.window),
+                softcap: variant.attention_softcap,
             },
         })
     }
 
-    /// `[n, k]` in any format, in place.
-    fn linear(&self, name: &str, n: usize, k: usize) -> Result<Linear, Error> {
-        let (format, bytes) = self.stored(name, &[n, k], k)?;
-        let matrix = Matrix::from_bytes(bytes, format, n, k, self.device);
-        Ok(Linear::new(matrix.map_err(|e| Error::BadModel(format!("tensor {name}: {e}")))?))
+    fn feed_forward(&self, layer: usize, at: &str) -> Result<FeedForward, Error> {
+        let Some(experts) = self.config.experts_of(layer) else {
+            let mlp = self.mlp(at, self.config.intermediate_size, self.config.variant.biases.mlp);
+            return mlp.map(FeedForward::Dense);
+        };
+        let expert = |number: usize| self.mlp(&format!("{at}.experts.{number}"), experts.width, false);
+        Ok(FeedForward::Experts(Experts {
+            router: self.linear(&format!("{at}.gate"), experts.count, self.config.hidden_size, false)?,
+            experts: (0..experts.count).map(expert).collect::<Result<_, _>>()?,
+            used: experts.used,
+            renormalise: experts.renormalise,
+        }))
     }
 
-    fn norm(&self, name: &str, config: &ModelConfig) -> Result<RmsNorm, Error> {
-        Ok(RmsNorm::new(self.vector(name, config.hidden_size)?, config.rms_norm_eps as f32))
+    fn mlp(&self, at: &str, inner: usize, bias: bool) -> Result<Mlp, Error> {
+        let hidden = self.config.hidden_size;
+        Ok(Mlp {
+            gate: self.linear(&format!("{at}.gate_proj"), inner, hidden, bias)?,
+            up: self.linear(&format!("{at}.up_proj"), inner, hidden, bias)?,
+            down: self.linear(&format!("{at}.down_proj"), hidden, inner, bias)?,
+            activation: self.config.variant.activation,
+        })
+    }
+
+    /// A projection `[n, k]` in any format, in place.
+    fn linear(&self, at: &str, n: usize, k: usize, bias: bool) -> Result<Linear, Error> {
+        let weight = self.matrix(&format!("{at}.weight"), n, k)?;
+        let bias = bias.then(|| self.vector(&format!("{at}.bias"), n)).transpose()?;
+        Ok(Linear::new(weight, bias.map(|bias| self.tensor(bias))))
+    }
+
+    fn matrix(&self, name: &str, n: usize, k: usize) -> Result<Matrix, Error> {
+        let (format, bytes) = self.stored(name, &[n, k], k)?;
+        let matrix = Matrix::from_bytes(bytes, format, n, k, self.device);
+        matrix.map_err(|e| Error::BadModel(format!("tensor {name}: {e}")))
+    }
+
+    fn norm(&self, name: &str, n: usize) -> Result<RmsNorm, Error> {
+        let mut weight = self.vector(name, n)?;
+        weight.iter_mut().for_each(|w| *w += self.config.variant.norm_offset);
+        Ok(RmsNorm::new(self.tensor(weight), self.config.rms_norm_eps as f32))
+    }
+
+    fn tensor(&self, values: Vec<f32>) -> Tensor<1> {
+        let n = values.len();
+        Tensor::from_data(TensorData::new(values, [n]), self.device)
     }
 
     /// `[n] f32`: a few kilobytes, read into float32 whatever they are stored as.
-    fn vector(&self, name: &str, n: usize) -> Result<Tensor<1>, Error> {
+    fn vector(&self, name: &str, n: usize) -> Result<Vec<f32>, Error> {
         let (format, bytes) = self.stored(name, &[n], n)?;
         let mut values = vec![0.0; n];
         format.dequantize_row(&bytes, &mut values);
-        Ok(Tensor::from_data(TensorData::new(values, [n]), self.device))
+        Ok(values)
     }
 
     /// The tensor `name`, which must have `shape` in rows of `k` elements.
@@ -122,52 +192,3 @@ impl Weights<'_> {
         Ok((format, bytes))
     }
 }
-
-/// What the graph can run: refused here, so that no later arithmetic can overflow or divide by zero.
-fn check(config: &ModelConfig) -> Result<(), Error> {
-    let Architecture::Llama = config.architecture;
-    let bad = |what: &str| Err(Error::BadModel(format!("config: {what}")));
-    let sizes = [
-        ("vocab_size", config.vocab_size),
-        ("hidden_size", config.hidden_size),
-        ("intermediate_size", config.intermediate_size),
-        ("layers", config.layers),
-        ("heads", config.heads),
-        ("kv_heads", config.kv_heads),
-        ("head_dim", config.head_dim),
-        ("context_length", config.context_length),
-    ];
-    if let Some((name, value)) = sizes.into_iter().find(|(_, v)| !(1..=SIZE_MAX).contains(v)) {
-        return bad(&format!("{name} is {value}, outside 1..={SIZE_MAX}"));
-    }
-    if !config.heads.is_multiple_of(config.kv_heads) {
-        return bad(&format!("heads {} is no multiple of kv_heads {}", config.heads, config.kv_heads));
-    }
-    if !config.head_dim.is_multiple_of(2) {
-        return bad(&format!("head_dim {} is odd, and cannot be rotated in halves", config.head_dim));
-    }
-    if !(config.rms_norm_eps.is_finite() && config.rms_norm_eps >= 0.0) {
-        return bad(&format!("rms_norm_eps is {}", config.rms_norm_eps));
-    }
-    if !(config.rope.theta.is_finite() && config.rope.theta > 0.0) {
-        return bad(&format!("rope.theta is {}", config.rope.theta));
-    }
-    let positive = |value: f64| value.is_finite() && value > 0.0;
-    let scaling_is_sound = match &config.rope.scaling {
-        RopeScaling::None => true,
-        RopeScaling::Linear { factor } => positive(*factor),
-        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
-            positive(*factor) && high_freq_factor > low_freq_factor && *original_context > 0
-        }
-        RopeScaling::Factors { factors } => {
-            factors.len() == config.head_dim / 2 && factors.iter().all(|&f| positive(f))
-        }
-    };
-    if !scaling_is_sound {
-        return bad(&format!("rope.scaling is {:?}", config.rope.scaling));
-    }
-    Ok(())
-}
-
-/// No dimension of a model this runs is larger; products of two then fit in 64 bits with room.
-const SIZE_MAX: usize = 1 << 24;

@@ -13,7 +13,7 @@ use super::lanes::exp;
 use super::scratch::{self, Scratch};
 use super::shared::Shared;
 use super::vector::{Vector, vectored};
-use crate::{BLOCK_TOKENS, Segment};
+use crate::{BLOCK_TOKENS, Scores, Segment};
 use std::ops::Range;
 
 /// Rows of a segment in one task.
@@ -26,7 +26,7 @@ struct Input<'a, T> {
     keys: &'a [T],
     values: &'a [T],
     heads: Heads,
-    scale: f32,
+    scoring: Scores,
 }
 
 /// One head's keys, and rows of one segment that read them.
@@ -45,10 +45,10 @@ pub(crate) fn attention<T: Element>(
     (keys, values): (&[T], &[T]),
     heads: Heads,
     segments: &[Segment],
-    scale: f32,
+    scoring: Scores,
     out: &mut [f32],
 ) {
-    let input = &Input { q, keys, values, heads, scale };
+    let input = &Input { q, keys, values, heads, scoring };
     let tasks: Vec<Task> = segments
         .iter()
         .flat_map(|segment| {
@@ -86,18 +86,26 @@ fn run_with<V: Vector, const N: usize, const Q: usize, T: Element>(
         let used = Q.min(queries - first);
         let mut starts = [0; Q];
         let mut lengths = [0; Q];
+        let mut firsts = [0; Q];
         for i in 0..Q {
             // A tile that is not full computes its last query several times.
             let at = first + i.min(used - 1);
             let (row, head) = (task.rows.start + at / group, task.kv_head * group + at % group);
             starts[i] = ((task.segment.row + row) * query + head) * dim;
-            lengths[i] = task.segment.position + row + 1;
+            let position = task.segment.position + row;
+            lengths[i] = position + 1;
+            firsts[i] = input.scoring.first_seen(position);
         }
-        let tile = Tile { input, task, q: starts.map(|start| &input.q[start..start + dim]), lengths, reach };
+        let q = starts.map(|start| &input.q[start..start + dim]);
+        let tile = Tile { input, task, q, firsts, lengths, reach };
         tile.scores::<V, N>(scores);
         let mut totals = [0.0; Q];
         for i in 0..Q {
-            totals[i] = softmax::<V>(&mut scores[i * reach..][..reach], lengths[i]);
+            let scores = &mut scores[i * reach..][..reach];
+            if let Some(cap) = input.scoring.softcap {
+                scores[firsts[i]..lengths[i]].iter_mut().for_each(|score| *score = cap * (*score / cap).tanh());
+            }
+            totals[i] = softmax::<V>(scores, firsts[i]..lengths[i]);
         }
         tile.weigh::<V, N>(scores, sums);
         for i in 0..used {
@@ -115,7 +123,9 @@ struct Tile<'a, T, const Q: usize> {
     input: &'a Input<'a, T>,
     task: &'a Task<'a>,
     q: [&'a [f32]; Q],
-    /// Keys that each query sees.
+    /// The first position that each query sees.
+    firsts: [usize; Q],
+    /// One more than the last.
     lengths: [usize; Q],
     /// Scores that each query has room for, whole blocks.
     reach: usize,
@@ -123,8 +133,10 @@ struct Tile<'a, T, const Q: usize> {
 
 #[allow(clippy::needless_range_loop)] // several arrays share the index of a query
 impl<T: Element, const Q: usize> Tile<'_, T, Q> {
-    fn longest(&self) -> usize {
-        self.lengths.into_iter().max().unwrap_or(0)
+    /// Blocks that hold what any of the queries sees.
+    fn blocks(&self) -> Range<usize> {
+        let longest = self.lengths.into_iter().max().unwrap_or(0);
+        self.firsts.into_iter().min().unwrap_or(0) / BLOCK_TOKENS..longest.div_ceil(BLOCK_TOKENS)
     }
 
     fn block<'a>(&self, of: &'a [T], block: usize) -> &'a [T] {
@@ -133,11 +145,11 @@ impl<T: Element, const Q: usize> Tile<'_, T, Q> {
         &of[start..start + heads.block_elements()]
     }
 
-    /// `scores [query, reach]`, scaled; beyond a query's length they mean nothing.
+    /// `scores [query, reach]`, scaled; where a query sees nothing they mean nothing.
     #[inline(always)]
     fn scores<V: Vector, const N: usize>(&self, scores: &mut [f32]) {
-        let scale = self.input.scale;
-        for block in 0..self.longest().div_ceil(BLOCK_TOKENS) {
+        let scale = self.input.scoring.scale;
+        for block in self.blocks() {
             let keys = self.block(self.input.keys, block).as_chunks::<BLOCK_TOKENS>().0;
             let mut sums = [[V::splat(0.0); N]; Q];
             for (d, keys) in keys.iter().enumerate() {
@@ -167,7 +179,7 @@ impl<T: Element, const Q: usize> Tile<'_, T, Q> {
     fn weigh<V: Vector, const N: usize>(&self, weights: &[f32], sums: &mut [f32]) {
         let dim = self.input.heads.dim;
         sums.fill(0.0);
-        for block in 0..self.longest().div_ceil(BLOCK_TOKENS) {
+        for block in self.blocks() {
             let first = block * BLOCK_TOKENS;
             let values = self.block(self.input.values, block);
             let mut ends = [0; Q];
@@ -255,13 +267,18 @@ fn weigh_columns<V: Vector, const N: usize, const R: usize, T: Element>(
     }
 }
 
-/// Makes of the first `length` scores their exponentials against the greatest, of the others 0,
-/// and gives the sum.
+/// Makes of the scores `seen` their exponentials against the greatest, of the others 0, and gives the sum.
+///
+/// A score's lane follows from its position alone, so that neither sum nor greatest depend on where a tile begins.
 #[inline(always)]
-fn softmax<V: Vector>(scores: &mut [f32], length: usize) -> f32 {
-    let (scores, beyond) = scores.split_at_mut(length.next_multiple_of(V::LANES));
+fn softmax<V: Vector>(scores: &mut [f32], seen: Range<usize>) -> f32 {
+    let (before, scores) = scores.split_at_mut(seen.start / V::LANES * V::LANES);
+    before.fill(0.0);
+    let seen = seen.start - before.len()..seen.end - before.len();
+    let (scores, beyond) = scores.split_at_mut(seen.end.next_multiple_of(V::LANES));
     beyond.fill(0.0);
-    scores[length..].fill(f32::NEG_INFINITY);
+    scores[..seen.start].fill(f32::NEG_INFINITY);
+    scores[seen.end..].fill(f32::NEG_INFINITY);
     let mut greatest = V::splat(f32::NEG_INFINITY);
     for scores in scores.chunks_exact(V::LANES) {
         greatest = greatest.max(V::load(scores));

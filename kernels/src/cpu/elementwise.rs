@@ -14,11 +14,14 @@ pub(crate) fn rms_norm(on: On, x: &mut [f32], weight: &[f32], eps: f32) {
     over_rows(on, x, weight.len(), &|_, x| rms_norm_rows(on.level, x, weight, eps));
 }
 
-/// In each head of `x [rows, heads, 2 · pairs]`, elements `i` and `i + pairs` turn by the angle that `cos` and
+/// In each head of `x [rows, heads, dim]`, elements `i` and `i + pairs` turn by the angle that `cos` and
 /// `sin [rows, pairs]` give.
-pub(crate) fn rotate(on: On, x: &mut [f32], heads: usize, cos: &[f32], sin: &[f32], pairs: usize) {
-    over_rows(on, x, heads * 2 * pairs, &|first, x| {
-        rotate_rows(on.level, x, heads, &cos[first * pairs..], &sin[first * pairs..], pairs);
+pub(crate) fn rotate(on: On, x: &mut [f32], (heads, dim): (usize, usize), cos: &[f32], sin: &[f32], pairs: usize) {
+    if pairs == 0 {
+        return;
+    }
+    over_rows(on, x, heads * dim, &|first, x| {
+        rotate_rows(on.level, x, (heads, dim), &cos[first * pairs..], &sin[first * pairs..], pairs);
     });
 }
 
@@ -26,6 +29,13 @@ pub(crate) fn rotate(on: On, x: &mut [f32], heads: usize, cos: &[f32], sin: &[f3
 pub(crate) fn silu_mul(on: On, gate: &mut [f32], up: &[f32], n: usize) {
     over_rows(on, gate, n, &|first, gate| {
         silu_mul_rows(on.level, gate, &up[first * n..][..gate.len()]);
+    });
+}
+
+/// `gate [rows, n]` becomes `gelu(gate) · up`, by the approximation with a tanh.
+pub(crate) fn gelu_mul(on: On, gate: &mut [f32], up: &[f32], n: usize) {
+    over_rows(on, gate, n, &|first, gate| {
+        gelu_mul_rows(on.level, gate, &up[first * n..][..gate.len()]);
     });
 }
 
@@ -50,9 +60,10 @@ fn over_rows(on: On, x: &mut [f32], width: usize, work: &(dyn Fn(usize, &mut [f3
 
 leveled! { fn rms_norm_rows(x: &mut [f32], weight: &[f32], eps: f32) = rms_norm_lanes }
 leveled! {
-    fn rotate_rows(x: &mut [f32], heads: usize, cos: &[f32], sin: &[f32], pairs: usize) = rotate_lanes
+    fn rotate_rows(x: &mut [f32], heads: (usize, usize), cos: &[f32], sin: &[f32], pairs: usize) = rotate_lanes
 }
 leveled! { fn silu_mul_rows(gate: &mut [f32], up: &[f32]) = silu_mul_lanes }
+leveled! { fn gelu_mul_rows(gate: &mut [f32], up: &[f32]) = gelu_mul_lanes }
 
 #[inline(always)]
 fn rms_norm_lanes<const L: usize, const FMA: bool>(x: &mut [f32], weight: &[f32], eps: f32) {
@@ -76,11 +87,17 @@ fn rms_norm_lanes<const L: usize, const FMA: bool>(x: &mut [f32], weight: &[f32]
 }
 
 #[inline(always)]
-fn rotate_lanes<const L: usize, const FMA: bool>(x: &mut [f32], heads: usize, cos: &[f32], sin: &[f32], pairs: usize) {
+fn rotate_lanes<const L: usize, const FMA: bool>(
+    x: &mut [f32],
+    (heads, dim): (usize, usize),
+    cos: &[f32],
+    sin: &[f32],
+    pairs: usize,
+) {
     let turns = cos.chunks_exact(pairs).zip(sin.chunks_exact(pairs));
-    for (x, (cos, sin)) in x.chunks_exact_mut(heads * 2 * pairs).zip(turns) {
-        for head in x.chunks_exact_mut(2 * pairs) {
-            let (low, high) = head.split_at_mut(pairs);
+    for (x, (cos, sin)) in x.chunks_exact_mut(heads * dim).zip(turns) {
+        for head in x.chunks_exact_mut(dim) {
+            let (low, high) = head[..2 * pairs].split_at_mut(pairs);
             for i in 0..pairs {
                 let (a, b) = (low[i], high[i]);
                 low[i] = add::<FMA>(a, cos[i], -b * sin[i]);
@@ -93,11 +110,27 @@ fn rotate_lanes<const L: usize, const FMA: bool>(x: &mut [f32], heads: usize, co
 #[inline(always)]
 fn silu_mul_lanes<const L: usize, const FMA: bool>(gate: &mut [f32], up: &[f32]) {
     for (gate, up) in gate.iter_mut().zip(up) {
-        // The exponential of a negative number cannot overflow, whichever sign the gate has.
-        let e = exp::<FMA>(-gate.abs());
-        let share = if *gate < 0.0 { e } else { 1.0 };
-        *gate *= share / (1.0 + e) * up;
+        *gate *= logistic::<FMA>(*gate) * up;
     }
+}
+
+#[inline(always)]
+fn gelu_mul_lanes<const L: usize, const FMA: bool>(gate: &mut [f32], up: &[f32]) {
+    /// Twice the square root of 2/π: `(1 + tanh(x)) / 2` is the logistic function of `2 x`.
+    const TWICE: f32 = 1.595_769_1;
+    for (gate, up) in gate.iter_mut().zip(up) {
+        let cubic = add::<FMA>(0.044_715 * *gate * *gate, *gate, *gate);
+        *gate *= logistic::<FMA>(TWICE * cubic) * up;
+    }
+}
+
+/// `1 / (1 + e^-x)`.
+#[inline(always)]
+fn logistic<const FMA: bool>(x: f32) -> f32 {
+    // The exponential of a negative number cannot overflow, whichever sign `x` has.
+    let e = exp::<FMA>(-x.abs());
+    let share = if x < 0.0 { e } else { 1.0 };
+    share / (1.0 + e)
 }
 
 #[cfg(test)]
@@ -144,19 +177,39 @@ mod tests {
     #[test]
     fn rotate_turns_each_pair_by_its_rows_angle() {
         everywhere(|on, rows, dim| {
-            let (heads, pairs) = (3, dim / 2);
-            let x = wave(rows * heads * dim, 0.0);
-            let (cos, sin) = (wave(rows * pairs, 1.0), wave(rows * pairs, 2.0));
-            let mut got = x.clone();
-            rotate(on, &mut got, heads, &cos, &sin, pairs);
-            let want = (0..x.len()).map(|at| {
-                let (row, i) = (at / (heads * dim), at % dim);
-                let turn = row * pairs + i % pairs;
-                let (c, s) = (f64::from(cos[turn]), f64::from(sin[turn]));
-                let (partner, sign) = if i < pairs { (at + pairs, -1.0) } else { (at - pairs, 1.0) };
-                f64::from(x[at]) * c + sign * f64::from(x[partner]) * s
+            let heads = 3;
+            for pairs in [dim / 2, dim / 4] {
+                let x = wave(rows * heads * dim, 0.0);
+                let (cos, sin) = (wave(rows * pairs, 1.0), wave(rows * pairs, 2.0));
+                let mut got = x.clone();
+                rotate(on, &mut got, (heads, dim), &cos, &sin, pairs);
+                let want = (0..x.len()).map(|at| {
+                    let (row, i) = (at / (heads * dim), at % dim);
+                    if i >= 2 * pairs {
+                        return f64::from(x[at]);
+                    }
+                    let turn = row * pairs + i % pairs.max(1);
+                    let (c, s) = (f64::from(cos[turn]), f64::from(sin[turn]));
+                    let (partner, sign) = if i < pairs { (at + pairs, -1.0) } else { (at - pairs, 1.0) };
+                    f64::from(x[at]) * c + sign * f64::from(x[partner]) * s
+                });
+                check(&got, want, "rotate");
+            }
+        });
+    }
+
+    #[test]
+    fn gelu_mul_gates() {
+        everywhere(|on, rows, n| {
+            let (gate, up) = (wave(rows * n, 0.0), wave(rows * n, 9.0));
+            let mut got = gate.clone();
+            gelu_mul(on, &mut got, &up, n);
+            let want = gate.iter().zip(&up).map(|(&g, &u)| {
+                let g = f64::from(g);
+                let tanh = (std::f64::consts::FRAC_2_PI.sqrt() * (g + 0.044715 * g.powi(3))).tanh();
+                0.5 * g * (1.0 + tanh) * f64::from(u)
             });
-            check(&got, want, "rotate");
+            check(&got, want, "gelu_mul");
         });
     }
 

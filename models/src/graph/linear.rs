@@ -1,38 +1,49 @@
 //! Weight matrices in the graph. **Invariant:** the bytes stay as the snapshot holds them; nothing here unpacks a whole
 //! matrix.
 
-use burn::module::Module;
+use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;
 use kernels::Matrix;
 
-/// A matrix `[n, k]` in its stored format: a projection `x · wᵀ`, or a table of rows.
+/// A matrix `[n, k]` in its stored format: a projection `x · wᵀ + b`, or a table of rows.
 #[derive(Module, Debug)]
 pub(crate) struct Linear {
     weight: Matrix,
+    /// `[n] f32`
+    bias: Option<Param<Tensor<1>>>,
 }
 
 impl Linear {
-    pub(crate) fn new(weight: Matrix) -> Self {
-        Self { weight }
+    pub(crate) fn new(weight: Matrix, bias: Option<Tensor<1>>) -> Self {
+        Self { weight, bias: bias.map(|bias| Param::initialized(ParamId::new(), bias)) }
     }
 
     /// `x [rows, k] f32 → [rows, n] f32`
     pub(super) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        kernels::linear(x, &self.weight)
+        self.biased(kernels::linear(x, &self.weight))
     }
 
     /// [`Linear::forward`] of two at once.
     pub(super) fn forward_2([a, b]: [&Self; 2], x: Tensor<2>) -> [Tensor<2>; 2] {
-        kernels::linear_2(x, [&a.weight, &b.weight])
+        let [x, y] = kernels::linear_2(x, [&a.weight, &b.weight]);
+        [a.biased(x), b.biased(y)]
     }
 
     /// [`Linear::forward`] of three at once.
     pub(super) fn forward_3([a, b, c]: [&Self; 3], x: Tensor<2>) -> [Tensor<2>; 3] {
-        kernels::linear_3(x, [&a.weight, &b.weight, &c.weight])
+        let [x, y, z] = kernels::linear_3(x, [&a.weight, &b.weight, &c.weight]);
+        [a.biased(x), b.biased(y), c.biased(z)]
     }
 
     /// The rows `ids`, dequantised: `[ids, k] f32`.
     pub(super) fn rows(&self, ids: &[u32]) -> Tensor<2> {
         kernels::gather(&self.weight, ids)
+    }
+
+    fn biased(&self, x: Tensor<2>) -> Tensor<2> {
+        match &self.bias {
+            Some(bias) => x + bias.val().unsqueeze(),
+            None => x,
+        }
     }
 }

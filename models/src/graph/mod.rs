@@ -3,29 +3,34 @@
 //! **Invariants:** a row's logits have the same bits whatever else is in the batch; a step writes only the KV blocks its
 //! segments name. **Absent:** which sequence owns which block (the engine's business), sampling, text.
 
+mod attention;
+mod decoder;
+mod experts;
 mod layer;
 mod linear;
-mod llama;
+mod mlp;
 mod norm;
 mod rope;
 
-pub(crate) use layer::{Attention, Layer, Mlp};
+pub(crate) use attention::Attention;
+pub(crate) use decoder::Decoder;
+pub(crate) use experts::Experts;
+pub(crate) use layer::{FeedForward, Layer};
 pub(crate) use linear::Linear;
-pub(crate) use llama::Llama;
+pub(crate) use mlp::Mlp;
 pub(crate) use norm::RmsNorm;
 pub(crate) use rope::Frequencies;
 
 use crate::ModelConfig;
 use burn::tensor::{Device, TensorData};
 use kernels::{BLOCK_TOKENS, KvFormat, KvLayer};
-
-pub use kernels::Segment;
+use std::sync::Arc;
 
 /// A restored model: tensors that point into the snapshot's mapping, ready to compute.
 #[derive(Debug)]
 pub struct Model {
     pub(crate) config: ModelConfig,
-    pub(crate) graph: Llama,
+    pub(crate) graph: Decoder,
     pub(crate) kv_format: KvFormat,
     pub(crate) device: Device,
 }
@@ -76,6 +81,21 @@ impl Kv {
     }
 }
 
+/// Consecutive rows of one sequence in a batch.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    /// First row in the batch.
+    pub row: usize,
+    /// Number of rows.
+    pub rows: usize,
+    /// Position of the first row in its sequence.
+    pub position: usize,
+    /// Tokens of the sequence's prompt: some rotations differ for prompts beyond the original context.
+    pub prompt: usize,
+    /// Block table: block `i` holds the positions from `i * BLOCK_TOKENS` on.
+    pub blocks: Vec<u32>,
+}
+
 /// Rows of several sequences, computed in one step. Segments cover the rows in order and without gaps; tokens are below
 /// the vocabulary's size; each segment's block table reaches its last position.
 #[derive(Clone, Debug, Default)]
@@ -89,6 +109,12 @@ pub struct Batch {
 }
 
 impl Batch {
+    fn kernel_segments(&self) -> Arc<[kernels::Segment]> {
+        let segment =
+            |s: &Segment| kernels::Segment { row: s.row, rows: s.rows, position: s.position, blocks: s.blocks.clone() };
+        self.segments.iter().map(segment).collect()
+    }
+
     fn check(&self, vocab: usize, blocks: usize) {
         let rows = self.tokens.len();
         let mut next_row = 0;

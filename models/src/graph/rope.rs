@@ -1,47 +1,83 @@
 //! Rotary position embedding of half-rotated heads (Hugging Face's layout: element `i` turns with element
 //! `i + head_dim/2`). **Absent:** a table over the context; each step computes the positions it has.
 
+use super::Segment;
 use crate::{Rope, RopeScaling};
 use burn::tensor::{Device, Tensor, TensorData};
-use kernels::Segment;
 use std::f64::consts::TAU;
 
-/// Radians a pair turns per position: `[head_dim/2]`.
+/// Radians a pair turns per position: `[rotated / 2]`.
 #[derive(Clone, Debug)]
-pub(crate) struct Frequencies(Vec<f32>);
+pub(crate) struct Frequencies {
+    usual: Vec<f32>,
+    /// Beyond the original context.
+    long: Option<Long>,
+    /// Sines and cosines are multiplied by it.
+    factor: f32,
+}
 
-/// The turns of one step's rows, shared by all layers: `[rows, head_dim/2]` each.
+#[derive(Clone, Debug)]
+struct Long {
+    frequencies: Vec<f32>,
+    /// Tokens of the original context.
+    beyond: usize,
+}
+
+/// The turns of one step's rows, shared by all layers: `[rows, rotated / 2]` each.
+#[derive(Clone)]
 pub(super) struct Turns {
     cos: Tensor<2>,
     sin: Tensor<2>,
 }
 
 impl Frequencies {
-    pub(crate) fn new(rope: &Rope, head_dim: usize) -> Self {
-        let frequency = |pair: usize| {
-            let plain = rope.theta.powf(-((2 * pair) as f64) / head_dim as f64);
-            (plain / divisor(plain, pair, &rope.scaling)) as f32
+    /// For the first `rotated` elements of a head.
+    pub(crate) fn new(rope: &Rope, rotated: usize) -> Self {
+        let all = |divisor: &dyn Fn(f64, usize) -> f64| {
+            let frequency = |pair: usize| {
+                let plain = rope.theta.powf(-((2 * pair) as f64) / rotated as f64);
+                (plain / divisor(plain, pair)) as f32
+            };
+            (0..rotated / 2).map(frequency).collect::<Vec<f32>>()
         };
-        Self((0..head_dim / 2).map(frequency).collect())
+        let usual = all(&|plain, pair| divisor(plain, pair, &rope.scaling));
+        match &rope.scaling {
+            RopeScaling::LongRope { long, original_context, attention_factor, .. } => {
+                let frequencies = all(&|_, pair| long[pair]);
+                let long = Some(Long { frequencies, beyond: *original_context });
+                Self { usual, long, factor: *attention_factor as f32 }
+            }
+            _ => Self { usual, long: None, factor: 1.0 },
+        }
     }
 
     pub(super) fn turns(&self, segments: &[Segment], device: &Device) -> Turns {
-        let positions = segments.iter().flat_map(|s| s.position..s.position + s.rows);
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
-        for position in positions {
-            for frequency in &self.0 {
-                // The product is rounded to float32 as the reference implementations do.
-                let (s, c) = (position as f32 * frequency).sin_cos();
-                cos.push(c);
-                sin.push(s);
+        for segment in segments {
+            for position in segment.position..segment.position + segment.rows {
+                for frequency in self.at(position, segment.prompt) {
+                    // The product is rounded to float32 as the reference implementations do.
+                    let (s, c) = (position as f32 * frequency).sin_cos();
+                    cos.push(c * self.factor);
+                    sin.push(s * self.factor);
+                }
             }
         }
-        let pairs = self.0.len();
+        let pairs = self.usual.len();
         let tensor = |values: Vec<f32>| {
             let rows = values.len() / pairs;
             Tensor::from_data(TensorData::new(values, [rows, pairs]), device)
         };
         Turns { cos: tensor(cos), sin: tensor(sin) }
+    }
+
+    /// A prompt beyond the original context has the long frequencies from its first token on, a shorter one once it has
+    /// grown beyond it: what a row gets follows from prompt and position alone, however the rows are cut into steps.
+    fn at(&self, position: usize, prompt: usize) -> &[f32] {
+        match &self.long {
+            Some(long) if prompt.max(position + 1) > long.beyond => &long.frequencies,
+            _ => &self.usual,
+        }
     }
 }
 
@@ -64,6 +100,6 @@ fn divisor(frequency: f64, pair: usize, scaling: &RopeScaling) -> f64 {
             let kept = blend.clamp(0.0, 1.0);
             1.0 / (kept + (1.0 - kept) / factor)
         }
-        RopeScaling::Factors { factors } => factors[pair],
+        RopeScaling::Factors { factors } | RopeScaling::LongRope { short: factors, .. } => factors[pair],
     }
 }

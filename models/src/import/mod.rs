@@ -4,7 +4,7 @@
 //! [`Source`] holds exactly the tensors its graph needs, in order of first use. Nothing here writes, and nothing is downloaded.
 
 pub mod gguf;
-mod hf;
+pub(crate) mod hf;
 mod map;
 pub(crate) mod plan;
 mod reader;

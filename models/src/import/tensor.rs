@@ -3,6 +3,7 @@
 use super::plan::{Expected, Role};
 use bytes::Bytes;
 use kernels::Format;
+use std::borrow::Cow;
 
 /// A stored tensor, checked against what the graph expects.
 #[derive(Clone, Debug)]
@@ -28,17 +29,60 @@ pub(crate) enum RowOrder {
     Interleaved,
 }
 
+/// Where a tensor is published: under which name, and in which part of what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub name: String,
+    /// `None`: it is the whole of that tensor.
+    pub part: Option<Part>,
+}
+
+/// Consecutive rows of a larger tensor (or elements, where it is a vector).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// Shape of the larger tensor.
+    pub of: Vec<usize>,
+    /// The first row in it, all leading axes taken as one.
+    pub first: usize,
+}
+
+impl Place {
+    /// The whole of the tensor `name`.
+    pub fn whole(name: impl Into<String>) -> Self {
+        Self { name: name.into(), part: None }
+    }
+
+    /// Rows of the tensor `name`, which has the shape `of`, from `first` on.
+    pub fn part(name: impl Into<String>, of: &[usize], first: usize) -> Self {
+        Self { name: name.into(), part: Some(Part { of: of.to_vec(), first }) }
+    }
+
+    /// The shape the published tensor must have.
+    pub fn shape<'a>(&'a self, expected: &'a Expected) -> &'a [usize] {
+        self.part.as_ref().map_or(&expected.shape, |part| &part.of)
+    }
+}
+
 impl Stored {
-    /// `None` where `bytes` are not exactly as many as the shape needs in this format.
-    pub fn new(expected: &Expected, format: Format, bytes: Bytes, order: RowOrder) -> Option<Self> {
-        let (columns, rows) = expected.shape.split_last()?;
-        let row_bytes = format.row_bytes(*columns)?;
-        let rows = rows.iter().try_fold(1usize, |all, extent| all.checked_mul(*extent))?;
-        if rows.checked_mul(row_bytes)? != bytes.len() {
+    /// `expected` out of the published tensor's `bytes`, whose shape has been checked. `None` where these are not exactly as
+    /// many as the shape needs in this format, or where a block of the format would be cut.
+    pub fn new(expected: &Expected, place: &Place, format: Format, bytes: &Bytes, order: RowOrder) -> Option<Self> {
+        let published = size(format, place.shape(expected))?;
+        let wanted = size(format, &expected.shape)?;
+        let start = match &place.part {
+            None => 0,
+            Some(part) => {
+                let mut before = expected.shape.clone();
+                *before.first_mut()? = part.first;
+                size(format, &before)?
+            }
+        };
+        if published != bytes.len() || start.checked_add(wanted)? > published {
             return None;
         }
         let Expected { name, shape, role } = expected.clone();
-        Some(Self { name, shape, role, format, bytes, row_bytes, order })
+        let row_bytes = format.row_bytes(*shape.last()?)?;
+        Some(Self { name, shape, role, format, bytes: bytes.slice(start..start + wanted), row_bytes, order })
     }
 
     /// Elements of one row.
@@ -51,13 +95,29 @@ impl Stored {
     }
 
     /// Row `index` in canonical order, in the stored format.
-    pub fn row(&self, index: usize) -> &[u8] {
+    pub fn row(&self, index: usize) -> Cow<'_, [u8]> {
         let stored = match (self.order, self.role) {
+            (RowOrder::Interleaved, Role::Rotated { heads }) if self.shape.len() == 1 => {
+                return Cow::Owned(self.interleaved_elements(heads));
+            }
             (RowOrder::Interleaved, Role::Rotated { heads }) => interleaved(index, self.rows() / heads),
             _ => index,
         };
-        &self.bytes[stored * self.row_bytes..][..self.row_bytes]
+        Cow::Borrowed(&self.bytes[stored * self.row_bytes..][..self.row_bytes])
     }
+
+    /// A rotated projection's bias in canonical order; vectors are never stored in blocks.
+    fn interleaved_elements(&self, heads: usize) -> Vec<u8> {
+        let n = self.columns();
+        let size = self.row_bytes / n;
+        (0..n).flat_map(|i| &self.bytes[interleaved(i, n / heads) * size..][..size]).copied().collect()
+    }
+}
+
+/// Bytes of a tensor.
+fn size(format: Format, shape: &[usize]) -> Option<usize> {
+    let (columns, rows) = shape.split_last()?;
+    rows.iter().try_fold(format.row_bytes(*columns)?, |bytes, extent| bytes.checked_mul(*extent))
 }
 
 /// Where the row that Hugging Face has at `row` lies when the pairs of a head of `head_dim` rows are side by side.

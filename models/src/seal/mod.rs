@@ -45,8 +45,9 @@ impl Weights {
     /// The format a tensor is sealed in.
     fn format(self, tensor: &Stored) -> Format {
         let wanted = match (self, tensor.role) {
-            (_, Role::Norm) | (Self::F32, _) => Format::F32,
-            (Self::Native, _) => tensor.format,
+            (Self::F32, _) => Format::F32,
+            _ if tensor.shape.len() == 1 => Format::F32,
+            (Self::Native, _) | (Self::Bf16 | Self::Q8 | Self::Q4, Role::Router) => tensor.format,
             (Self::Bf16, _) => Format::BF16,
             (Self::Q8, _) | (Self::Q4, Role::Vocabulary) => Format::Q8_0,
             (Self::Q4, _) => Format::Q4_1,
@@ -135,7 +136,8 @@ fn write_tensor(tensor: &Stored, format: Format, out: &mut dyn std::io::Write) -
     let mut loss = Loss::default();
     let mut row = Row::new(tensor.format, format, tensor.columns());
     for index in 0..tensor.rows() {
-        let converted = row.convert(tensor.row(index)).map_err(|reason| {
+        let published = tensor.row(index);
+        let converted = row.convert(&published).map_err(|reason| {
             std::io::Error::new(
                 std::io::ErrorKind::InvalidData,
                 format!("tensor {} row {index}: {reason}", tensor.name),

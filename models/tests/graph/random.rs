@@ -2,7 +2,7 @@
 
 use crate::naive::Tensors;
 use kernels::Format;
-use models::{Architecture, Model, ModelConfig, Rope, RopeScaling};
+use models::{Model, ModelConfig, Rope, RopeScaling, Variant};
 use snapshot::{SealPlan, SectionKind, Snapshot, TensorPlan};
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// Shapes that no power of two divides: one KV head for five, a head wider than `hidden / heads`, an untied head.
 pub fn odd_config() -> ModelConfig {
     ModelConfig {
-        architecture: Architecture::Llama,
+        architecture: "llama".into(),
         vocab_size: 131,
         hidden_size: 44,
         intermediate_size: 92,
@@ -22,6 +22,7 @@ pub fn odd_config() -> ModelConfig {
         rope: Rope { theta: 10_000.0, scaling: RopeScaling::None },
         context_length: 256,
         tied_embedding: false,
+        variant: Variant::default(),
     }
 }
 

@@ -46,11 +46,11 @@ fn more_layers_than_there_are() {
 
 #[test]
 fn configurations_the_graph_cannot_run() {
-    check(ModelConfig { layers: 0, ..odd_config() }, None, &["layers is 0"]);
-    check(ModelConfig { kv_heads: 2, ..odd_config() }, None, &["kv_heads 2"]);
-    check(ModelConfig { head_dim: 19, ..odd_config() }, None, &["head_dim 19"]);
+    check(ModelConfig { layers: 0, ..odd_config() }, None, &["layers", "0, accepted"]);
+    check(ModelConfig { kv_heads: 2, ..odd_config() }, None, &["kv_heads", "2 do not divide"]);
+    check(ModelConfig { head_dim: 19, ..odd_config() }, None, &["head_dim", "19 is odd"]);
     check(ModelConfig { vocab_size: usize::MAX, ..odd_config() }, None, &["vocab_size"]);
     let rope = Rope { theta: 1e4, scaling: RopeScaling::Factors { factors: vec![1.0; 9] } };
-    check(ModelConfig { rope, ..odd_config() }, None, &["rope.scaling"]);
+    check(ModelConfig { rope, ..odd_config() }, None, &["rope", "9 frequency factors"]);
     check(ModelConfig { rms_norm_eps: -1.0, ..odd_config() }, None, &["rms_norm_eps"]);
 }

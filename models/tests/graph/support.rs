@@ -15,6 +15,8 @@ pub struct Pool {
 pub struct Sequence {
     blocks: Vec<u32>,
     length: usize,
+    /// Tokens of its prompt.
+    prompt: usize,
 }
 
 /// New tokens of one sequence for a step, and which of them want logits.
@@ -33,7 +35,11 @@ pub enum Wanted {
 
 impl Sequence {
     pub const fn new() -> Self {
-        Self { blocks: Vec::new(), length: 0 }
+        Self::with_prompt(0)
+    }
+
+    pub const fn with_prompt(prompt: usize) -> Self {
+        Self { blocks: Vec::new(), length: 0, prompt }
     }
 }
 
@@ -59,14 +65,15 @@ impl Pool {
                 Wanted::Last => batch.wanted.push(row + rows - 1),
                 Wanted::None => {}
             }
-            batch.segments.push(Segment { row, rows, position, blocks: sequence.blocks.clone() });
+            let (prompt, blocks) = (sequence.prompt, sequence.blocks.clone());
+            batch.segments.push(Segment { row, rows, position, prompt, blocks });
         }
         self.model.forward(&mut self.kv, &batch)
     }
 
     /// Logits after every token of `tokens`, computed alone in chunks of `chunk` tokens.
     pub fn all_logits(&mut self, tokens: &[u32], chunk: usize) -> Vec<Vec<f32>> {
-        let mut sequence = Sequence::new();
+        let mut sequence = Sequence::with_prompt(tokens.len());
         let mut rows = Vec::new();
         for tokens in tokens.chunks(chunk) {
             let logits = self.step(&mut [Rows { sequence: &mut sequence, tokens, wanted: Wanted::All }]);
@@ -82,7 +89,7 @@ impl Pool {
         let mut sequences = Vec::new();
         let mut steps = Vec::new();
         for prompt in prompts {
-            let mut sequence = Sequence::new();
+            let mut sequence = Sequence::with_prompt(prompt.len());
             let mut last = Vec::new();
             for tokens in prompt.chunks(chunk) {
                 let logits = self.step(&mut [Rows { sequence: &mut sequence, tokens, wanted: Wanted::Last }]);

@@ -89,18 +89,32 @@ fn what_is_not_run_is_refused_by_name() {
     check(&with("general.architecture", text("mamba")), true, &["mamba", "llama"]);
     check(&with("general.type", text("adapter")), true, &["LoRA"]);
     check(&with("llama.expert_count", Value::U32(8)), true, &["expert"]);
-    check(&with("llama.attention.sliding_window", Value::U32(8)), true, &["sliding_window"]);
-    check(&with("llama.rope.dimension_count", Value::U32(8)), true, &["dimension_count", "partial"]);
     check(&with("llama.attention.head_count", Value::I32s(vec![4, 2])), true, &["head_count", "layer"]);
     check(&with("tokenizer.ggml.model", text("llama")), true, &["tokenizer.ggml.model", "`llama`"]);
     check(&with("tokenizer.ggml.pre", text("tekken")), true, &["tokenizer.ggml.pre", "tekken", "smollm"]);
     let mut file = Llama::default().gguf();
-    file.tensor("blk.0.attn_q.bias", &[64], gguf::F32, vec![0; 256]);
-    check(&file.bytes(), true, &["blk.0.attn_q.bias"]);
+    file.tensor("blk.0.attn_mystery.bias", &[64], gguf::F32, vec![0; 256]);
+    check(&file.bytes(), true, &["blk.0.attn_mystery.bias", "llama"]);
     let mut file = Llama::default().gguf();
     file.tensors[3].kind = 14;
     let name = file.tensors[3].name.clone();
     check(&file.bytes(), true, &[&name, "Q6_K", "Q4_1"]);
+}
+
+#[test]
+fn what_differs_from_a_plain_llama_is_read() {
+    let with = |key: &str, value| {
+        let mut file = Llama::default().gguf();
+        file.set(key, value);
+        open(&file.bytes()).unwrap().config().variant.clone()
+    };
+    let sliding = with("llama.attention.sliding_window", Value::U32(8)).sliding.unwrap();
+    assert_eq!((sliding.window, sliding.layers), (8, vec![true; 2]));
+    assert_eq!(with("llama.rope.dimension_count", Value::U32(8)).rotary_dim, Some(8));
+    // A bias on one of the three projections alone is a file that lacks the others.
+    let mut file = Llama::default().gguf();
+    file.tensor("blk.0.attn_q.bias", &[64], gguf::F32, vec![0; 256]);
+    check(&file.bytes(), false, &["blk.0.attn_k.bias", "missing"]);
 }
 
 #[test]

@@ -75,7 +75,8 @@ fn rope_is_read_in_every_style() {
     check(json!({"rope_parameters": differ}), true, &["rope_parameters"]);
     check(json!({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}), true, &["yarn"]);
     check(json!({"rope_parameters": {"rope_type": "llama3", "factor": 2.0}}), false, &["low_freq_factor", "missing"]);
-    check(json!({"rope_parameters": {"partial_rotary_factor": 0.5}}), true, &["partial_rotary_factor"]);
+    let partial = open(json!({"rope_parameters": {"partial_rotary_factor": 0.5}})).unwrap();
+    assert_eq!(partial.config().variant.rotary_dim, Some(8));
 }
 
 #[test]
@@ -100,12 +101,11 @@ fn generation_has_one_end_or_several() {
 
 #[test]
 fn what_is_not_run_is_refused_by_name() {
-    check(json!({"model_type": "mamba2"}), true, &["mamba2", "llama"]);
+    let all = ["mamba2", "llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "gemma3_text", "phi3"];
+    check(json!({"model_type": "mamba2"}), true, &all);
     check(json!({"vision_config": {}}), true, &["vision"]);
     check(json!({"audio_config": {}}), true, &["audio"]);
     check(json!({"quantization_config": {"quant_method": "gptq"}}), true, &["quantization_config"]);
-    check(json!({"attention_bias": true}), true, &["attention_bias"]);
-    check(json!({"mlp_bias": true}), true, &["mlp_bias"]);
     check(json!({"hidden_act": "gelu"}), true, &["hidden_act", "gelu"]);
     let folder = tempfile::tempdir().unwrap();
     hf::write_json(folder.path(), "adapter_config.json", &json!({}));
@@ -123,6 +123,11 @@ fn what_is_wrong_is_named() {
     check(json!({"head_dim": 15}), false, &["head_dim", "15"]);
     check(json!({"intermediate_size": 97}), false, &["gate_proj", "[96, 64]", "[97, 64]"]);
     check(json!({"num_hidden_layers": 3}), false, &["model.layers.2.", "missing"]);
+    check(json!({"attention_bias": true}), false, &["self_attn.q_proj.bias", "missing"]);
+    check(json!({"mlp_bias": true}), false, &["mlp.gate_proj.bias", "missing"]);
+    check(json!({"rope_parameters": {"partial_rotary_factor": 1.5}}), false, &["partial_rotary_factor", "1.5"]);
+    check(json!({"model_type": "mistral", "layer_types": ["full_attention"]}), false, &["layer_types", "2 kinds"]);
+    check(json!({"model_type": "mistral", "sliding_window": 0}), false, &["sliding.window", "0"]);
     check(json!({"num_hidden_layers": 1}), true, &["model.layers.1."]);
     check(json!({"rms_norm_eps": -1.0}), false, &["rms_norm_eps"]);
     check(json!({"eos_token_id": 288}), false, &["288"]);

@@ -204,7 +204,13 @@ impl Running {
     fn add_rows(&self, rows: usize, batch: &mut Batch) {
         let position = self.sequence.pending().start;
         let blocks = self.lease.table()[..(position + rows).div_ceil(BLOCK_TOKENS)].to_vec();
-        batch.segments.push(Segment { row: batch.tokens.len(), rows, position, blocks });
+        batch.segments.push(Segment {
+            row: batch.tokens.len(),
+            rows,
+            position,
+            prompt: self.sequence.prompt(),
+            blocks,
+        });
         batch.tokens.extend_from_slice(&self.sequence.tokens()[position..position + rows]);
     }
 

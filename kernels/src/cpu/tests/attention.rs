@@ -2,7 +2,7 @@ use super::{at_every_level, numbers, pool};
 use crate::cpu::attention::attention;
 use crate::cpu::dispatch::{Level, On};
 use crate::cpu::kv::{self, Element, Heads};
-use crate::{BLOCK_TOKENS, Segment};
+use crate::{BLOCK_TOKENS, Scores, Segment};
 use half::f16;
 
 /// A sequence's keys and values, `[position, kv heads, dim]`, and its queries.
@@ -23,7 +23,7 @@ fn sequence(seed: u64, length: usize, heads: Heads) -> Sequence {
 }
 
 /// One query in float64: `position`'s head `head`.
-fn reference(s: &Sequence, heads: Heads, position: usize, head: usize, scale: f32) -> Vec<f64> {
+fn reference(s: &Sequence, heads: Heads, position: usize, head: usize, scoring: Scores) -> Vec<f64> {
     let Heads { query, kv, dim } = heads;
     let at = |of: &[f32], position: usize, count: usize, head: usize| -> Vec<f64> {
         let row = &of[(position * count + head) * dim..][..dim];
@@ -31,16 +31,18 @@ fn reference(s: &Sequence, heads: Heads, position: usize, head: usize, scale: f3
     };
     let kv_head = head / (query / kv);
     let q = at(&s.q, position, query, head);
-    let scores: Vec<f64> = (0..=position)
+    let first = scoring.first_seen(position);
+    let bend = |score: f64| scoring.softcap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh());
+    let scores: Vec<f64> = (first..=position)
         .map(|p| {
             let k = at(&s.k, p, kv, kv_head);
-            q.iter().zip(k).map(|(q, k)| q * k).sum::<f64>() * f64::from(scale)
+            bend(q.iter().zip(k).map(|(q, k)| q * k).sum::<f64>() * f64::from(scoring.scale))
         })
         .collect();
     let total: f64 = scores.iter().map(|s| s.exp()).sum();
     let mut out = vec![0.0; dim];
     for (p, score) in scores.iter().enumerate() {
-        let v = at(&s.v, p, kv, kv_head);
+        let v = at(&s.v, first + p, kv, kv_head);
         for (out, v) in out.iter_mut().zip(v) {
             *out += v * score.exp() / total;
         }
@@ -76,7 +78,7 @@ fn step<T: Element>(
     sequences: &[Sequence],
     heads: Heads,
     ranges: &[std::ops::Range<usize>],
-    scale: f32,
+    scoring: Scores,
 ) -> Vec<Vec<f32>> {
     let (mut q, mut k, mut v) = (Vec::new(), Vec::new(), Vec::new());
     let mut segments = Vec::new();
@@ -93,7 +95,7 @@ fn step<T: Element>(
     kv::write((&k, &v), cache, heads, &segments);
     let mut out = vec![f32::NAN; q.len()];
     let cache = (&pages.keys[..], &pages.values[..]);
-    attention(on, &q, cache, heads, &segments, scale, &mut out);
+    attention(on, &q, cache, heads, &segments, scoring, &mut out);
     let width = heads.query * heads.dim;
     let mut rest = &out[..];
     let parts = ranges.iter().map(|range| {
@@ -104,18 +106,18 @@ fn step<T: Element>(
     parts.collect()
 }
 
-fn check<T: Element>(heads: Heads, bound: f64) {
-    let scale = 1.0 / (heads.dim as f32).sqrt();
+fn check<T: Element>(heads: Heads, scoring: Scores, bound: f64) {
+    let scoring = Scores { scale: scoring.scale / (heads.dim as f32).sqrt(), ..scoring };
     let lengths = [1, 31, 32, 33, 64, 100];
     let sequences: Vec<Sequence> = (0u64..).zip(lengths).map(|(i, length)| sequence(i * 10, length, heads)).collect();
     at_every_level(3, |on| {
         let mut pages = pages::<T>(&sequences, heads);
         let whole: Vec<_> = lengths.iter().map(|&length| 0..length).collect();
-        let out = step(on, &mut pages, &sequences, heads, &whole, scale);
+        let out = step(on, &mut pages, &sequences, heads, &whole, scoring);
         for (s, out) in sequences.iter().zip(&out) {
             for position in 0..s.length {
                 for head in 0..heads.query {
-                    let expected = reference(s, heads, position, head, scale);
+                    let expected = reference(s, heads, position, head, scoring);
                     let at = (position * heads.query + head) * heads.dim;
                     for (x, e) in out[at..].iter().zip(&expected) {
                         let error = (f64::from(*x) - e).abs();
@@ -130,21 +132,35 @@ fn check<T: Element>(heads: Heads, bound: f64) {
 #[test]
 fn several_sequences_over_block_borders_agree_with_float64() {
     for (query, kv, dim) in [(2, 2, 32), (9, 3, 64), (8, 2, 16), (3, 1, 42), (4, 1, 128)] {
-        check::<f32>(Heads { query, kv, dim }, 2e-6);
+        let scaled = Scores::scaled(1.0);
+        check::<f32>(Heads { query, kv, dim }, scaled, 2e-6);
         // Keys and values between -1 and 1 are off by at most 2^-12 each.
-        check::<f16>(Heads { query, kv, dim }, 1e-3);
+        check::<f16>(Heads { query, kv, dim }, scaled, 1e-3);
+    }
+}
+
+#[test]
+fn windows_and_bent_scores_agree_with_float64() {
+    for window in [1, 5, 31, 32, 33, 70, 200] {
+        let scoring = Scores { scale: 3.0, window: Some(window), softcap: Some(1.5) };
+        check::<f32>(Heads { query: 5, kv: 1, dim: 20 }, scoring, 2e-6);
     }
 }
 
 #[test]
 fn in_chunks_alone_or_together_gives_the_same_bits() {
+    same_bits(Scores::scaled(0.2));
+    same_bits(Scores { scale: 0.2, window: Some(19), softcap: Some(30.0) });
+}
+
+fn same_bits(scoring: Scores) {
     let heads = Heads { query: 6, kv: 2, dim: 32 };
     let sequences = [sequence(1, 77, heads), sequence(5, 40, heads)];
     let (one, four) = (pool(1), pool(4));
     for level in Level::available() {
         let mut together = pages::<f16>(&sequences, heads);
         let on = On { level, pool: four };
-        let all = step(on, &mut together, &sequences, heads, &[0..77, 0..40], 0.2);
+        let all = step(on, &mut together, &sequences, heads, &[0..77, 0..40], scoring);
         for (s, expected) in sequences.iter().zip(&all) {
             let s = std::slice::from_ref(s);
             let mut alone = pages::<f16>(s, heads);
@@ -153,7 +169,7 @@ fn in_chunks_alone_or_together_gives_the_same_bits() {
             let cuts = [0, 5, 6, 31, 32, 33, s[0].length];
             for cut in cuts.windows(2) {
                 let range = std::slice::from_ref(&(cut[0]..cut[1])).to_vec();
-                out.extend(step(on, &mut alone, s, heads, &range, 0.2).remove(0));
+                out.extend(step(on, &mut alone, s, heads, &range, scoring).remove(0));
             }
             let bits = |out: &[f32]| out.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
             assert!(bits(expected) == bits(&out), "{level:?}");

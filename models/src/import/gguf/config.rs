@@ -1,34 +1,42 @@
 //! GGUF metadata → [`ModelConfig`] and [`Generation`].
 
 use super::{Gguf, Value};
-use crate::{Architecture, Error, Generation, ModelConfig, Rope, RopeScaling};
+use crate::architectures::Architecture;
+use crate::config::{Biases, Experts, Sliding, Variant};
+use crate::import::hf::attention_factor;
+use crate::{Error, Generation, ModelConfig, Rope, RopeScaling};
 
 const CONTEXT_DEFAULT: usize = 2048;
 const THETA_DEFAULT: f64 = 10_000.0;
 const EPSILON_DEFAULT: f64 = 1e-5;
 
 impl Gguf {
-    pub(super) fn architecture(&self) -> Result<Architecture, Error> {
-        match self.string("general.architecture")? {
-            Some("llama") => Ok(Architecture::Llama),
-            Some(other) => Err(Error::Unsupported(format!("architecture `{other}`; this version runs: llama"))),
-            None => Err(Error::BadModel("GGUF: general.architecture is missing".into())),
-        }
+    pub(super) fn architecture(&self) -> Result<&'static Architecture, Error> {
+        let missing = || Error::BadModel("GGUF: general.architecture is missing".into());
+        Architecture::by_gguf(self.name()?.ok_or_else(missing)?)
+    }
+
+    /// The architecture's word, which is also the first part of its keys.
+    fn name(&self) -> Result<Option<&str>, Error> {
+        self.string("general.architecture")
+    }
+
+    fn key(&self, word: &str) -> Result<String, Error> {
+        Ok(format!("{}.{word}", self.name()?.unwrap_or_default()))
     }
 
     /// Shape of the model; frequency factors come from a tensor and are the caller's.
-    pub(super) fn config(&self) -> Result<ModelConfig, Error> {
-        let architecture = self.architecture()?;
+    pub(super) fn config(&self, architecture: &Architecture) -> Result<ModelConfig, Error> {
         self.refuse_variants()?;
         let hidden_size = self.needed("embedding_length")?;
         let heads = self.needed("attention.head_count")?;
         let head_dim = match self.size("attention.key_length")? {
             Some(n) => n,
             None if heads > 0 => hidden_size / heads,
-            None => return Err(bad("llama.attention.head_count", "is 0")),
+            None => return Err(bad(&self.key("attention.head_count")?, "is 0")),
         };
-        let config = ModelConfig {
-            architecture,
+        let mut config = ModelConfig {
+            architecture: architecture.name.to_owned(),
             vocab_size: self.vocab_size()?,
             hidden_size,
             intermediate_size: self.needed("feed_forward_length")?,
@@ -36,30 +44,64 @@ impl Gguf {
             heads,
             kv_heads: self.size("attention.head_count_kv")?.unwrap_or(heads),
             head_dim,
-            rms_norm_eps: self.number("attention.layer_norm_rms_epsilon")?.map_or(EPSILON_DEFAULT, shortest),
-            rope: self.rope(head_dim)?,
+            rms_norm_eps: self.number("attention.layer_norm_rms_epsilon")?.unwrap_or(EPSILON_DEFAULT),
+            rope: self.rope()?,
             context_length: self.size("context_length")?.unwrap_or(CONTEXT_DEFAULT),
-            tied_embedding: !self.tensors.iter().any(|tensor| tensor.name == "output.weight"),
+            tied_embedding: !self.has("output.weight"),
+            variant: Variant {
+                biases: Biases {
+                    qkv: self.has("blk.0.attn_q.bias") || self.has("blk.0.attn_qkv.bias"),
+                    output: self.has("blk.0.attn_output.bias"),
+                    mlp: self.has("blk.0.ffn_down.bias"),
+                },
+                qk_norm: self.has("blk.0.attn_q_norm.weight"),
+                rotary_dim: self.size("rope.dimension_count")?.filter(|&n| n != head_dim),
+                ..Variant::default()
+            },
         };
+        // Before an architecture allocates anything by these numbers.
+        config.check("GGUF")?;
+        (architecture.read_gguf)(self, &mut config)?;
         config.check("GGUF")?;
         Ok(config)
     }
 
+    /// Every layer with the window that the metadata names, if any.
+    pub(crate) fn sliding(&self, layers: usize) -> Result<Option<Sliding>, Error> {
+        let window = self.size("attention.sliding_window")?.filter(|&window| window > 0);
+        Ok(window.map(|window| Sliding { window, layers: vec![true; layers], rope: None }))
+    }
+
+    /// A mixture of experts in every layer, where the metadata has one. llama.cpp scales the weights of those used to 1.
+    pub(crate) fn experts(&self, width: usize) -> Result<Option<Experts>, Error> {
+        let Some(count) = self.size("expert_count")?.filter(|&count| count > 0) else { return Ok(None) };
+        if !self.has("blk.0.ffn_gate_exps.weight") {
+            let what =
+                "GGUF: experts in tensors of their own, as llama.cpp wrote them before 2024; convert the model again";
+            return Err(Error::Unsupported(what.into()));
+        }
+        Ok(Some(Experts {
+            count,
+            used: self.needed("expert_used_count")?,
+            width: self.size("expert_feed_forward_length")?.unwrap_or(width),
+            renormalise: true,
+            dense_layers: Vec::new(),
+        }))
+    }
+
+    fn has(&self, tensor: &str) -> bool {
+        self.tensors.iter().any(|info| info.name == tensor)
+    }
+
     /// Variants that carry the same architecture's name but another graph.
     fn refuse_variants(&self) -> Result<(), Error> {
-        let unsupported = |what: &str| Err(Error::Unsupported(format!("GGUF: {what}; this version runs dense Llama")));
-        if self.size("expert_count")?.unwrap_or(0) > 0 {
-            return unsupported("llama.expert_count: a mixture of experts");
-        }
-        if self.size("attention.sliding_window")?.unwrap_or(0) > 0 {
-            return unsupported("llama.attention.sliding_window: a sliding window");
-        }
+        let unsupported = |what: String| Err(Error::Unsupported(format!("GGUF: {what}")));
         if self.string("general.type")?.is_some_and(|kind| kind != "model") {
-            return unsupported("general.type: an adapter (LoRA) or projector, not a model");
+            return unsupported("general.type: an adapter (LoRA) or projector, not a model".into());
         }
         let key_length = self.size("attention.key_length")?;
         if self.size("attention.value_length")?.is_some_and(|length| key_length.is_some_and(|key| key != length)) {
-            return unsupported("llama.attention.value_length differs from key_length");
+            return unsupported(format!("{} differs from key_length", self.key("attention.value_length")?));
         }
         Ok(())
     }
@@ -73,28 +115,34 @@ impl Gguf {
         }
     }
 
-    fn rope(&self, head_dim: usize) -> Result<Rope, Error> {
-        if let Some(n) = self.size("rope.dimension_count")?.filter(|&n| n != head_dim) {
-            return Err(Error::Unsupported(format!(
-                "GGUF: llama.rope.dimension_count {n} with heads of {head_dim}: a partial rotation"
-            )));
-        }
-        let theta = self.number("rope.freq_base")?.map_or(THETA_DEFAULT, shortest);
+    fn rope(&self) -> Result<Rope, Error> {
+        let theta = self.number("rope.freq_base")?.unwrap_or(THETA_DEFAULT);
         let factor = match self.number("rope.scaling.factor")? {
             None => self.number("rope.scale_linear")?,
             factor => factor,
         };
-        let scaling = match (self.string("llama.rope.scaling.type")?, factor) {
-            (None | Some("linear"), Some(factor)) if factor != 1.0 && factor != 0.0 => {
-                RopeScaling::Linear { factor: shortest(factor) }
-            }
-            (None | Some("none" | "linear"), _) => RopeScaling::None,
+        let scaling = match (self.string(&self.key("rope.scaling.type")?)?, factor) {
+            (None | Some("linear"), Some(factor)) if factor != 1.0 && factor != 0.0 => RopeScaling::Linear { factor },
+            // LongRoPE's factors are tensors, which say by themselves that they are there.
+            (None | Some("none" | "linear" | "longrope"), _) => RopeScaling::None,
             (Some(other), _) => {
-                let runs = "this version runs none, linear and llama3 (frequency factors)";
-                return Err(Error::Unsupported(format!("GGUF: llama.rope.scaling.type `{other}`; {runs}")));
+                let runs = "this version runs none, linear, longrope and llama3 (frequency factors)";
+                let key = self.key("rope.scaling.type")?;
+                return Err(Error::Unsupported(format!("GGUF: {key} `{other}`; {runs}")));
             }
         };
         Ok(Rope { theta, scaling })
+    }
+
+    /// What LongRoPE needs beside its factors: the original context, and the factor of sines and cosines.
+    pub(super) fn long_rope(&self, context_length: usize) -> Result<(usize, f64), Error> {
+        let original = self.size("rope.scaling.original_context_length")?.unwrap_or(context_length);
+        let factor = match self.number("rope.scaling.attn_factor")? {
+            Some(factor) => factor,
+            None if original > 0 => attention_factor(context_length as f64 / original as f64, original),
+            None => return Err(bad(&self.key("rope.scaling.original_context_length")?, "is 0")),
+        };
+        Ok((original, factor))
     }
 
     pub(super) fn generation(&self) -> Result<Generation, Error> {
@@ -127,15 +175,16 @@ impl Gguf {
         value.as_bool().map(Some).ok_or_else(|| bad(key, "is no boolean"))
     }
 
-    fn number(&self, word: &str) -> Result<Option<f64>, Error> {
-        let key = format!("llama.{word}");
+    /// The number its writer meant: see [`shortest`].
+    pub(crate) fn number(&self, word: &str) -> Result<Option<f64>, Error> {
+        let key = self.key(word)?;
         let Some(value) = self.metadata.get(&key) else { return Ok(None) };
-        value.as_f64().map(Some).ok_or_else(|| bad(&key, "is no number"))
+        value.as_f64().map(|x| Some(shortest(x))).ok_or_else(|| bad(&key, "is no number"))
     }
 
     /// A whole number; an array (one for each layer) only where all its elements are the same.
-    fn size(&self, word: &str) -> Result<Option<usize>, Error> {
-        let key = format!("llama.{word}");
+    pub(crate) fn size(&self, word: &str) -> Result<Option<usize>, Error> {
+        let key = self.key(word)?;
         let number = match self.metadata.get(&key) {
             None => return Ok(None),
             Some(Value::Integers(each)) => match each.split_first() {
@@ -149,7 +198,7 @@ impl Gguf {
     }
 
     fn needed(&self, word: &str) -> Result<usize, Error> {
-        self.size(word)?.ok_or_else(|| bad(&format!("llama.{word}"), "is missing"))
+        self.size(word)?.ok_or_else(|| bad(&self.key(word).unwrap_or_default(), "is missing"))
     }
 }
 

@@ -1,9 +1,14 @@
 //! A Hugging Face folder → a [`Source`]. Reads only files directly in the folder, by names of its own or checked ones.
 
 mod config;
+mod fields;
 mod generation;
+mod rope;
 mod template;
 mod weights;
+
+pub(crate) use fields::Fields;
+pub(crate) use rope::attention_factor;
 
 use super::{Source, map};
 use crate::{
@@ -22,9 +27,9 @@ pub(crate) fn open(folder: &Path) -> Result<Source, Error> {
     let json = read_json(folder, "config.json")?.ok_or_else(|| {
         Error::BadModel(format!("{}: config.json is missing: no Hugging Face model", folder.display()))
     })?;
-    let config = config::parse(&json).map_err(|error| error.at(folder))?;
+    let (architecture, config) = config::parse(&json).map_err(|error| error.at(folder))?;
     let generation = generation::parse(&json, read_json(folder, "generation_config.json")?.as_ref());
-    let tensors = weights::open(folder, &config).map_err(|error| error.at(folder))?;
+    let tensors = weights::open(folder, architecture, &config).map_err(|error| error.at(folder))?;
     Ok(Source {
         generation: generation.map_err(|error| error.at(folder))?,
         tokenizer: tokenizer(folder)?.into(),

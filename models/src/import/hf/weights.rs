@@ -2,9 +2,9 @@
 
 use super::super::{
     map, plan, safetensors_index,
-    tensor::{RowOrder, Stored},
+    tensor::{Place, RowOrder, Stored},
 };
-use crate::{Error, ModelConfig};
+use crate::{Error, ModelConfig, architectures::Architecture};
 use bytes::Bytes;
 use kernels::Format;
 use safetensors::{
@@ -29,15 +29,19 @@ struct Found {
 }
 
 /// All tensors that the graph needs, in order of first use. Shards are mapped, not read.
-pub(super) fn open(folder: &Path, config: &ModelConfig) -> Result<Vec<Stored>, Error> {
+pub(super) fn open(folder: &Path, architecture: &Architecture, config: &ModelConfig) -> Result<Vec<Stored>, Error> {
     let mut found = read_headers(folder)?;
     let mut tensors = Vec::new();
+    let mut used = BTreeSet::new();
     for expected in plan::tensors(config) {
-        let Some(tensor) = found.remove(&expected.name) else {
-            return Err(Error::BadModel(format!("tensor {} is missing", expected.name)));
+        let place = (architecture.place)(config, &expected.name);
+        let Some(tensor) = found.get(&place.name) else {
+            return Err(Error::BadModel(format!("tensor {} is missing", place.name)));
         };
-        tensors.push(checked(&expected, tensor)?);
+        tensors.push(checked(&expected, &place, tensor)?);
+        used.insert(place.name);
     }
+    found.retain(|name, _| !used.contains(name));
     if config.tied_embedding {
         // Some makers write the shared matrix twice.
         found.remove(plan::HEAD);
@@ -46,14 +50,17 @@ pub(super) fn open(folder: &Path, config: &ModelConfig) -> Result<Vec<Stored>, E
     found.retain(|name, _| !name.ends_with(".rotary_emb.inv_freq"));
     match found.keys().next() {
         None => Ok(tensors),
-        Some(name) => Err(Error::Unsupported(format!("tensor {name}: no part of the Llama graph this version runs"))),
+        Some(name) => Err(Error::Unsupported(format!(
+            "tensor {name}: no part of the {} graph this version runs",
+            config.architecture
+        ))),
     }
 }
 
-fn checked(expected: &plan::Expected, tensor: Found) -> Result<Stored, Error> {
+fn checked(expected: &plan::Expected, place: &Place, tensor: &Found) -> Result<Stored, Error> {
     let Found { shard, info, bytes } = tensor;
-    let (name, wanted) = (&expected.name, &expected.shape);
-    if info.shape != *wanted {
+    let (name, wanted) = (&place.name, place.shape(expected));
+    if info.shape != wanted {
         let shape = &info.shape;
         return Err(Error::BadModel(format!("{shard}: tensor {name} is {shape:?}, config.json says {wanted:?}")));
     }
@@ -67,7 +74,7 @@ fn checked(expected: &plan::Expected, tensor: Found) -> Result<Stored, Error> {
         }
     };
     let size = bytes.len();
-    Stored::new(expected, format, bytes, RowOrder::Halves)
+    Stored::new(expected, place, format, bytes, RowOrder::Halves)
         .ok_or_else(|| Error::BadModel(format!("{shard}: tensor {name} is {wanted:?}, but {size} bytes")))
 }
 

@@ -1,5 +1,4 @@
-//! The Llama graph: token ids and KV in, logits out. **Absent:** sampling, text, and any knowledge of where weights
-//! come from.
+//! The decoder: token ids and KV in, logits out. **Absent:** sampling, text, and any knowledge of where weights come from.
 
 use super::Batch;
 use super::layer::{Layer, Step};
@@ -11,7 +10,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use kernels::KvLayer;
 
 #[derive(Module, Debug)]
-pub(crate) struct Llama {
+pub(crate) struct Decoder {
     /// `[vocab, hidden]`
     pub(crate) embedding: Linear,
     pub(crate) layers: Vec<Layer>,
@@ -20,9 +19,16 @@ pub(crate) struct Llama {
     pub(crate) head: Linear,
     #[module(skip)]
     pub(crate) frequencies: Frequencies,
+    /// Of layers with a sliding window, where they are others.
+    #[module(skip)]
+    pub(crate) local_frequencies: Option<Frequencies>,
+    #[module(skip)]
+    pub(crate) embedding_scale: Option<f32>,
+    #[module(skip)]
+    pub(crate) logit_softcap: Option<f32>,
 }
 
-impl Llama {
+impl Decoder {
     /// One step over the rows of all segments; `kv` has one element per layer. `[wanted, vocab] f32`.
     ///
     /// Only the wanted rows pass through the final normalisation and the head; where none is wanted there is no result.
@@ -30,8 +36,14 @@ impl Llama {
         if batch.tokens.is_empty() {
             return None;
         }
-        let step = Step { segments: &batch.segments, turns: self.frequencies.turns(&batch.segments, device) };
+        let turns = self.frequencies.turns(&batch.segments, device);
+        let local = self.local_frequencies.as_ref().map(|local| local.turns(&batch.segments, device));
+        let step =
+            Step { segments: batch.kernel_segments(), local_turns: local.unwrap_or_else(|| turns.clone()), turns };
         let mut x = self.embedding.rows(&batch.tokens); // [rows, hidden]
+        if let Some(scale) = self.embedding_scale {
+            x = x * scale;
+        }
         for (layer, kv) in self.layers.iter().zip(kv) {
             x = layer.forward(x, &step, kv);
         }
@@ -39,7 +51,11 @@ impl Llama {
             return None;
         }
         let x = self.norm.forward(wanted_rows(x, &batch.wanted, device));
-        Some(self.head.forward(x))
+        let logits = self.head.forward(x);
+        Some(match self.logit_softcap {
+            None => logits,
+            Some(cap) => (logits / cap).tanh() * cap,
+        })
     }
 }
 
@@ -49,7 +65,11 @@ fn wanted_rows(x: Tensor<2>, wanted: &[usize], device: &Device) -> Tensor<2> {
     if wanted.iter().copied().eq(0..rows) {
         return x;
     }
-    let ids: Vec<i32> = wanted.iter().map(|&row| row as i32).collect();
-    let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [wanted.len()]), device);
-    x.select(0, ids)
+    x.select(0, indices(wanted, device))
+}
+
+/// `[rows]`, for selecting rows.
+pub(super) fn indices(rows: &[usize], device: &Device) -> Tensor<1, Int> {
+    let ids: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
+    Tensor::from_data(TensorData::new(ids, [rows.len()]), device)
 }

@@ -1,0 +1,93 @@
+//! The table of architectures. A new one is one file beside this and one line in [`TABLE`].
+//!
+//! An architecture is how its makers write down what [`ModelConfig`] says: which keys of their configuration mean what, and
+//! under which names its tensors are published. All share one graph. **Absent:** any computation.
+
+mod gemma3;
+mod llama;
+mod mistral;
+mod mixtral;
+mod phi3;
+mod qwen2;
+mod qwen3;
+mod qwen3_moe;
+
+use crate::import::{gguf::Gguf, hf::Fields, tensor::Place};
+use crate::{Error, ModelConfig};
+
+/// What the importers have to know of one kind of model.
+pub(crate) struct Architecture {
+    /// For people, and in snapshots.
+    pub name: &'static str,
+    /// `model_type` in `config.json`.
+    pub model_type: &'static str,
+    /// `general.architecture` in GGUF; empty where llama.cpp has it under another's name.
+    pub gguf: &'static str,
+    /// What its makers leave out of `config.json`.
+    pub defaults: Defaults,
+    /// Reads what differs from a plain Llama out of `config.json`.
+    pub read_config: fn(&Fields, &mut ModelConfig) -> Result<(), Error>,
+    /// Reads the same out of GGUF metadata; biases and norms are seen by the tensors and are filled in before.
+    pub read_gguf: fn(&Gguf, &mut ModelConfig) -> Result<(), Error>,
+    /// Where a Hugging Face folder has the canonical tensor.
+    pub place: fn(&ModelConfig, &str) -> Place,
+    /// Where a GGUF file has it, where that is not llama.cpp's usual name.
+    pub gguf_place: fn(&ModelConfig, &str) -> Option<Place>,
+    /// llama.cpp's converter puts the two rows of a rotated pair side by side.
+    pub gguf_interleaved: bool,
+}
+
+/// Values of absent keys in `config.json`.
+pub(crate) struct Defaults {
+    pub tied_embedding: bool,
+    pub epsilon: f64,
+    pub theta: f64,
+    /// `None`: `hidden_size / heads`.
+    pub head_dim: Option<usize>,
+}
+
+impl Architecture {
+    /// A plain Llama under its usual names: the base of the table's entries.
+    const BASE: Self = Self {
+        name: "",
+        model_type: "",
+        gguf: "",
+        defaults: Defaults { tied_embedding: false, epsilon: 1e-6, theta: 10_000.0, head_dim: None },
+        read_config: |_, _| Ok(()),
+        read_gguf: |_, _| Ok(()),
+        place: |_, canonical| Place::whole(canonical),
+        gguf_place: |_, _| None,
+        gguf_interleaved: false,
+    };
+
+    /// The architecture of a `config.json`'s `model_type`.
+    pub fn by_model_type(name: &str) -> Result<&'static Self, Error> {
+        TABLE.iter().find(|entry| entry.model_type == name).ok_or_else(|| unsupported("model_type", name))
+    }
+
+    /// The architecture of a GGUF's `general.architecture`.
+    pub fn by_gguf(name: &str) -> Result<&'static Self, Error> {
+        TABLE.iter().find(|entry| entry.gguf == name).ok_or_else(|| unsupported("architecture", name))
+    }
+}
+
+/// Every architecture that runs.
+const TABLE: &[Architecture] = &[
+    llama::LLAMA,
+    mistral::MISTRAL,
+    mixtral::MIXTRAL,
+    qwen2::QWEN2,
+    qwen3::QWEN3,
+    qwen3_moe::QWEN3_MOE,
+    gemma3::GEMMA3,
+    phi3::PHI3,
+];
+
+/// Their names, for messages.
+pub(crate) fn supported() -> String {
+    TABLE.iter().map(|entry| entry.name).collect::<Vec<_>>().join(", ")
+}
+
+fn unsupported(key: &str, found: &str) -> Error {
+    Error::Unsupported(format!("{key} `{found}`; this version runs: {}", supported()))
+}

@@ -1,0 +1,32 @@
+//! The gated feed-forward (Shazeer 2020, arXiv:2002.05202).
+
+use super::linear::Linear;
+use crate::Activation;
+use burn::module::Module;
+use burn::tensor::Tensor;
+
+/// `down(act(gate(x)) · up(x))`.
+#[derive(Module, Debug)]
+pub(crate) struct Mlp {
+    /// `[intermediate, hidden]`
+    pub(crate) gate: Linear,
+    /// `[intermediate, hidden]`
+    pub(crate) up: Linear,
+    /// `[hidden, intermediate]`
+    pub(crate) down: Linear,
+    #[module(skip)]
+    pub(crate) activation: Activation,
+}
+
+impl Mlp {
+    /// `x [rows, hidden] f32 → [rows, hidden] f32`
+    pub(super) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        // [rows, intermediate]
+        let [gate, up] = Linear::forward_2([&self.gate, &self.up], x);
+        let gated = match self.activation {
+            Activation::Silu => kernels::silu_mul(gate, up),
+            Activation::GeluTanh => kernels::gelu_mul(gate, up),
+        };
+        self.down.forward(gated)
+    }
+}
