@@ -22,14 +22,25 @@ const REDUCED: Tolerance = Tolerance { logprob: 0.35, margin: 0.5 };
 /// llama.cpp on the same file is at 0.01 to 0.03 nats of the float32 reference.
 const MEAN_KL_MAX: f64 = 0.03;
 
+const MODELS: [&str; 8] = [
+    "llama3-tiny",
+    "mistral-tiny",
+    "mixtral-tiny",
+    "qwen2-tiny",
+    "qwen3-tiny",
+    "qwen3-moe-tiny",
+    "gemma3-tiny",
+    "phi3-tiny",
+];
+
 #[test]
-fn llama3_tiny_sealed_f32_is_within_the_float32_tolerance() {
-    check_tiny("f32", &FLOAT32);
+fn every_architecture_sealed_f32_is_within_the_float32_tolerance() {
+    MODELS.into_iter().for_each(|model| check_tiny(model, "f32", &FLOAT32));
 }
 
 #[test]
-fn llama3_tiny_sealed_native_is_within_the_reduced_tolerance() {
-    check_tiny("native", &REDUCED);
+fn every_architecture_sealed_native_is_within_the_reduced_tolerance() {
+    MODELS.into_iter().for_each(|model| check_tiny(model, "native", &REDUCED));
 }
 
 #[test]
@@ -88,15 +99,15 @@ fn smollm2_answers_a_chat_in_its_reference_words() {
     assert!(text.starts_with("The sea is a"), "{answer}");
 }
 
-fn check_tiny(weights: &str, tolerance: &Tolerance) {
-    let server = serve("tiny", &golden("llama3-tiny", weights));
-    let golden = read("llama3-tiny/golden.json");
+fn check_tiny(model: &str, weights: &str, tolerance: &Tolerance) {
+    let server = serve("tiny", &golden(model, weights));
+    let golden = read(&format!("{model}/golden.json"));
     for (number, case) in golden["cases"].as_array().unwrap().iter().enumerate() {
         let prompt = ids(&case["prompt_ids"]);
         check_last(&server, &prompt, &case["last_logits"], tolerance);
         check_positions(&server, &prompt, case, tolerance);
         check_greedy(&server, "tiny", case, tolerance);
-        println!("case {number} ({weights}): {} prompt tokens", prompt.len());
+        println!("{model} case {number} ({weights}): {} prompt tokens", prompt.len());
     }
 }
 

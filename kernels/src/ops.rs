@@ -31,14 +31,12 @@ pub struct Scores {
     pub scale: f32,
     /// A position sees so many positions, its own included; `None`: all before it.
     pub window: Option<usize>,
-    /// Scores are bent to `cap · tanh(score / cap)`.
-    pub softcap: Option<f32>,
 }
 
 impl Scores {
     /// Scaled, and nothing else.
     pub fn scaled(scale: f32) -> Self {
-        Self { scale, window: None, softcap: None }
+        Self { scale, window: None }
     }
 
     /// The first position that `position` sees.

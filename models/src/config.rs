@@ -65,9 +65,7 @@ pub struct Variant {
     pub embedding_scale: Option<f32>,
     /// Scores of attention are multiplied by it, instead of by `1 / sqrt(head_dim)`.
     pub attention_scale: Option<f32>,
-    /// Scores of attention are bent to `cap · tanh(score / cap)`.
-    pub attention_softcap: Option<f32>,
-    /// Logits are bent in the same way.
+    /// Logits are bent to `cap · tanh(logit / cap)`.
     pub logit_softcap: Option<f32>,
     /// Only so many elements of a head are rotated; even (Phi).
     pub rotary_dim: Option<usize>,
@@ -183,7 +181,6 @@ impl Variant {
         for (field, value) in [
             ("embedding_scale", self.embedding_scale),
             ("attention_scale", self.attention_scale),
-            ("attention_softcap", self.attention_softcap),
             ("logit_softcap", self.logit_softcap),
         ] {
             if value.is_some_and(|x| !(x.is_finite() && x > 0.0)) {

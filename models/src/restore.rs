@@ -106,7 +106,6 @@ impl Weights<'_> {
             scores: Scores {
                 scale: variant.attention_scale.unwrap_or_else(|| 1.0 / (head_dim as f32).sqrt()),
                 window: sliding.map(|sliding| sliding.window),
-                softcap: variant.attention_softcap,
             },
         })
     }

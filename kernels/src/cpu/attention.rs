@@ -102,9 +102,6 @@ fn run_with<V: Vector, const N: usize, const Q: usize, T: Element>(
         let mut totals = [0.0; Q];
         for i in 0..Q {
             let scores = &mut scores[i * reach..][..reach];
-            if let Some(cap) = input.scoring.softcap {
-                scores[firsts[i]..lengths[i]].iter_mut().for_each(|score| *score = cap * (*score / cap).tanh());
-            }
             totals[i] = softmax::<V>(scores, firsts[i]..lengths[i]);
         }
         tile.weigh::<V, N>(scores, sums);

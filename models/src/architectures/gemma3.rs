@@ -18,15 +18,22 @@ pub(super) const GEMMA3: Architecture = Architecture {
     gguf: "gemma3",
     defaults: Defaults { tied_embedding: true, theta: 1e6, head_dim: Some(256), ..Architecture::BASE.defaults },
     read_config: |fields, config| {
+        if fields.is_on("use_bidirectional_attention") {
+            let what = "config.json: use_bidirectional_attention: an encoder; this version runs Gemma 3 as a decoder";
+            return Err(Error::Unsupported(what.into()));
+        }
         shared(config);
         config.variant.norm_offset = 1.0;
         let bias = fields.flag("attention_bias")?.unwrap_or(false);
         (config.variant.biases.qkv, config.variant.biases.output) = (bias, bias);
         let scalar = fields.number("query_pre_attn_scalar")?.unwrap_or(QUERY_SCALAR_DEFAULT);
         config.variant.attention_scale = Some((1.0 / scalar.sqrt()) as f32);
-        config.variant.attention_softcap = fields.number("attn_logit_softcapping")?.map(|cap| cap as f32);
+        // `attn_logit_softcapping` stands in the files and does nothing: norms of queries and keys took its place.
         config.variant.logit_softcap = fields.number("final_logit_softcapping")?.map(|cap| cap as f32);
-        let pattern = fields.size("sliding_window_pattern")?.unwrap_or(PATTERN_DEFAULT);
+        let pattern = fields
+            .size("sliding_window_pattern")?
+            .or(fields.size("_sliding_window_pattern")?)
+            .unwrap_or(PATTERN_DEFAULT);
         let layers = fields.layer_kinds(config.layers)?.unwrap_or_else(|| local_layers(config.layers, pattern));
         let window = fields.size("sliding_window")?.unwrap_or(WINDOW_DEFAULT);
         config.variant.sliding = Some(Sliding { window, layers, rope: Some(local_rope(fields)?) });

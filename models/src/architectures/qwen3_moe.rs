@@ -16,7 +16,8 @@ pub(super) const QWEN3_MOE: Architecture = Architecture {
         let listed = fields.sizes("mlp_only_layers")?.unwrap_or_default();
         let dense = |layer: &usize| !(layer + 1).is_multiple_of(every) || listed.contains(layer);
         config.variant.experts = Some(Experts {
-            count: fields.size("num_experts")?.unwrap_or(128),
+            // The second name is that of transformers 5.
+            count: fields.size("num_experts")?.or(fields.size("num_local_experts")?).unwrap_or(128),
             used: fields.size("num_experts_per_tok")?.unwrap_or(8),
             width: fields.needed("moe_intermediate_size")?,
             renormalise: fields.flag("norm_topk_prob")?.unwrap_or(false),

@@ -21,7 +21,16 @@ struct Case {
 }
 
 /// One small model of each architecture there is a folder for.
-const MODELS: [&str; 4] = ["llama3-tiny", "mistral-tiny", "qwen2-tiny", "qwen3-tiny"];
+const MODELS: [&str; 8] = [
+    "llama3-tiny",
+    "mistral-tiny",
+    "mixtral-tiny",
+    "qwen2-tiny",
+    "qwen3-tiny",
+    "qwen3-moe-tiny",
+    "gemma3-tiny",
+    "phi3-tiny",
+];
 
 fn cases(model: &str) -> Vec<Case> {
     serde_json::from_value::<Golden>(files::golden_json(&format!("{model}/golden.json"))).unwrap().cases
