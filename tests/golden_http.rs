@@ -105,7 +105,10 @@ fn check_tiny(model: &str, weights: &str, tolerance: &Tolerance) {
     for (number, case) in golden["cases"].as_array().unwrap().iter().enumerate() {
         let prompt = ids(&case["prompt_ids"]);
         check_last(&server, &prompt, &case["last_logits"], tolerance);
-        check_positions(&server, &prompt, case, tolerance);
+        // Inner positions are asked for as shorter prompts, which LongRoPE rotates otherwise within its original context.
+        if model != "phi3-tiny" || prompt.len() <= 64 {
+            check_positions(&server, &prompt, case, tolerance);
+        }
         check_greedy(&server, "tiny", case, tolerance);
         println!("{model} case {number} ({weights}): {} prompt tokens", prompt.len());
     }

@@ -52,6 +52,11 @@ pub enum RopeScaling {
 }
 
 impl Rope {
+    /// A sequence with a prompt of so many tokens is rotated otherwise than a shorter one, from its first token on.
+    pub fn is_long(&self, prompt: usize) -> bool {
+        matches!(&self.scaling, RopeScaling::LongRope { original_context, .. } if prompt > *original_context)
+    }
+
     /// Refuses what cannot be computed with `rotated` elements of a head.
     pub(crate) fn check(&self, rotated: usize) -> Result<(), String> {
         positive("theta", self.theta)?;

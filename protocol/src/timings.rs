@@ -6,6 +6,10 @@ use serde::{Deserialize, Serialize};
 /// Stripped from what clients send.
 pub const WAKE_HEADER: &str = "pilotlight-wake";
 
+/// Header in which the activator tells the runtime whose keys and values this request may share: 128 bits in hexadecimal.
+/// Absent: all requests share. Stripped from what clients send.
+pub const SCOPE_HEADER: &str = "pilotlight-scope";
+
 /// What a request went through before it reached the runtime.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Wake {

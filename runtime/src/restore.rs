@@ -174,6 +174,10 @@ impl Compute for Loaded {
         let logits = self.model.forward(&mut self.kv, batch);
         (0..batch.wanted.len()).for_each(|i| row(i, logits.row(i)));
     }
+
+    fn regime(&self, prompt: usize) -> u32 {
+        u32::from(self.model.config().rope.is_long(prompt))
+    }
 }
 
 fn micros(since: Instant) -> u64 {

@@ -2,7 +2,7 @@
 //! on the caller's thread; tokens are computed on the engine's.
 
 use crate::{
-    engine::{Engine, Gate, Job, Params, Refused},
+    engine::{Engine, Gate, Job, Params, Refused, Scope},
     text::{Choice, decoder::Decoder},
 };
 use models::{ChatTemplate, Generation, Tokenizer};
@@ -72,11 +72,11 @@ impl Service {
         }
     }
 
-    /// Starts `n` choices for each prompt, in order.
+    /// Starts `n` choices for each prompt, in order. Keys and values are shared within `scope` alone.
     ///
     /// # Errors
     /// 400 where a prompt does not fit, 429 where too much waits. What was started before it is cancelled.
-    pub fn start(&self, generate: &Generate, prompts: Vec<Vec<u32>>) -> Result<Vec<Choice>, ApiError> {
+    pub fn start(&self, generate: &Generate, scope: Scope, prompts: Vec<Vec<u32>>) -> Result<Vec<Choice>, ApiError> {
         let budgets: Vec<usize> =
             prompts.iter().map(|p| self.budget(p, generate.max_tokens)).collect::<Result<_, _>>()?;
         let biased: Vec<u32> = generate.sampling.logit_bias.iter().map(|b| b.0).collect();
@@ -87,7 +87,7 @@ impl Service {
             for _ in 0..generate.n {
                 let index = choices.len() as u32;
                 let params = self.params(generate, seed, index);
-                choices.push(self.submit(generate, index, params, prompt.clone(), max_tokens)?);
+                choices.push(self.submit(generate, scope, index, params, prompt.clone(), max_tokens)?);
             }
         }
         Ok(choices)
@@ -124,13 +124,16 @@ impl Service {
     fn submit(
         &self,
         generate: &Generate,
+        scope: Scope,
         index: u32,
         params: Params,
         prompt: Vec<u32>,
         max_tokens: usize,
     ) -> Result<Choice, ApiError> {
         let ends = if generate.ignore_eos { Vec::new() } else { self.generation.eos.clone() };
-        let job = Job { prompt, max_tokens, ends, params, logprobs: generate.logprobs.map(|k| k as usize) };
+        let logprobs = generate.logprobs.map(|k| k as usize);
+        let cache = generate.cache_prompt.then_some(scope);
+        let job = Job { prompt, max_tokens, ends, params, logprobs, cache, speculate: generate.speculate };
         let output = self.engine.submit(job).map_err(refusal)?;
         let decoder = Decoder::new(self.tokenizer.stream(true), generate.stop.clone());
         Ok(Choice::new(index, output, self.gate.clone(), decoder))

@@ -22,8 +22,18 @@ pub struct EngineStats {
     pub waiting: usize,
     /// KV blocks in use.
     pub blocks_used: usize,
+    /// KV blocks that no sequence has and that the prefix cache knows.
+    pub blocks_idle: usize,
     /// KV blocks in all.
     pub blocks_total: usize,
+    /// Sequences that lost their blocks to older ones, so far.
+    pub preempted: u64,
+    /// Tokens whose keys and values were found in the prefix cache, so far.
+    pub reused_tokens: u64,
+    /// Tokens guessed, so far.
+    pub guessed: u64,
+    /// Of these the right ones.
+    pub guessed_right: u64,
 }
 
 /// Why a job was not taken.

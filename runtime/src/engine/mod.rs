@@ -6,21 +6,25 @@
 //! Cancelling is dropping: when an [`Output`] is gone, its sequence ends before the next step and its blocks are free.
 
 mod blocks;
+mod draft;
 mod gate;
 mod handle;
 mod logprobs;
+mod names;
 mod plan;
 mod random;
 mod sampler;
 mod sequence;
+mod task;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
 mod worker;
 
 pub use gate::{Gate, Verdict};
-pub use handle::{Engine, Output, Refused};
+pub use handle::{Engine, EngineStats, Output, Refused};
 pub use logprobs::Logprobs;
+pub use names::Scope;
 pub use sampler::Params;
 
 use models::Batch;
@@ -31,6 +35,11 @@ use std::time::{Duration, Instant};
 pub trait Compute {
     /// One step over the batch; calls `row(i, logits)` for each wanted row `i` in order.
     fn forward(&mut self, batch: &Batch, row: &mut dyn FnMut(usize, &[f32]));
+
+    /// What the keys of a sequence depend on beside its tokens: only sequences with the same may share them.
+    fn regime(&self, _prompt: usize) -> u32 {
+        0
+    }
 }
 
 /// The engine's bounds.
@@ -68,6 +77,10 @@ pub struct Job {
     pub params: Params,
     /// `Some(k)`: log probabilities of each token and the `k` likeliest.
     pub logprobs: Option<usize>,
+    /// The prefix cache it may use and fill, if any.
+    pub cache: Option<Scope>,
+    /// May be guessed ahead; its tokens are the same either way.
+    pub speculate: bool,
 }
 
 /// What comes out of one sequence, in this order: `Prefilled`, `Token`…, then one of the others.

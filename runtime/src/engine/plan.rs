@@ -1,7 +1,10 @@
-//! Which rows the next step computes: every decode row first, then prefill in order of arrival, up to a bound.
+//! Which rows the next step computes: every decode row first, then prefill, up to a bound.
 //!
-//! **Invariant:** pure; each sequence with pending rows gets some within a bounded number of steps, because decode rows
-//! are fewer than the bound and prefill is served oldest first.
+//! Half of what is left for prefill goes to the oldest, the other half to whoever is nearest to its first token: a long prompt
+//! neither starves nor makes short ones wait for all of it.
+//!
+//! **Invariant:** pure; each sequence with pending rows gets some within a bounded number of steps, because decode rows are
+//! fewer than the bound and the oldest prefill always has its half.
 
 /// Rows for one sequence of the running set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,20 +15,25 @@ pub struct Share {
     pub rows: usize,
 }
 
-/// `pending`: rows that each running sequence waits for, oldest first; 0 where it must pause.
+/// `pending`: rows that each running sequence waits for, oldest first; 0 where it must pause. Shares come in that order.
 pub fn plan(pending: &[usize], rows_max: usize) -> Vec<Share> {
+    let mut rows = vec![0; pending.len()];
     let mut left = rows_max;
-    let mut take = |wanted: fn(usize) -> bool, shares: &mut Vec<Share>| {
-        for (index, &rows) in pending.iter().enumerate().filter(|&(_, &rows)| wanted(rows)) {
-            let rows = rows.min(left);
-            left -= rows;
-            shares.extend((rows > 0).then_some(Share { index, rows }));
-        }
+    let mut give = |index: usize, most: usize, left: &mut usize| {
+        let more = (pending[index] - rows[index]).min(most).min(*left);
+        rows[index] += more;
+        *left -= more;
     };
-    let mut shares = Vec::new();
-    take(|rows| rows == 1, &mut shares);
-    take(|rows| rows > 1, &mut shares);
-    shares
+    let decode = (0..pending.len()).filter(|&i| pending[i] == 1);
+    decode.for_each(|i| give(i, 1, &mut left));
+    let mut prefill: Vec<usize> = (0..pending.len()).filter(|&i| pending[i] > 1).collect();
+    if let Some(&oldest) = prefill.first() {
+        give(oldest, left.div_ceil(2), &mut left);
+        prefill.sort_by_key(|&i| pending[i]);
+        prefill.iter().for_each(|&i| give(i, usize::MAX, &mut left));
+    }
+    let share = |(index, rows): (usize, usize)| (rows > 0).then_some(Share { index, rows });
+    rows.into_iter().enumerate().filter_map(share).collect()
 }
 
 #[cfg(test)]
@@ -38,22 +46,26 @@ mod tests {
     }
 
     #[test]
-    fn decode_goes_first_and_prefill_shares_the_rest_by_age() {
-        assert_eq!(shares(&[600, 1, 0, 40, 1], 512), [(1, 1), (4, 1), (0, 510)]);
-        assert_eq!(shares(&[90, 1, 0, 40], 128), [(1, 1), (0, 90), (3, 37)]);
+    fn decode_goes_first_then_the_oldest_and_the_shortest_prefill_share_the_rest() {
+        assert_eq!(shares(&[600, 1, 0, 40, 1], 512), [(0, 470), (1, 1), (3, 40), (4, 1)]);
+        assert_eq!(shares(&[90, 1, 0, 40], 128), [(0, 87), (1, 1), (3, 40)]);
+        assert_eq!(shares(&[900, 300, 400, 20], 512), [(0, 256), (1, 236), (3, 20)]);
         assert_eq!(shares(&[0, 0], 512), []);
     }
 
     proptest! {
         #[test]
-        fn no_step_is_too_large_and_none_is_empty_while_rows_are_pending(
-            pending in proptest::collection::vec(0usize..900, 0..64), rows_max in 64usize..600
+        fn no_step_is_too_large_none_is_empty_while_rows_are_pending_and_the_oldest_advances(
+            pending in proptest::collection::vec(0usize..900, 0..64), rows_max in 66usize..600
         ) {
             let found = plan(&pending, rows_max);
             prop_assert!(found.iter().map(|s| s.rows).sum::<usize>() <= rows_max);
             prop_assert!(found.iter().all(|s| s.rows > 0 && s.rows <= pending[s.index]));
+            prop_assert!(found.is_sorted_by_key(|s| s.index));
             prop_assert_eq!(found.is_empty(), pending.iter().all(|&p| p == 0));
-            prop_assert!(pending.iter().enumerate().filter(|p| *p.1 == 1).all(|(i, _)| found.iter().any(|s| s.index == i)));
+            let has = |i: usize| found.iter().any(|s| s.index == i);
+            prop_assert!(pending.iter().enumerate().filter(|p| *p.1 == 1).all(|(i, _)| has(i)));
+            prop_assert!(pending.iter().position(|&p| p > 1).is_none_or(has));
         }
     }
 }

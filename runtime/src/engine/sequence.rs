@@ -61,6 +61,23 @@ impl Sequence {
         self.computed == self.tokens.len()
     }
 
+    /// Forgets what has been computed but the first `kept` rows: its blocks are gone, or others hold these rows for it.
+    pub fn rewind(&mut self, kept: usize) {
+        self.computed = kept;
+        self.check_invariants();
+        debug_assert!(kept < self.tokens.len(), "the last row is computed anew, for its logits");
+    }
+
+    /// Rows that are computed.
+    pub fn computed(&self) -> usize {
+        self.computed
+    }
+
+    /// Tokens that may still come.
+    pub fn left(&self) -> usize {
+        self.limit - self.tokens.len()
+    }
+
     /// Appends a sampled token.
     pub fn push(&mut self, id: u32) -> Step {
         debug_assert_eq!(self.computed, self.tokens.len(), "a token is sampled from computed rows");

@@ -2,17 +2,19 @@
 //!
 //! Each turn: take submissions → let go of what nobody reads → admit, first come first served → compute one step → send
 //! tokens → retire. It parks when nothing can run; submissions, drained readers and dropped readers unpark it.
+//!
+//! Blocks are taken as they are filled. Where they run out, the youngest sequence loses its own and goes back to the head of
+//! the queue; it will be computed again from its tokens. The oldest never does, and every sequence fits the pool alone, so
+//! all get through.
 
 use super::{
-    Compute, Event, Gate, Limits, Panicked, Token,
-    blocks::{Blocks, Lease},
-    handle::{EngineStats, Submission},
-    logprobs::logprobs,
+    Compute, EngineStats, Gate, Limits, Panicked,
+    blocks::{Blocks, Table},
+    handle::Submission,
     plan::{Share, plan},
-    sampler::{Sampler, Scratch},
-    sequence::{Sequence, Step},
+    sampler::Scratch,
+    task::Task,
 };
-use kernels::BLOCK_TOKENS;
 use models::{Batch, Segment};
 use protocol::{ApiError, ErrorKind};
 use std::{
@@ -22,13 +24,10 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use tokio::sync::{
-    mpsc::{Sender, error::TrySendError},
-    watch,
-};
+use tokio::sync::watch;
 
-/// Events of one sequence that found no room: at most what one step makes.
-const OUTBOX_MAX: usize = 3;
+/// With more sequences than this the rows of a step are worth more to them than to guesses.
+const GUESSING_SEQUENCES_MAX: usize = 4;
 
 pub(super) struct Worker<C> {
     compute: C,
@@ -39,24 +38,35 @@ pub(super) struct Worker<C> {
     closed: bool,
     publish: watch::Sender<EngineStats>,
     blocks: Blocks,
-    waiting: VecDeque<Submission>,
+    waiting: VecDeque<Task>,
+    /// In the order of their admission.
     running: Vec<Running>,
     scratch: Scratch,
+    counts: Counts,
 }
 
-/// A sequence of the running set. Dropping it frees its blocks.
+/// A sequence with blocks. Dropping it frees them.
 struct Running {
-    sequence: Sequence,
-    sampler: Sampler,
-    logprobs: Option<usize>,
-    lease: Lease,
-    events: Sender<Event>,
-    /// What its reader had no room for; while it is not empty the sequence pauses.
-    outbox: VecDeque<Event>,
-    paused_since: Option<Instant>,
-    admitted: Instant,
-    /// All that will be sent is in the outbox.
-    over: bool,
+    task: Task,
+    table: Table,
+}
+
+/// What has happened so far.
+#[derive(Default)]
+struct Counts {
+    preempted: u64,
+    reused_tokens: u64,
+    guessed: u64,
+    guessed_right: u64,
+}
+
+/// What one sequence has in a step.
+struct Rows {
+    /// In the running set.
+    index: usize,
+    /// The first of its rows whose logits are wanted, in the order of wanted rows; none where its prompt goes on.
+    wanted: Option<usize>,
+    guesses: Vec<u32>,
 }
 
 impl<C: Compute> Worker<C> {
@@ -70,7 +80,8 @@ impl<C: Compute> Worker<C> {
     ) -> Self {
         let blocks = Blocks::new(blocks);
         let (waiting, running, scratch) = (VecDeque::new(), Vec::new(), Scratch::default());
-        Self { compute, limits, gate, submissions, closed: false, publish, blocks, waiting, running, scratch }
+        let counts = Counts::default();
+        Self { compute, limits, gate, submissions, closed: false, publish, blocks, waiting, running, scratch, counts }
     }
 
     /// Until no more submissions can come and nothing runs.
@@ -79,11 +90,11 @@ impl<C: Compute> Worker<C> {
             self.take_submissions();
             self.retire(Instant::now());
             self.admit(Instant::now());
+            let shares = self.provide(self.plan());
             self.publish();
             if self.closed && self.running.is_empty() && self.waiting.is_empty() {
                 return Ok(());
             }
-            let shares = self.plan();
             if shares.is_empty() {
                 self.park();
                 continue;
@@ -97,7 +108,10 @@ impl<C: Compute> Worker<C> {
     fn take_submissions(&mut self) {
         while !self.closed && self.waiting.len() < self.limits.waiting {
             match self.submissions.try_recv() {
-                Ok(submission) => self.waiting.push_back(submission),
+                Ok(Submission { job, events }) => {
+                    let regime = self.compute.regime(job.prompt.len());
+                    self.waiting.push_back(Task::new(job, events, regime));
+                }
                 Err(TryRecvError::Empty) => return,
                 Err(TryRecvError::Disconnected) => self.closed = true,
             }
@@ -106,65 +120,131 @@ impl<C: Compute> Worker<C> {
 
     /// Sends what had no room, and lets go of what is over or has no reader.
     fn retire(&mut self, now: Instant) {
-        self.waiting.retain(|w| !w.events.is_closed());
         let (pending, bound) = (self.gate.is_pending(), self.limits.slow_reader);
-        self.running.retain_mut(|r| {
-            r.flush(now, pending);
-            let too_slow =
-                !pending && r.paused_since.is_some_and(|since| now.saturating_duration_since(since) >= bound);
-            let sent = r.over && r.outbox.is_empty();
-            !(r.events.is_closed() || too_slow || sent)
+        let mut stays = |task: &mut Task| {
+            task.flush(now, pending);
+            let paused = task.paused_since().map(|since| now.saturating_duration_since(since));
+            let too_slow = !pending && paused.is_some_and(|paused| paused >= bound);
+            !(task.is_abandoned() || too_slow || task.is_done())
+        };
+        self.waiting.retain_mut(&mut stays);
+        self.running.retain_mut(|running| {
+            if running.task.is_over() {
+                running.table.clear();
+            }
+            stays(&mut running.task)
         });
     }
 
     /// Strictly in order of arrival: a large sequence at the head is not overtaken, so it does not starve.
     fn admit(&mut self, now: Instant) {
         while self.running.len() < self.limits.sequences {
-            let Some(next) = self.waiting.front() else { return };
-            let positions = next.job.prompt.len() + next.job.max_tokens;
-            let Some(lease) = self.blocks.lease(positions.div_ceil(BLOCK_TOKENS)) else { return };
-            let Some(Submission { job, events }) = self.waiting.pop_front() else { return };
-            self.running.push(Running {
-                sampler: Sampler::new(job.params, &job.prompt),
-                sequence: Sequence::new(job.prompt, job.max_tokens, job.ends),
-                logprobs: job.logprobs,
-                lease,
-                events,
-                outbox: VecDeque::with_capacity(OUTBOX_MAX),
-                paused_since: None,
-                admitted: now,
-                over: false,
-            });
+            let Some(mut task) = self.waiting.pop_front() else { return };
+            let Some(table) = self.table_for(&mut task) else { return self.waiting.push_front(task) };
+            task.admitted.get_or_insert(now);
+            self.running.push(Running { task, table });
         }
     }
 
+    /// Blocks for all of the sequence's tokens and the next, those with known content first. One block for each that runs is
+    /// left, so that who is admitted is not soon sent back.
+    fn table_for(&mut self, task: &mut Task) -> Option<Table> {
+        let mut table = self.blocks.table();
+        let kept = table.reuse(task.reusable());
+        if !table.grow(task.sequence.tokens().len() + 1) || self.blocks.available() < self.running.len() {
+            return None;
+        }
+        task.sequence.rewind(kept);
+        self.counts.reused_tokens += kept as u64;
+        Some(table)
+    }
+
     fn plan(&self) -> Vec<Share> {
-        let pending = |r: &Running| if r.may_run() { r.sequence.pending().len() } else { 0 };
+        let pending = |r: &Running| if r.task.may_run() { r.task.sequence.pending().len() } else { 0 };
         plan(&self.running.iter().map(pending).collect::<Vec<_>>(), self.limits.rows)
+    }
+
+    /// Sees that each share has its blocks, the oldest first; whoever must give way has none any more.
+    fn provide(&mut self, shares: Vec<Share>) -> Vec<Share> {
+        // Whoever is from here on in the running set has no blocks.
+        let mut end = self.running.len();
+        for share in &shares {
+            while share.index < end {
+                let running = &mut self.running[share.index];
+                if running.table.grow(running.task.sequence.pending().start + share.rows) {
+                    break;
+                }
+                end -= 1;
+                self.preempt(end);
+            }
+        }
+        shares.into_iter().filter(|share| share.index < end).collect()
+    }
+
+    /// Takes the blocks of a sequence; it goes back to the head of the queue, unless it has only its last words to say.
+    fn preempt(&mut self, index: usize) {
+        self.running[index].table.clear();
+        if self.running[index].task.is_over() {
+            return;
+        }
+        let mut task = self.running.remove(index).task;
+        task.sequence.rewind(0);
+        self.counts.preempted += 1;
+        self.waiting.push_front(task);
     }
 
     fn step(&mut self, shares: &[Share]) {
         let mut batch = Batch::default();
-        let mut sampled = Vec::new();
-        for share in shares {
-            let running = &mut self.running[share.index];
-            running.add_rows(share.rows, &mut batch);
-            if running.sequence.advance(share.rows) {
-                batch.wanted.push(batch.tokens.len() - 1);
-                sampled.push(share.index);
-            }
-        }
+        let guessing = shares.len() <= GUESSING_SEQUENCES_MAX;
+        let rows: Vec<Rows> = shares.iter().map(|share| self.add_rows(share, guessing, &mut batch)).collect();
         let (running, scratch) = (&mut self.running, &mut self.scratch);
-        self.compute.forward(&batch, &mut |i, logits| running[sampled[i]].sample(logits, scratch));
+        let mut sampling = Sampling::new(&rows);
+        self.compute.forward(&batch, &mut |i, logits| sampling.row(i, logits, running, scratch));
         let (now, pending) = (Instant::now(), self.gate.is_pending());
-        sampled.iter().for_each(|&i| running[i].flush(now, pending));
+        for (rows, right) in rows.iter().zip(sampling.right) {
+            let running = &mut self.running[rows.index];
+            if !rows.guesses.is_empty() {
+                running.task.drafter.judge(rows.guesses.len(), right);
+                self.counts.guessed += rows.guesses.len() as u64;
+                self.counts.guessed_right += right as u64;
+            }
+            running.name_blocks();
+            running.task.flush(now, pending);
+        }
+    }
+
+    /// Appends a sequence's next rows to the batch, guesses behind them.
+    fn add_rows(&mut self, share: &Share, guessing: bool, batch: &mut Batch) -> Rows {
+        let running = &mut self.running[share.index];
+        let sequence = &mut running.task.sequence;
+        let (position, prompt) = (sequence.pending().start, sequence.prompt());
+        let row = batch.tokens.len();
+        batch.tokens.extend_from_slice(&sequence.tokens()[position..position + share.rows]);
+        let mut rows = Rows { index: share.index, wanted: None, guesses: Vec::new() };
+        if sequence.advance(share.rows) {
+            if guessing {
+                // The last token that may come needs no row.
+                let most = sequence.left().saturating_sub(1);
+                rows.guesses = running.task.drafter.guess(sequence.tokens(), most);
+                if !running.table.grow(sequence.tokens().len() + rows.guesses.len()) {
+                    rows.guesses.clear();
+                }
+            }
+            rows.wanted = Some(batch.wanted.len());
+            batch.tokens.extend_from_slice(&rows.guesses);
+            batch.wanted.extend(row + share.rows - 1..batch.tokens.len());
+        }
+        let count = batch.tokens.len() - row;
+        let blocks = running.table.blocks().to_vec();
+        batch.segments.push(Segment { row, rows: count, position, prompt, blocks });
+        rows
     }
 
     /// Sleeps until something may have changed: unparked, or a paused sequence's time is up.
     fn park(&self) {
         let bound = self.limits.slow_reader;
-        let left = |r: &Running| r.paused_since.map(|since| bound.saturating_sub(since.elapsed()));
-        match self.running.iter().filter_map(left).min() {
+        let left = |task: &Task| task.paused_since().map(|since| bound.saturating_sub(since.elapsed()));
+        match self.running.iter().map(|running| &running.task).chain(&self.waiting).filter_map(left).min() {
             Some(left) => thread::park_timeout(left.max(Duration::from_millis(1))),
             None => thread::park(),
         }
@@ -175,7 +255,12 @@ impl<C: Compute> Worker<C> {
             running: self.running.len(),
             waiting: self.waiting.len(),
             blocks_used: self.blocks.used(),
+            blocks_idle: self.blocks.idle(),
             blocks_total: self.blocks.total(),
+            preempted: self.counts.preempted,
+            reused_tokens: self.counts.reused_tokens,
+            guessed: self.counts.guessed,
+            guessed_right: self.counts.guessed_right,
         };
         self.publish.send_if_modified(|old| std::mem::replace(old, stats) != stats);
     }
@@ -185,74 +270,55 @@ impl<C: Compute> Worker<C> {
         let error =
             ApiError::new(ErrorKind::Internal, "the engine failed while computing; the model is being restarted");
         self.take_submissions();
-        let waiting = self.waiting.drain(..).map(|w| w.events);
-        for events in waiting.chain(self.running.drain(..).map(|r| r.events)) {
-            // A full channel: its reader finds the channel's end without a last event, which is an error, too.
-            let _ = events.try_send(Event::Failed(error.clone()));
-        }
+        let running = self.running.drain(..).map(|running| running.task);
+        self.waiting.drain(..).chain(running).for_each(|task| task.fail(&error));
         self.publish();
         Panicked { message }
     }
 }
 
 impl Running {
-    fn may_run(&self) -> bool {
-        !self.over && self.outbox.is_empty()
+    /// Makes the blocks that are now full known to the prefix cache.
+    fn name_blocks(&mut self) {
+        self.table.name(self.task.computed_names());
+    }
+}
+
+/// The rows of a step as their logits come.
+struct Sampling<'a> {
+    rows: &'a [Rows],
+    /// Whose logits come now.
+    at: usize,
+    /// Guesses that came true, for each.
+    right: Vec<usize>,
+    /// What comes for the current one is of use.
+    goes_on: bool,
+}
+
+impl<'a> Sampling<'a> {
+    fn new(rows: &'a [Rows]) -> Self {
+        Self { rows, at: 0, right: vec![0; rows.len()], goes_on: true }
     }
 
-    /// Appends its next `rows` rows to the batch.
-    fn add_rows(&self, rows: usize, batch: &mut Batch) {
-        let position = self.sequence.pending().start;
-        let blocks = self.lease.table()[..(position + rows).div_ceil(BLOCK_TOKENS)].to_vec();
-        batch.segments.push(Segment {
-            row: batch.tokens.len(),
-            rows,
-            position,
-            prompt: self.sequence.prompt(),
-            blocks,
-        });
-        batch.tokens.extend_from_slice(&self.sequence.tokens()[position..position + rows]);
-    }
-
-    fn sample(&mut self, logits: &[f32], scratch: &mut Scratch) {
-        let position = self.sequence.tokens().len();
-        if position == self.sequence.prompt() {
-            self.outbox.push_back(Event::Prefilled(self.admitted.elapsed()));
+    /// Wanted row `i` in order. A guess is right where it is what was sampled; behind the first wrong one nothing counts.
+    fn row(&mut self, i: usize, logits: &[f32], running: &mut [Running], scratch: &mut Scratch) {
+        let begins = |rows: &Rows| rows.wanted == Some(i);
+        if let Some(at) = self.rows.iter().position(begins) {
+            (self.at, self.goes_on) = (at, true);
         }
-        let id = match self.sampler.sample(logits, position, scratch) {
-            Ok(id) => id,
-            Err(e) => return self.end(Event::Failed(ApiError::new(ErrorKind::Internal, e.to_string()))),
-        };
-        self.sampler.observe(id);
-        let step = self.sequence.push(id);
-        if step != Step::End {
-            let logprobs = self.logprobs.map(|top| logprobs(logits, id, top));
-            self.outbox.push_back(Event::Token(Token { id, logprobs, at: Instant::now() }));
+        if !self.goes_on {
+            return;
         }
-        match step {
-            Step::Continue => {}
-            Step::Last(reason) => self.end(Event::Finished(reason)),
-            Step::End => self.end(Event::Finished(protocol::answer::FinishReason::Stop)),
+        let rows = &self.rows[self.at];
+        let task = &mut running[rows.index].task;
+        let checked = i - rows.wanted.expect("only sequences with wanted rows get here");
+        self.goes_on = task.sample(logits, scratch)
+            && rows.guesses.get(checked).is_some_and(|guess| task.sequence.tokens().last() == Some(guess));
+        if self.goes_on {
+            // Its row has been computed as a guess.
+            task.sequence.advance(1);
+            self.right[self.at] += 1;
         }
-    }
-
-    fn end(&mut self, last: Event) {
-        self.outbox.push_back(last);
-        self.over = true;
-    }
-
-    /// Sends what there is room for. While the gate is pending nobody reads, and that is not the reader's fault.
-    fn flush(&mut self, now: Instant, gate_pending: bool) {
-        debug_assert!(self.outbox.len() <= OUTBOX_MAX);
-        while let Some(event) = self.outbox.pop_front() {
-            if let Err(TrySendError::Full(event)) = self.events.try_send(event) {
-                self.outbox.push_front(event);
-                let since = if gate_pending { now } else { self.paused_since.unwrap_or(now) };
-                self.paused_since = Some(since);
-                return;
-            }
-        }
-        self.paused_since = None;
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::{App, body, refusal::Refusal, routes::blocking, shape::Shape, stream, whole};
 use crate::{
+    engine::Scope,
     service::Service,
     text::{Choice, Piece, Totals},
 };
@@ -10,7 +11,7 @@ use futures_util::stream::{BoxStream, StreamExt, select_all, unfold};
 use http::{HeaderMap, Request};
 use protocol::{
     ApiError, Generate, parse_chat, parse_completion,
-    timings::{WAKE_HEADER, Wake},
+    timings::{SCOPE_HEADER, WAKE_HEADER, Wake},
 };
 use std::{sync::Arc, time::Instant};
 
@@ -18,25 +19,25 @@ use std::{sync::Arc, time::Instant};
 pub type Pieces = BoxStream<'static, Result<Piece, ApiError>>;
 
 pub async fn chat(State(app): State<App>, request: Request<Body>) -> Result<Response, Refusal> {
-    let (arrived, wake) = (Instant::now(), wake(&app, request.headers()));
+    let (arrived, wake, scope) = (Instant::now(), wake(&app, request.headers()), scope(&app, request.headers()));
     let request = parse_chat(&body::read(request).await?)?;
     let service = app.model(&request.generate.model).await?;
     let tokenizing = service.clone();
     let (messages, add) = (request.messages, request.add_generation_prompt);
     // A template writes its own special tokens.
     let prompt = blocking(move || tokenizing.encode(&tokenizing.render(&messages, add)?, false)).await?;
-    let origin = Origin { wake, arrived, chat: true };
+    let origin = Origin { wake, arrived, scope, chat: true };
     answer(service, request.generate, vec![prompt], origin).await
 }
 
 pub async fn completion(State(app): State<App>, request: Request<Body>) -> Result<Response, Refusal> {
-    let (arrived, wake) = (Instant::now(), wake(&app, request.headers()));
+    let (arrived, wake, scope) = (Instant::now(), wake(&app, request.headers()), scope(&app, request.headers()));
     let request = parse_completion(&body::read(request).await?)?;
     let service = app.model(&request.generate.model).await?;
     let tokenizing = service.clone();
     let tokenize = move || request.prompts.into_iter().map(|p| tokenizing.prompt(p)).collect::<Result<_, _>>();
     let prompts = blocking(tokenize).await?;
-    let origin = Origin { wake, arrived, chat: false };
+    let origin = Origin { wake, arrived, scope, chat: false };
     answer(service, request.generate, prompts, origin).await
 }
 
@@ -44,6 +45,7 @@ pub async fn completion(State(app): State<App>, request: Request<Body>) -> Resul
 struct Origin {
     wake: Wake,
     arrived: Instant,
+    scope: Scope,
     chat: bool,
 }
 
@@ -54,7 +56,7 @@ async fn answer(
     origin: Origin,
 ) -> Result<Response, Refusal> {
     let prompt_tokens = prompts.iter().map(Vec::len).sum::<usize>() as u32;
-    let choices = service.start(&generate, prompts)?;
+    let choices = service.start(&generate, origin.scope, prompts)?;
     let totals = Totals::new(origin.wake, origin.arrived, prompt_tokens);
     let shape = Shape::new(&service, &generate, origin.chat, choices.len());
     let pieces = pieces(choices);
@@ -73,4 +75,11 @@ fn pieces(choices: Vec<Choice>) -> Pieces {
 fn wake(app: &App, headers: &HeaderMap) -> Wake {
     let header = headers.get(WAKE_HEADER).filter(|_| app.behind_activator);
     header.and_then(|v| serde_json::from_slice(v.as_bytes()).ok()).unwrap_or_default()
+}
+
+/// Whose keys and values the request may share, as the activator says; without tenants all requests are of one scope.
+fn scope(app: &App, headers: &HeaderMap) -> Scope {
+    let header = headers.get(SCOPE_HEADER).filter(|_| app.behind_activator);
+    let id = header.and_then(|v| u128::from_str_radix(v.to_str().ok()?, 16).ok());
+    Scope(id.unwrap_or_default())
 }
