@@ -19,6 +19,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use protocol::control::Stats;
+
 use crate::{
     config::KnativeLabels,
     scaler::ColdStart,
@@ -62,6 +64,11 @@ pub struct Metrics {
     launch: Family<Model, Histogram>,
     restore: Family<Model, Histogram>,
     requests: Family<Class, Counter<u64, AtomicU64>>,
+    sequences: Family<InPhase, Gauge<i64, AtomicI64>>,
+    kv_blocks: Family<InPhase, Gauge<i64, AtomicI64>>,
+    preempted: Family<Model, Counter<u64, AtomicU64>>,
+    reused: Family<Model, Counter<u64, AtomicU64>>,
+    guessed: Family<Outcome, Counter<u64, AtomicU64>>,
 }
 
 /// 1 ms to about 33 s.
@@ -85,6 +92,11 @@ impl Metrics {
             launch: Family::new_with_constructor(seconds),
             restore: Family::new_with_constructor(seconds),
             requests: Family::default(),
+            sequences: Family::default(),
+            kv_blocks: Family::default(),
+            preempted: Family::default(),
+            reused: Family::default(),
+            guessed: Family::default(),
         };
         registry.register("held", "Requests that wait for a model's runtime", metrics.held.clone());
         registry.register("in_flight", "Requests being answered by a model's runtime", metrics.in_flight.clone());
@@ -93,8 +105,40 @@ impl Metrics {
         registry.register("launch_seconds", "From a runtime's start to its being launched", metrics.launch.clone());
         registry.register("restore_seconds", "From launched to ready for a first token", metrics.restore.clone());
         registry.register("requests", "Requests answered, by class of status", metrics.requests.clone());
+        metrics.register_engine(&mut registry);
         metrics.registry = Arc::new(registry);
         metrics
+    }
+
+    /// What runtimes tell of their engines.
+    fn register_engine(&self, registry: &mut Registry) {
+        registry.register("sequences", "Generations in a model's engine, running or waiting", self.sequences.clone());
+        let blocks = "Blocks of KV memory: in use, idle (known to the prefix cache), and in all";
+        registry.register("kv_blocks", blocks, self.kv_blocks.clone());
+        let preempted = "Generations that lost their KV blocks to older ones and were computed again";
+        registry.register("preempted", preempted, self.preempted.clone());
+        registry.register("prefix_reused_tokens", "Tokens that the prefix cache knew", self.reused.clone());
+        registry.register("guessed_tokens", "Tokens guessed by speculation, by outcome", self.guessed.clone());
+    }
+
+    /// A model's engine now stands like this; `before` is what it said last.
+    pub fn engine(&self, model: &str, before: &Stats, now: &Stats) {
+        let gauge = |family: &Family<InPhase, Gauge<i64, AtomicI64>>, state, value: u32| {
+            family.get_or_create(&InPhase { model: model.to_owned(), state }).set(i64::from(value));
+        };
+        gauge(&self.sequences, "running", now.running);
+        gauge(&self.sequences, "waiting", now.waiting);
+        gauge(&self.kv_blocks, "used", now.kv_blocks_used);
+        gauge(&self.kv_blocks, "idle", now.kv_blocks_idle);
+        gauge(&self.kv_blocks, "total", now.kv_blocks_total);
+        let label = Model { model: model.to_owned() };
+        self.preempted.get_or_create(&label).inc_by(now.preempted.saturating_sub(before.preempted));
+        self.reused.get_or_create(&label).inc_by(now.reused_tokens.saturating_sub(before.reused_tokens));
+        let guessed = now.guessed.saturating_sub(before.guessed);
+        let right = now.guessed_right.saturating_sub(before.guessed_right);
+        let counter = |outcome| self.guessed.get_or_create(&Outcome { model: model.to_owned(), outcome }).clone();
+        counter("right").inc_by(right);
+        counter("wrong").inc_by(guessed.saturating_sub(right));
     }
 
     /// In Prometheus' (OpenMetrics) text format.

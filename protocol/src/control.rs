@@ -29,8 +29,6 @@ pub enum ToRuntime {
     },
     /// Finish what runs, accept nothing new, then say [`FromRuntime::Drained`] and exit 0.
     Drain,
-    /// Answer with [`FromRuntime::Stats`].
-    Stats,
 }
 
 /// What a runtime tells the activator.
@@ -47,7 +45,7 @@ pub enum FromRuntime {
         /// Where the time since [`ToRuntime::Restore`] went.
         restore: RestoreTimings,
     },
-    /// The answer to [`ToRuntime::Stats`].
+    /// What the runtime holds has changed; told at most every 100 ms, and the last state always.
     Stats(Stats),
     /// The model cannot be restored, or the engine broke. The process exits after this.
     Failed {
@@ -82,8 +80,18 @@ pub struct Stats {
     pub waiting: u32,
     /// KV blocks in use.
     pub kv_blocks_used: u32,
+    /// KV blocks that no sequence has and that the prefix cache knows.
+    pub kv_blocks_idle: u32,
     /// KV blocks in all.
     pub kv_blocks_total: u32,
+    /// Sequences that lost their KV blocks to older ones, in this life.
+    pub preempted: u64,
+    /// Tokens of prompts that the prefix cache knew, in this life.
+    pub reused_tokens: u64,
+    /// Tokens guessed by speculation, in this life.
+    pub guessed: u64,
+    /// Of these the right ones.
+    pub guessed_right: u64,
     /// Resident memory of the process, in bytes.
     pub resident_bytes: u64,
 }

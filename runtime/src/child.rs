@@ -6,6 +6,7 @@
 use crate::{
     Options,
     control::{Control, Received},
+    engine::EngineStats,
     failure::Failure,
     http::{App, Phase, serve_socket},
     process::Resident,
@@ -28,6 +29,9 @@ use tokio::{
 
 /// How long clients of a failed runtime may take to read their error before the process ends.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
+
+/// How long at least between two reports of what the engine holds.
+const REPORT_EVERY: Duration = Duration::from_millis(100);
 
 /// Runs until drained, failed, or left alone. `control` is one end of a `SOCK_SEQPACKET` pair, `http` of a
 /// `SOCK_STREAM` pair; `age` is how long the process exists.
@@ -70,6 +74,7 @@ struct Child {
     server: JoinHandle<()>,
     resident: Resident,
     options: Options,
+    reports: Option<Reports>,
     /// A model was ordered.
     ordered: bool,
 }
@@ -89,7 +94,7 @@ impl Child {
             let _ = stopped.wait_for(|stop| *stop).await;
         }));
         let (control, resident) = (Control::start(control)?, Resident::open()?);
-        Ok(Self { control, phase, stop, server, resident, options, ordered: false })
+        Ok(Self { control, phase, stop, server, resident, options, reports: None, ordered: false })
     }
 
     async fn serve(&mut self) -> End {
@@ -114,6 +119,7 @@ impl Child {
                     }
                     Err(failure) => return End::Failed(failure),
                 },
+                engine = changed(&mut self.reports) => self.say(&FromRuntime::Stats(self.stats(engine))),
                 Ok(failure) = &mut failing, if never.is_none() => return End::Failed(failure),
                 _ = &mut self.server, if *self.stop.borrow() => return End::Drained,
             }
@@ -138,7 +144,6 @@ impl Child {
                 }
                 self.stop.send_replace(true);
             }
-            ToRuntime::Stats => self.say(&FromRuntime::Stats(self.stats())),
         }
         Ok(None)
     }
@@ -155,9 +160,10 @@ impl Child {
         Ok(restoring)
     }
 
-    fn ready(&self, restored: Restored, failing: Option<oneshot::Sender<Failure>>) {
+    fn ready(&mut self, restored: Restored, failing: Option<oneshot::Sender<Failure>>) {
         let Restored { service, timings, gate, engine_ended } = restored;
         tracing::info!(model = service.model, total_us = timings.total_us, "restored");
+        self.reports = Some(Reports { stats: service.engine.watch(), not_before: Instant::now().into() });
         self.phase.send_replace(Phase::Ready(Arc::new(service)));
         self.say(&FromRuntime::Ready { restore: timings });
         tokio::spawn(async move {
@@ -180,16 +186,17 @@ impl Child {
         failure.exit_code()
     }
 
-    fn stats(&self) -> Stats {
-        let engine = match &*self.phase.borrow() {
-            Phase::Ready(service) => service.engine.stats(),
-            Phase::Starting | Phase::Failed(_) => Default::default(),
-        };
+    fn stats(&self, engine: EngineStats) -> Stats {
         Stats {
             running: engine.running as u32,
             waiting: engine.waiting as u32,
             kv_blocks_used: engine.blocks_used as u32,
+            kv_blocks_idle: engine.blocks_idle as u32,
             kv_blocks_total: engine.blocks_total as u32,
+            preempted: engine.preempted,
+            reused_tokens: engine.reused_tokens,
+            guessed: engine.guessed,
+            guessed_right: engine.guessed_right,
             resident_bytes: self.resident.bytes(),
         }
     }
@@ -200,6 +207,26 @@ impl Child {
             tracing::warn!(error = %e, "a control message was not sent");
         }
     }
+}
+
+/// The engine's numbers, on their way to the activator.
+struct Reports {
+    stats: watch::Receiver<EngineStats>,
+    not_before: tokio::time::Instant,
+}
+
+/// The engine's numbers once they have changed, but not too often; never, where there is no engine. Nothing is lost where
+/// this is dropped before it is done.
+async fn changed(reports: &mut Option<Reports>) -> EngineStats {
+    if let Some(Reports { stats, not_before }) = reports {
+        tokio::time::sleep_until(*not_before).await;
+        if stats.changed().await.is_ok() {
+            *not_before = tokio::time::Instant::now() + REPORT_EVERY;
+            return *stats.borrow_and_update();
+        }
+    }
+    // The engine's end has its own way to be told.
+    std::future::pending().await
 }
 
 /// The restore's result; never, where there is none.

@@ -277,7 +277,10 @@ impl Scaler {
             (ChildEvent::Exited(status), Role::Slot(slot, launch)) => {
                 tracing::info!(model = self.places[slot.0].name, launch = launch.0, status, "a runtime ended");
                 self.lives.remove(&id);
-                self.places[slot.0].life = None;
+                let place = &mut self.places[slot.0];
+                place.life = None;
+                // What the next life counts starts at zero.
+                self.metrics.engine(&place.name, &std::mem::take(&mut place.engine), &Default::default());
                 let death = Failure::internal(format!("the runtime {status} before it was ready"));
                 self.step(slot, Event::Exited(launch, death)).await;
             }
@@ -309,7 +312,11 @@ impl Scaler {
             (FromRuntime::Failed { kind, message }, Role::Slot(slot, launch)) => {
                 self.step(slot, Event::Broke(launch, Failure { kind, message: message.into() })).await;
             }
-            (FromRuntime::Drained | FromRuntime::Stats(_), Role::Slot(..)) => {
+            (FromRuntime::Stats(stats), Role::Slot(slot, _)) => {
+                let place = &mut self.places[slot.0];
+                self.metrics.engine(&place.name, &std::mem::replace(&mut place.engine, stats), &stats);
+            }
+            (FromRuntime::Drained, Role::Slot(..)) => {
                 tracing::debug!(?role, "a runtime said something that needs no answer");
             }
             (message, Role::Standby { .. } | Role::Dismissed) => {

@@ -8,6 +8,7 @@ use std::{
     time::Instant,
 };
 
+use protocol::control::Stats;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
@@ -46,6 +47,8 @@ pub struct Place {
     pub waiting: HashMap<RequestId, Waiting>,
     /// The last cold start that became ready.
     pub last_cold_start: Option<ColdStart>,
+    /// What its runtime last said of its engine.
+    pub engine: Stats,
     policy: Policy,
     stamp: Option<Stamp>,
 }
@@ -91,6 +94,7 @@ impl Place {
             digest,
             slot: Slot::new(policy),
             life: None,
+            engine: Stats::default(),
             waiting: HashMap::new(),
             last_cold_start: None,
             policy,

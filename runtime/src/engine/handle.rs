@@ -92,13 +92,7 @@ impl Engine {
         Ok(Output { events, engine: self.thread.clone() })
     }
 
-    /// The numbers as of the last step.
-    pub fn stats(&self) -> EngineStats {
-        *self.stats.borrow()
-    }
-
     /// The numbers, to be waited for.
-    #[cfg(test)]
     pub fn watch(&self) -> watch::Receiver<EngineStats> {
         self.stats.clone()
     }
