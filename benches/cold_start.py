@@ -68,7 +68,8 @@ class Answer:
 def stream(port, path, body, begun=None):
     """Posts `body` with `stream` set and reads the answer to its end."""
     answer = Answer(time.perf_counter() if begun is None else begun)
-    body = {**body, "stream": True, "stream_options": {"include_usage": True}, "cache_prompt": False}
+    body = {**body, "stream": True, "stream_options": {"include_usage": True}}
+    body.setdefault("cache_prompt", False)
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
     with contextlib.closing(connection):
         connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
@@ -338,8 +339,8 @@ def where_it_went(report):
     return {name: statistics.median(timing[name] for timing in timings) for name in names}
 
 
-def arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description=__doc__):
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     peers = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "pilotlight/peers"
     root = pathlib.Path(__file__).resolve().parent.parent
     parser.add_argument("--gguf", required=True, help="the model's file, for llama-server")
