@@ -69,6 +69,7 @@ pub fn router(api: Arc<Api>, readiness: Readiness, metrics: crate::metrics::Metr
     Router::new()
         .route("/v1/chat/completions", post(|api, request| answer(api, request, "/v1/chat/completions", chat)))
         .route("/v1/completions", post(|api, request| answer(api, request, "/v1/completions", completion)))
+        .route("/v1/embeddings", post(|api, request| answer(api, request, "/v1/embeddings", embeddings)))
         .route("/tokenize", post(|api, request| answer(api, request, "/tokenize", tokenize)))
         .route("/detokenize", post(|api, request| answer(api, request, "/detokenize", detokenize)))
         .route("/v1/models", get(models))
@@ -92,6 +93,10 @@ fn chat(body: &[u8]) -> Result<Wanted, ApiError> {
 fn completion(body: &[u8]) -> Result<Wanted, ApiError> {
     let request = protocol::parse_completion(body)?.generate;
     Ok(Wanted { model: Some(request.model), stream: request.stream })
+}
+
+fn embeddings(body: &[u8]) -> Result<Wanted, ApiError> {
+    Ok(Wanted { model: Some(protocol::parse_embeddings(body)?.model), stream: false })
 }
 
 fn tokenize(body: &[u8]) -> Result<Wanted, ApiError> {

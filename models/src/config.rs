@@ -5,6 +5,7 @@
 use crate::Error;
 use crate::rope_config::Rope;
 use serde::{Deserialize, Serialize};
+use snapshot::{SectionKind, Snapshot};
 
 /// Largest of each: far above any model known, far below what could overflow or exhaust memory by itself.
 const VOCAB_MAX: usize = 1 << 22;
@@ -73,6 +74,8 @@ pub struct Variant {
     pub sliding: Option<Sliding>,
     /// Feed-forward by experts.
     pub experts: Option<Experts>,
+    /// It is no decoder: it makes embeddings.
+    pub encoder: Option<EncoderConfig>,
 }
 
 /// Which projections add a vector.
@@ -96,6 +99,8 @@ pub enum Activation {
     Silu,
     /// GELU by its approximation with a tanh.
     GeluTanh,
+    /// GELU by the error function.
+    Gelu,
 }
 
 /// Attention over a sliding window.
@@ -124,7 +129,45 @@ pub struct Experts {
     pub dense_layers: Vec<usize>,
 }
 
+/// What makes a model an encoder (BERT's family).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EncoderConfig {
+    /// Rows of the table of positions.
+    pub positions: usize,
+    /// The first token's row in it (RoBERTa: 2).
+    pub position_offset: usize,
+    /// Rows of the table of token types; all tokens are of type 0.
+    pub token_types: usize,
+    /// How a sequence's rows become one vector.
+    pub pooling: Pooling,
+    /// That vector has length 1.
+    pub normalise: bool,
+}
+
+/// How the rows of a sequence become one vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pooling {
+    /// Their mean.
+    Mean,
+    /// The first token's.
+    First,
+}
+
 impl ModelConfig {
+    /// The configuration in a snapshot, checked.
+    ///
+    /// # Errors
+    /// [`Error::BadModel`] names the field.
+    pub fn from_snapshot(snapshot: &Snapshot) -> Result<Self, Error> {
+        let section = snapshot.section(SectionKind::Config)?;
+        let json = section.ok_or_else(|| Error::BadModel("the snapshot has no config section".into()))?;
+        let config: Self = serde_json::from_slice(json).map_err(|e| Error::BadModel(format!("config section: {e}")))?;
+        // No later arithmetic can then overflow or divide by zero.
+        config.check("config section")?;
+        Ok(config)
+    }
+
     /// Refuses a shape that no graph can have; `what` is the file or section it came from.
     ///
     /// # Errors
@@ -201,6 +244,13 @@ impl Variant {
             within("experts.used", experts.used, 1, experts.count)?;
             within("experts.width", experts.width, 1, WIDTH_MAX)?;
             within("experts.dense_layers", experts.dense_layers.len(), 0, config.layers)?;
+        }
+        if let Some(encoder) = &self.encoder {
+            within("encoder.positions", encoder.positions, 1, CONTEXT_MAX)?;
+            within("encoder.position_offset", encoder.position_offset, 0, encoder.positions - 1)?;
+            within("encoder.token_types", encoder.token_types, 1, VOCAB_MAX)?;
+            within("context_length", config.context_length, 1, encoder.positions - encoder.position_offset)?;
+            within("head_dim", config.head_dim * config.heads, config.hidden_size, config.hidden_size)?;
         }
         Ok(())
     }

@@ -16,10 +16,10 @@ mod seal;
 mod template;
 mod tokenizer;
 
-pub use config::{Activation, Biases, Experts, ModelConfig, Sliding, Variant};
+pub use config::{Activation, Biases, EncoderConfig, Experts, ModelConfig, Pooling, Sliding, Variant};
 pub use error::Error;
 pub use generation::Generation;
-pub use graph::{Batch, Kv, Logits, Model, Segment};
+pub use graph::{Batch, Encoder, Kv, Logits, Model, Segment};
 pub use import::Source;
 pub use rope_config::{Rope, RopeScaling};
 pub use seal::{SealOptions, Weights, seal};

@@ -2,13 +2,17 @@
 //! weights; every tensor's format and shape is checked against the configuration before use. **Absent:** verification of
 //! the bytes, which goes on beside it (`snapshot::Verification`).
 
-use crate::graph::{Attention, Decoder, Experts, FeedForward, Frequencies, Layer, Linear, Mlp, Model, RmsNorm};
+use crate::config::EncoderConfig;
+use crate::graph::{
+    Attention, Decoder, Encoder, EncoderGraph, EncoderLayer, Experts, FeedForward, Frequencies, Layer, LayerNorm,
+    Linear, Mlp, Model, RmsNorm,
+};
 use crate::import::plan::{EMBEDDING, HEAD, NORM};
 use crate::{Error, ModelConfig};
 use burn::tensor::{Device, Tensor, TensorData};
 use bytes::Bytes;
 use kernels::{Format, KvFormat, Matrix, Scores};
-use snapshot::{SectionKind, Snapshot};
+use snapshot::Snapshot;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -21,17 +25,31 @@ impl Model {
     /// # Errors
     /// [`Error::BadModel`] naming the tensor or field where the table and the configuration do not fit.
     pub fn restore(snapshot: &Arc<Snapshot>) -> Result<Self, Error> {
-        let section = snapshot.section(SectionKind::Config)?;
-        let json = section.ok_or_else(|| Error::BadModel("the snapshot has no config section".into()))?;
-        let config: ModelConfig =
-            serde_json::from_slice(json).map_err(|e| Error::BadModel(format!("config section: {e}")))?;
-        // No later arithmetic can then overflow or divide by zero.
-        config.check("config section")?;
+        let config = ModelConfig::from_snapshot(snapshot)?;
+        if config.variant.encoder.is_some() {
+            return Err(Error::Unsupported("an encoder: it makes embeddings and generates nothing".into()));
+        }
         let device = Device::flex();
         let tensors = snapshot.tensors().iter().map(|t| (t.name.as_str(), t)).collect();
         let graph = Weights { snapshot, tensors, device: &device, config: &config }.decoder()?;
         let kv_format = if snapshot.weights() == "f32" { KvFormat::F32 } else { KvFormat::F16 };
         Ok(Self { config, graph, kv_format, device })
+    }
+}
+
+impl Encoder {
+    /// The encoder in `snapshot`, computing on the mapping itself.
+    ///
+    /// # Errors
+    /// [`Error::BadModel`] naming the tensor or field where the table and the configuration do not fit.
+    pub fn restore(snapshot: &Arc<Snapshot>) -> Result<Self, Error> {
+        let config = ModelConfig::from_snapshot(snapshot)?;
+        let decoder = || Error::Unsupported("a decoder: it generates and makes no embeddings".into());
+        let shape = config.variant.encoder.clone().ok_or_else(decoder)?;
+        let tensors = snapshot.tensors().iter().map(|t| (t.name.as_str(), t)).collect();
+        let device = Device::flex();
+        let graph = Weights { snapshot, tensors, device: &device, config: &config }.encoder(&shape)?;
+        Ok(Self { config, shape, graph })
     }
 }
 
@@ -132,6 +150,40 @@ impl Weights<'_> {
             down: self.linear(&format!("{at}.down_proj"), hidden, inner, bias)?,
             activation: self.config.variant.activation,
         })
+    }
+
+    fn encoder(&self, shape: &EncoderConfig) -> Result<EncoderGraph, Error> {
+        let ModelConfig { vocab_size, hidden_size, .. } = *self.config;
+        let table = |name: &str, rows| self.matrix(&format!("embeddings.{name}.weight"), rows, hidden_size);
+        let layer = |i| self.encoder_layer(&format!("encoder.layer.{i}"));
+        Ok(EncoderGraph {
+            words: Linear::new(table("word_embeddings", vocab_size)?, None),
+            positions: Linear::new(table("position_embeddings", shape.positions)?, None),
+            types: Linear::new(table("token_type_embeddings", shape.token_types)?, None),
+            norm: self.layer_norm("embeddings.LayerNorm")?,
+            layers: (0..self.config.layers).map(layer).collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn encoder_layer(&self, at: &str) -> Result<EncoderLayer, Error> {
+        let ModelConfig { hidden_size: hidden, intermediate_size: inner, .. } = *self.config;
+        let linear = |part: &str, n, k| self.linear(&format!("{at}.{part}"), n, k, true);
+        Ok(EncoderLayer {
+            q: linear("attention.self.query", hidden, hidden)?,
+            k: linear("attention.self.key", hidden, hidden)?,
+            v: linear("attention.self.value", hidden, hidden)?,
+            o: linear("attention.output.dense", hidden, hidden)?,
+            attention_norm: self.layer_norm(&format!("{at}.attention.output.LayerNorm"))?,
+            up: linear("intermediate.dense", inner, hidden)?,
+            down: linear("output.dense", hidden, inner)?,
+            mlp_norm: self.layer_norm(&format!("{at}.output.LayerNorm"))?,
+        })
+    }
+
+    fn layer_norm(&self, at: &str) -> Result<LayerNorm, Error> {
+        let vector =
+            |part: &str| Ok::<_, Error>(self.tensor(self.vector(&format!("{at}.{part}"), self.config.hidden_size)?));
+        Ok(LayerNorm::new(vector("weight")?, vector("bias")?, self.config.rms_norm_eps as f32))
     }
 
     /// A projection `[n, k]` in any format, in place.

@@ -38,7 +38,7 @@ pub fn parse_completion(body: &[u8]) -> Result<CompletionRequest, ApiError> {
     generate.logprobs = logprobs(&fields)?;
     unsupported::check_completion(&fields)?;
     check_best_of(&fields, generate.n)?;
-    let prompts = prompts(&fields)?;
+    let prompts = prompts(fields.required("prompt")?, "prompt", CHOICES_MAX)?;
     let choices = prompts.len().saturating_mul(generate.n as usize);
     if choices > CHOICES_MAX {
         let problem = format_args!(
@@ -68,20 +68,20 @@ fn check_best_of(fields: &Fields<'_>, n: u32) -> Result<(), ApiError> {
     }
 }
 
-fn prompts(fields: &Fields<'_>) -> Result<Vec<Prompt>, ApiError> {
-    let value = fields.required("prompt")?;
+/// One prompt or several, at most `most`; `path` is the field they stand in.
+pub(crate) fn prompts(value: &Value, path: &str, most: usize) -> Result<Vec<Prompt>, ApiError> {
     let list = match value {
         Value::String(text) => return Ok(vec![Prompt::Text(text.clone())]),
         Value::Array(list) => list,
-        other => return Err(expected("prompt", "a string or an array", other)),
+        other => return Err(expected(path, "a string or an array", other)),
     };
     match list.first() {
-        None => Err(ApiError::field("prompt", "must not be empty")),
-        Some(Value::Number(_)) => Ok(vec![tokens(list, "prompt")?]),
-        Some(_) if list.len() > CHOICES_MAX => {
-            Err(ApiError::field("prompt", format_args!("has {} prompts; the limit is {CHOICES_MAX}", list.len())))
+        None => Err(ApiError::field(path, "must not be empty")),
+        Some(Value::Number(_)) => Ok(vec![tokens(list, path)?]),
+        Some(_) if list.len() > most => {
+            Err(ApiError::field(path, format_args!("has {} texts; the limit is {most}", list.len())))
         }
-        Some(_) => list.iter().enumerate().map(|(i, v)| prompt(v, &format!("prompt[{i}]"))).collect(),
+        Some(_) => list.iter().enumerate().map(|(i, v)| prompt(v, &format!("{path}[{i}]"))).collect(),
     }
 }
 

@@ -7,6 +7,7 @@ pub mod answer;
 pub mod chat;
 pub mod completion;
 pub mod control;
+pub mod embeddings;
 pub mod error;
 mod fields;
 pub mod generate;
@@ -17,6 +18,7 @@ mod unsupported;
 
 pub use chat::{ChatRequest, parse_chat};
 pub use completion::{CompletionRequest, Prompt, parse_completion};
+pub use embeddings::{EmbeddingAnswer, EmbeddingRequest, parse_embeddings};
 pub use error::{ApiError, ErrorKind};
 pub use fields::{BODY_BYTES_MAX, JSON_DEPTH_MAX, Peek, peek};
 pub use generate::{Generate, Sampling};

@@ -163,7 +163,10 @@ impl Child {
     fn ready(&mut self, restored: Restored, failing: Option<oneshot::Sender<Failure>>) {
         let Restored { service, timings, gate, engine_ended } = restored;
         tracing::info!(model = service.model, total_us = timings.total_us, "restored");
-        self.reports = Some(Reports { stats: service.engine.watch(), not_before: Instant::now().into() });
+        self.reports = service
+            .generator()
+            .ok()
+            .map(|generator| Reports { stats: generator.engine.watch(), not_before: Instant::now().into() });
         self.phase.send_replace(Phase::Ready(Arc::new(service)));
         self.say(&FromRuntime::Ready { restore: timings });
         tokio::spawn(async move {

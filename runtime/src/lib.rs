@@ -7,6 +7,7 @@
 //! http      bytes ↔ protocol types, server-sent events
 //! service   text ↔ token ids, defaults, limits; starts choices
 //! text      token ids → text, stop strings, times            (on the HTTP side, per request)
+//! embedder  token ids → vectors                              (one thread, owns the encoder)
 //! engine    token ids → token ids: admit → step → sample     (one thread, owns the model)
 //! restore   snapshot → service, verified beside it
 //! ```
@@ -16,6 +17,7 @@ mod alone;
 pub mod child;
 mod control;
 mod descriptors;
+mod embedder;
 mod engine;
 mod failure;
 mod http;

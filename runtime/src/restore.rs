@@ -3,12 +3,13 @@
 
 use crate::{
     Options,
+    embedder::Embedder,
     engine::{Compute, Engine, Gate, Limits, Panicked, Verdict},
     failure::Failure,
-    service::Service,
+    service::{Generator, Service, Work},
 };
 use kernels::BLOCK_TOKENS;
-use models::{Batch, ChatTemplate, Generation, Kv, Model, Tokenizer};
+use models::{Batch, ChatTemplate, Encoder, Generation, Kv, Model, ModelConfig, Tokenizer};
 use protocol::control::{FailureKind, RestoreTimings};
 use snapshot::{SectionKind, Snapshot};
 use std::{
@@ -59,38 +60,75 @@ pub fn restore(order: Order, options: &Options) -> Result<Restored, Failure> {
     let gate = verify(&snapshot, options)?;
     let open_us = micros(opening);
 
-    let (loaded, facts) = mpsc::sync_channel(1);
     let (ended, engine_ended) = oneshot::channel();
-    let bound = order.kv_memory_bytes.or(options.kv_memory_bytes);
+    let config = ModelConfig::from_snapshot(&snapshot).map_err(Failure::from)?;
+    let started = if config.variant.encoder.is_some() {
+        start_encoder(&snapshot, ended)
+    } else {
+        let bound = order.kv_memory_bytes.or(options.kv_memory_bytes);
+        start_engine(&snapshot, bound, options, gate.clone(), ended)
+    };
+    let Started { words, tokenizer_us, work, context, vocab, weights_us } = started?;
+    let service = Service {
+        model: order.model.unwrap_or_else(|| snapshot.model().to_owned()),
+        created,
+        tokenizer: Arc::new(words),
+        context,
+        vocab,
+        work,
+        gate: gate.clone(),
+    };
+    let timings = RestoreTimings { open_us, tokenizer_us, weights_us, total_us: micros(order.ordered) };
+    Ok(Restored { service, timings, gate, engine_ended })
+}
+
+/// A model that computes on its own thread, and where the time went.
+struct Started {
+    words: Tokenizer,
+    tokenizer_us: u64,
+    work: Work,
+    context: usize,
+    vocab: usize,
+    weights_us: u64,
+}
+
+fn start_encoder(snapshot: &Arc<Snapshot>, ended: oneshot::Sender<Result<(), Panicked>>) -> Result<Started, Failure> {
+    let start = Instant::now();
+    let loading = snapshot.clone();
+    let (embedder, facts) = Embedder::start(move || Encoder::restore(&loading).map_err(Failure::from), ended)?;
+    let (weights_us, tokenizing) = (micros(start), Instant::now());
+    let words = Tokenizer::from_snapshot(snapshot).map_err(Failure::from)?;
+    let tokenizer_us = micros(tokenizing);
+    let work = Work::Embed(embedder);
+    Ok(Started { words, tokenizer_us, work, context: facts.context, vocab: facts.vocab, weights_us })
+}
+
+fn start_engine(
+    snapshot: &Arc<Snapshot>,
+    kv_memory_bytes: Option<u64>,
+    options: &Options,
+    gate: Gate,
+    ended: oneshot::Sender<Result<(), Panicked>>,
+) -> Result<Started, Failure> {
+    let (loaded, facts) = mpsc::sync_channel(1);
     let limits =
         Limits { sequences: options.max_sequences.unwrap_or(Limits::default().sequences).max(1), ..Limits::default() };
     let load = {
         let snapshot = snapshot.clone();
-        move || load(&snapshot, bound, &loaded)
+        move || load(&snapshot, kv_memory_bytes, &loaded)
     };
-    let engine = Engine::start(limits, gate.clone(), load, ended);
+    let engine = Engine::start(limits, gate, load, ended);
     let engine = engine.map_err(|e| Failure::internal(format!("starting the engine's thread: {e}")))?;
 
     let tokenizing = Instant::now();
-    let words = words(&snapshot);
+    let words = words(snapshot);
     let tokenizer_us = micros(tokenizing);
     // The engine's thread sends its facts or why it has none, or it panicked.
     let facts = facts.recv().map_err(|_| Failure::internal("restoring the model panicked"))??;
-    let (tokenizer, template, generation) = words?;
-    let service = Service {
-        model: order.model.unwrap_or_else(|| snapshot.model().to_owned()),
-        created,
-        tokenizer: Arc::new(tokenizer),
-        template,
-        generation,
-        context: facts.context,
-        vocab: facts.vocab,
-        engine,
-        gate: gate.clone(),
-    };
-    let timings =
-        RestoreTimings { open_us, tokenizer_us, weights_us: facts.weights_us, total_us: micros(order.ordered) };
-    Ok(Restored { service, timings, gate, engine_ended })
+    let (words, template, generation) = words?;
+    let work = Work::Generate(Generator { template, generation, engine });
+    let Facts { context, vocab, weights_us } = facts;
+    Ok(Started { words, tokenizer_us, work, context, vocab, weights_us })
 }
 
 /// Starts the verification and a thread that waits for it.

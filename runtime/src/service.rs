@@ -2,6 +2,7 @@
 //! on the caller's thread; tokens are computed on the engine's.
 
 use crate::{
+    embedder::Embedder,
     engine::{Engine, Gate, Job, Params, Refused, Scope},
     text::{Choice, decoder::Decoder},
 };
@@ -21,27 +22,64 @@ pub struct Service {
     pub created: u64,
     /// Text ↔ ids.
     pub tokenizer: Arc<Tokenizer>,
-    /// `None` where the model has none: it cannot chat.
-    pub template: Option<ChatTemplate>,
-    /// The makers' defaults.
-    pub generation: Generation,
     /// Tokens of prompt and answer together: the model's context, or what the KV pool holds where that is less.
     pub context: usize,
     /// Token ids are below this.
     pub vocab: usize,
-    /// Computes.
-    pub engine: Engine,
+    /// What it does.
+    pub work: Work,
     /// Opens when the snapshot is verified.
     pub gate: Gate,
 }
 
+/// What a model does.
+pub enum Work {
+    /// Goes on with texts.
+    Generate(Generator),
+    /// Makes vectors of them.
+    Embed(Embedder),
+}
+
+/// A decoder at work.
+pub struct Generator {
+    /// `None` where the model has none: it cannot chat.
+    pub template: Option<ChatTemplate>,
+    /// The makers' defaults.
+    pub generation: Generation,
+    /// Computes.
+    pub engine: Engine,
+}
+
 impl Service {
+    /// # Errors
+    /// 400 where the model does not generate.
+    pub fn generator(&self) -> Result<&Generator, ApiError> {
+        match &self.work {
+            Work::Generate(generator) => Ok(generator),
+            Work::Embed(_) => Err(self.wrong_work("makes embeddings; use /v1/embeddings")),
+        }
+    }
+
+    /// # Errors
+    /// 400 where the model makes no embeddings.
+    pub fn embedder(&self) -> Result<&Embedder, ApiError> {
+        match &self.work {
+            Work::Embed(embedder) => Ok(embedder),
+            Work::Generate(_) => Err(self.wrong_work("generates text and makes no embeddings")),
+        }
+    }
+
+    fn wrong_work(&self, what: &str) -> ApiError {
+        ApiError::field("model", format_args!("the model '{}' {what}", self.model))
+    }
+
     /// A chat as a prompt.
     ///
     /// # Errors
     /// 400 where the model cannot chat or its template refuses these messages.
     pub fn render(&self, messages: &Value, add_generation_prompt: bool) -> Result<String, ApiError> {
         let template = self
+            .generator()?
             .template
             .as_ref()
             .ok_or_else(|| ApiError::field("messages", "this model has no chat template; use /v1/completions"))?;
@@ -77,6 +115,7 @@ impl Service {
     /// # Errors
     /// 400 where a prompt does not fit, 429 where too much waits. What was started before it is cancelled.
     pub fn start(&self, generate: &Generate, scope: Scope, prompts: Vec<Vec<u32>>) -> Result<Vec<Choice>, ApiError> {
+        let generator = self.generator()?;
         let budgets: Vec<usize> =
             prompts.iter().map(|p| self.budget(p, generate.max_tokens)).collect::<Result<_, _>>()?;
         let biased: Vec<u32> = generate.sampling.logit_bias.iter().map(|b| b.0).collect();
@@ -86,8 +125,8 @@ impl Service {
         for (prompt, max_tokens) in prompts.into_iter().zip(budgets) {
             for _ in 0..generate.n {
                 let index = choices.len() as u32;
-                let params = self.params(generate, seed, index);
-                choices.push(self.submit(generate, scope, index, params, prompt.clone(), max_tokens)?);
+                let params = generator.params(generate, seed, index);
+                choices.push(self.submit(generator, generate, scope, index, params, prompt.clone(), max_tokens)?);
             }
         }
         Ok(choices)
@@ -105,6 +144,28 @@ impl Service {
         }
     }
 
+    #[allow(clippy::too_many_arguments)]
+    fn submit(
+        &self,
+        generator: &Generator,
+        generate: &Generate,
+        scope: Scope,
+        index: u32,
+        params: Params,
+        prompt: Vec<u32>,
+        max_tokens: usize,
+    ) -> Result<Choice, ApiError> {
+        let ends = if generate.ignore_eos { Vec::new() } else { generator.generation.eos.clone() };
+        let logprobs = generate.logprobs.map(|k| k as usize);
+        let cache = generate.cache_prompt.then_some(scope);
+        let job = Job { prompt, max_tokens, ends, params, logprobs, cache, speculate: generate.speculate };
+        let output = generator.engine.submit(job).map_err(refusal)?;
+        let decoder = Decoder::new(self.tokenizer.stream(true), generate.stop.clone());
+        Ok(Choice::new(index, output, self.gate.clone(), decoder))
+    }
+}
+
+impl Generator {
     fn params(&self, generate: &Generate, seed: u64, choice: u32) -> Params {
         let (asked, makers) = (&generate.sampling, &self.generation);
         Params {
@@ -120,30 +181,12 @@ impl Service {
             choice,
         }
     }
-
-    fn submit(
-        &self,
-        generate: &Generate,
-        scope: Scope,
-        index: u32,
-        params: Params,
-        prompt: Vec<u32>,
-        max_tokens: usize,
-    ) -> Result<Choice, ApiError> {
-        let ends = if generate.ignore_eos { Vec::new() } else { self.generation.eos.clone() };
-        let logprobs = generate.logprobs.map(|k| k as usize);
-        let cache = generate.cache_prompt.then_some(scope);
-        let job = Job { prompt, max_tokens, ends, params, logprobs, cache, speculate: generate.speculate };
-        let output = self.engine.submit(job).map_err(refusal)?;
-        let decoder = Decoder::new(self.tokenizer.stream(true), generate.stop.clone());
-        Ok(Choice::new(index, output, self.gate.clone(), decoder))
-    }
 }
 
 /// Seconds after which a full queue may have room.
 const RETRY_AFTER_S: u32 = 1;
 
-fn refusal(refused: Refused) -> ApiError {
+pub fn refusal(refused: Refused) -> ApiError {
     let kind = match refused {
         Refused::Full(_) => ErrorKind::QueueFull,
         Refused::Stopped => ErrorKind::Unavailable,

@@ -22,6 +22,12 @@ pub fn smollm2() -> Option<PathBuf> {
     Some(sealed(&Path::new(&folder).join("SmolLM2-135M-Instruct.Q4_1.gguf"), "smollm2", "native"))
 }
 
+/// all-MiniLM-L6-v2 sealed `native`, in the same way.
+pub fn minilm() -> Option<PathBuf> {
+    let folder = script("test-models")?;
+    Some(sealed(&Path::new(&folder).join("all-MiniLM-L6-v2"), "minilm", "native"))
+}
+
 /// Seals under a lock between the test processes. The file's name holds the binary's identity, so that a snapshot is
 /// never older than the code that reads it; those of older builds are removed.
 fn sealed(source: &Path, name: &str, weights: &str) -> PathBuf {

@@ -3,6 +3,7 @@
 //! An architecture is how its makers write down what [`ModelConfig`] says: which keys of their configuration mean what, and
 //! under which names its tensors are published. All share one graph. **Absent:** any computation.
 
+mod bert;
 mod gemma3;
 mod llama;
 mod mistral;
@@ -29,6 +30,8 @@ pub(crate) struct Architecture {
     pub read_config: fn(&Fields, &mut ModelConfig) -> Result<(), Error>,
     /// Reads the same out of GGUF metadata; biases and norms are seen by the tensors and are filled in before.
     pub read_gguf: fn(&Gguf, &mut ModelConfig) -> Result<(), Error>,
+    /// A published tensor's name without what is before it in some folders; `None` for what no graph needs.
+    pub published: fn(&str) -> Option<&str>,
     /// Where a Hugging Face folder has the canonical tensor.
     pub place: fn(&ModelConfig, &str) -> Place,
     /// Where a GGUF file has it, where that is not llama.cpp's usual name.
@@ -55,6 +58,8 @@ impl Architecture {
         defaults: Defaults { tied_embedding: false, epsilon: 1e-6, theta: 10_000.0, head_dim: None },
         read_config: |_, _| Ok(()),
         read_gguf: |_, _| Ok(()),
+        // Old versions stored the rotation's frequencies, which follow from the configuration.
+        published: |name| (!name.ends_with(".rotary_emb.inv_freq")).then_some(name),
         place: |_, canonical| Place::whole(canonical),
         gguf_place: |_, _| None,
         gguf_interleaved: false,
@@ -81,6 +86,9 @@ const TABLE: &[Architecture] = &[
     qwen3_moe::QWEN3_MOE,
     gemma3::GEMMA3,
     phi3::PHI3,
+    bert::BERT,
+    bert::ROBERTA,
+    bert::XLM_ROBERTA,
 ];
 
 /// Their names, for messages.

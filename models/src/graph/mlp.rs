@@ -3,7 +3,7 @@
 use super::linear::Linear;
 use crate::Activation;
 use burn::module::Module;
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, activation};
 
 /// `down(act(gate(x)) · up(x))`.
 #[derive(Module, Debug)]
@@ -25,6 +25,7 @@ impl Mlp {
         let [gate, up] = Linear::forward_2([&self.gate, &self.up], x);
         let gated = match self.activation {
             Activation::Silu => kernels::silu_mul(gate, up),
+            Activation::Gelu => activation::gelu(gate) * up,
             Activation::GeluTanh => kernels::gelu_mul(gate, up),
         };
         self.down.forward(gated)

@@ -5,6 +5,7 @@
 
 mod attention;
 mod decoder;
+mod encoder;
 mod experts;
 mod layer;
 mod linear;
@@ -14,6 +15,8 @@ mod rope;
 
 pub(crate) use attention::Attention;
 pub(crate) use decoder::Decoder;
+pub use encoder::Encoder;
+pub(crate) use encoder::{EncoderGraph, EncoderLayer, LayerNorm};
 pub(crate) use experts::Experts;
 pub(crate) use layer::{FeedForward, Layer};
 pub(crate) use linear::Linear;

@@ -1,6 +1,9 @@
 //! Which tensors a model of a given shape has: canonical names (Llama's in Hugging Face), in order of first use.
 
-use crate::{ModelConfig, config::Experts};
+use crate::{
+    ModelConfig,
+    config::{EncoderConfig, Experts},
+};
 
 /// One tensor a graph needs. `[n]` or `[rows, columns]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +42,10 @@ pub(crate) const NORM: &str = "model.norm.weight";
 /// All tensors of a model, in order of first use.
 pub(crate) fn tensors(c: &ModelConfig) -> Vec<Expected> {
     let mut all = Vec::new();
+    if let Some(encoder) = &c.variant.encoder {
+        push_encoder(c, encoder, &mut all);
+        return all;
+    }
     push(&mut all, EMBEDDING, &[c.vocab_size, c.hidden_size], Role::Vocabulary);
     for layer in 0..c.layers {
         Layer { config: c, prefix: format!("model.layers.{layer}."), all: &mut all }.push_all(c.experts_of(layer));
@@ -48,6 +55,33 @@ pub(crate) fn tensors(c: &ModelConfig) -> Vec<Expected> {
         push(&mut all, HEAD, &[c.vocab_size, c.hidden_size], Role::Vocabulary);
     }
     all
+}
+
+/// BERT's own names.
+fn push_encoder(c: &ModelConfig, encoder: &EncoderConfig, all: &mut Vec<Expected>) {
+    let (hidden, inner) = (c.hidden_size, c.intermediate_size);
+    for (name, rows) in [("word", c.vocab_size), ("position", encoder.positions), ("token_type", encoder.token_types)] {
+        push(all, &format!("embeddings.{name}_embeddings.weight"), &[rows, hidden], Role::Vocabulary);
+    }
+    let pair = |all: &mut Vec<Expected>, at: &str, shape: &[usize]| {
+        push(all, &format!("{at}.weight"), shape, if shape.len() == 1 { Role::Vector } else { Role::Matrix });
+        push(all, &format!("{at}.bias"), &shape[..1], Role::Vector);
+    };
+    pair(all, "embeddings.LayerNorm", &[hidden]);
+    for layer in 0..c.layers {
+        for (part, shape) in [
+            ("attention.self.query", &[hidden, hidden][..]),
+            ("attention.self.key", &[hidden, hidden]),
+            ("attention.self.value", &[hidden, hidden]),
+            ("attention.output.dense", &[hidden, hidden]),
+            ("attention.output.LayerNorm", &[hidden]),
+            ("intermediate.dense", &[inner, hidden]),
+            ("output.dense", &[hidden, inner]),
+            ("output.LayerNorm", &[hidden]),
+        ] {
+            pair(all, &format!("encoder.layer.{layer}.{part}"), shape);
+        }
+    }
 }
 
 fn push(all: &mut Vec<Expected>, name: &str, shape: &[usize], role: Role) {

@@ -1,20 +1,24 @@
 //! `tokenizer.json` → the parts of a tokenizer. Small parts go through a JSON tree, the vocabulary does not: loading is on the
 //! way to the first token.
 
-use super::bpe::Bpe;
+use super::{bpe::Bpe, words::Words};
 use crate::Error;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::Value as Json;
 use tokenizers::{
-    AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl,
+    AddedToken, DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
+    TokenizerImpl,
 };
 
 pub(super) type Inner =
-    TokenizerImpl<Bpe, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
+    TokenizerImpl<Words, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
 
 /// Truncation and padding are left out: a prompt is never cut or filled up behind the caller's back.
 #[derive(Deserialize)]
-struct File {
+struct File<M> {
     #[serde(default)]
     added_tokens: Vec<Added>,
     #[serde(default)]
@@ -25,7 +29,7 @@ struct File {
     post_processor: Json,
     #[serde(default)]
     decoder: Json,
-    model: Bpe,
+    model: M,
 }
 
 #[derive(Deserialize)]
@@ -45,8 +49,40 @@ struct Added {
 
 /// Reads the whole file; every fault names its part or place.
 pub(super) fn parse(bytes: &[u8]) -> Result<Inner, Error> {
-    let file: File = serde_json::from_slice(bytes).map_err(|error| bad(format_args!("{error}")))?;
-    let mut inner = Inner::new(file.model);
+    match serde_json::from_slice::<File<Bpe>>(bytes) {
+        Ok(file) => assemble(file, Words::Bpe),
+        // Only who is no BPE pays for a second look.
+        Err(_) if is_of_crate(bytes) => {
+            let file = serde_json::from_slice::<File<ModelWrapper>>(bytes);
+            assemble(file.map_err(|error| bad(format_args!("{error}")))?, Words::Other)
+        }
+        Err(error) => Err(bad(format_args!("{error}"))),
+    }
+}
+
+/// The model is one that the tokenizers crate runs for us.
+fn is_of_crate(bytes: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Kind {
+        model: Model,
+    }
+    #[derive(Deserialize)]
+    struct Model {
+        #[serde(rename = "type")]
+        kind: Option<String>,
+        // Where old files leave the kind out, these tell.
+        continuing_subword_prefix: Option<String>,
+        merges: Option<IgnoredAny>,
+    }
+    let Ok(Kind { model }) = serde_json::from_slice::<Kind>(bytes) else { return false };
+    match model.kind.as_deref() {
+        Some(kind) => matches!(kind, "WordPiece" | "Unigram"),
+        None => model.merges.is_none() && model.continuing_subword_prefix.is_some(),
+    }
+}
+
+fn assemble<M>(file: File<M>, words: impl FnOnce(M) -> Words) -> Result<Inner, Error> {
+    let mut inner = Inner::new(words(file.model));
     inner.with_normalizer(part::<NormalizerWrapper>("normalizer", file.normalizer)?);
     inner.with_pre_tokenizer(part::<PreTokenizerWrapper>("pre_tokenizer", file.pre_tokenizer)?);
     inner.with_post_processor(part::<PostProcessorWrapper>("post_processor", file.post_processor)?);

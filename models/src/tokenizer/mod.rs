@@ -4,6 +4,7 @@ mod bpe;
 mod bytes;
 mod file;
 mod stream;
+mod words;
 
 pub use stream::TokenStream;
 
@@ -36,7 +37,7 @@ impl Tokenizer {
     /// From the bytes of a `tokenizer.json`.
     ///
     /// # Errors
-    /// [`Error::BadModel`] names the place; [`Error::Unsupported`] a model that is not BPE.
+    /// [`Error::BadModel`] names the place; [`Error::Unsupported`] a model that is neither BPE nor WordPiece nor Unigram.
     pub fn from_json(bytes: &[u8]) -> Result<Self, Error> {
         if bytes.len() as u64 > TOKENIZER_BYTES_MAX {
             let size = bytes.len();

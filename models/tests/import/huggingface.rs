@@ -106,7 +106,7 @@ fn what_is_not_run_is_refused_by_name() {
     check(json!({"vision_config": {}}), true, &["vision"]);
     check(json!({"audio_config": {}}), true, &["audio"]);
     check(json!({"quantization_config": {"quant_method": "gptq"}}), true, &["quantization_config"]);
-    check(json!({"hidden_act": "gelu"}), true, &["hidden_act", "gelu"]);
+    check(json!({"hidden_act": "relu2"}), true, &["hidden_act", "relu2"]);
     let folder = tempfile::tempdir().unwrap();
     hf::write_json(folder.path(), "adapter_config.json", &json!({}));
     refused(Source::open(folder.path()), true, &["LoRA"]);

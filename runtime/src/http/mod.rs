@@ -4,6 +4,7 @@
 //! wait for it. Dropping a request, a response or a connection drops its choices and so cancels them.
 
 mod body;
+mod embeddings;
 mod generate;
 mod refusal;
 mod routes;
@@ -69,6 +70,7 @@ pub fn router(app: App) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(generate::chat))
         .route("/v1/completions", post(generate::completion))
+        .route("/v1/embeddings", post(embeddings::embeddings))
         .route("/v1/models", get(routes::models))
         .route("/v1/models/{*id}", get(routes::model))
         .route("/tokenize", post(routes::tokenize))

@@ -73,9 +73,10 @@ fn activation(fields: &Fields) -> Result<Activation, Error> {
     };
     match found {
         None | Some("silu" | "swish") => Ok(Activation::Silu),
+        Some("gelu") => Ok(Activation::Gelu),
         Some("gelu_pytorch_tanh" | "gelu_new") => Ok(Activation::GeluTanh),
         Some(other) => {
-            let runs = "this version runs silu and gelu_pytorch_tanh";
+            let runs = "this version runs silu, gelu and gelu_pytorch_tanh";
             Err(Error::Unsupported(format!("config.json: hidden_act `{other}`; {runs}")))
         }
     }

@@ -3,6 +3,7 @@
 mod config;
 mod fields;
 mod generation;
+mod pooling;
 mod rope;
 mod template;
 mod weights;
@@ -27,7 +28,8 @@ pub(crate) fn open(folder: &Path) -> Result<Source, Error> {
     let json = read_json(folder, "config.json")?.ok_or_else(|| {
         Error::BadModel(format!("{}: config.json is missing: no Hugging Face model", folder.display()))
     })?;
-    let (architecture, config) = config::parse(&json).map_err(|error| error.at(folder))?;
+    let (architecture, mut config) = config::parse(&json).map_err(|error| error.at(folder))?;
+    pooling::read(folder, &mut config)?;
     let generation = generation::parse(&json, read_json(folder, "generation_config.json")?.as_ref());
     let tensors = weights::open(folder, architecture, &config).map_err(|error| error.at(folder))?;
     Ok(Source {

@@ -30,7 +30,8 @@ struct Found {
 
 /// All tensors that the graph needs, in order of first use. Shards are mapped, not read.
 pub(super) fn open(folder: &Path, architecture: &Architecture, config: &ModelConfig) -> Result<Vec<Stored>, Error> {
-    let mut found = read_headers(folder)?;
+    let published = |(name, tensor): (String, Found)| Some(((architecture.published)(&name)?.to_owned(), tensor));
+    let mut found: BTreeMap<_, _> = read_headers(folder)?.into_iter().filter_map(published).collect();
     let mut tensors = Vec::new();
     let mut used = BTreeSet::new();
     for expected in plan::tensors(config) {
@@ -46,8 +47,6 @@ pub(super) fn open(folder: &Path, architecture: &Architecture, config: &ModelCon
         // Some makers write the shared matrix twice.
         found.remove(plan::HEAD);
     }
-    // Frequencies that old versions stored; they follow from the configuration.
-    found.retain(|name, _| !name.ends_with(".rotary_emb.inv_freq"));
     match found.keys().next() {
         None => Ok(tensors),
         Some(name) => Err(Error::Unsupported(format!(

@@ -120,13 +120,13 @@ impl Model for Bpe {
 pub(super) struct Untrainable;
 
 impl Trainer for Untrainable {
-    type Model = Bpe;
+    type Model = super::words::Words;
 
     fn should_show_progress(&self) -> bool {
         false
     }
 
-    fn train(&self, _: &mut Bpe) -> Result<Vec<AddedToken>> {
+    fn train(&self, _: &mut Self::Model) -> Result<Vec<AddedToken>> {
         Err("tokenizers are not trained here".into())
     }
 

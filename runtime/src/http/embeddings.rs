@@ -1,0 +1,68 @@
+//! `/v1/embeddings`: texts → vectors.
+
+use super::{
+    App, body,
+    refusal::{Refusal, json_of},
+    routes::blocking,
+};
+use crate::service::{Service, refusal};
+use axum::{body::Body, extract::State, response::Response};
+use http::Request;
+use protocol::{ApiError, EmbeddingAnswer, EmbeddingRequest, ErrorKind, Prompt, parse_embeddings};
+
+pub async fn embeddings(State(app): State<App>, request: Request<Body>) -> Result<Response, Refusal> {
+    let request = parse_embeddings(&body::read(request).await?)?;
+    let service = app.model(&request.model).await?;
+    request.check_dimensions(service.embedder()?.width)?;
+    let (tokenizing, base64) = (service.clone(), request.base64);
+    let sequences = blocking(move || sequences(&tokenizing, request)).await?;
+    let tokens = sequences.iter().map(Vec::len).sum::<usize>() as u32;
+    let vectors = service.embedder()?.submit(sequences).map_err(refusal)?;
+    let broken = |_| ApiError::new(ErrorKind::Internal, "the encoder failed while computing");
+    let vectors = vectors.await.map_err(broken)?;
+    // No vector leaves before the snapshot is known to be sound.
+    let corrupt = |what| ApiError::new(ErrorKind::Unavailable, format!("the model's snapshot is corrupt: {what}"));
+    service.gate.clone().passed().await.map_err(corrupt)?;
+    Ok(json_of(&EmbeddingAnswer::new(&service.model, &vectors, tokens, base64)))
+}
+
+fn sequences(service: &Service, request: EmbeddingRequest) -> Result<Vec<Vec<u32>>, ApiError> {
+    let most = match request.truncate {
+        Some(n) => usize::try_from(n).unwrap_or(service.context).min(service.context),
+        None => usize::MAX,
+    };
+    let sequence = |(i, input): (usize, Prompt)| {
+        let path = format!("input[{i}]");
+        let ids = match input {
+            Prompt::Text(text) => cut(service, service.encode(&text, true)?, most)?,
+            Prompt::Tokens(ids) => {
+                service.check_ids(&path, &ids)?;
+                ids.into_iter().take(most).collect()
+            }
+        };
+        match ids.len() {
+            0 => Err(ApiError::field(path, "has no tokens")),
+            n if n > service.context => Err(ApiError::field(
+                path,
+                format_args!(
+                    "has {n} tokens, but this model takes {} (truncate_prompt_tokens: -1 cuts what is longer)",
+                    service.context
+                ),
+            )),
+            _ => Ok(ids),
+        }
+    };
+    request.inputs.into_iter().enumerate().map(sequence).collect()
+}
+
+/// Cuts the text's own tokens and leaves those that the tokenizer puts around it.
+fn cut(service: &Service, ids: Vec<u32>, most: usize) -> Result<Vec<u32>, ApiError> {
+    if ids.len() <= most {
+        return Ok(ids);
+    }
+    let around = service.encode("", true)?;
+    // What ends an empty text ends every text.
+    let end = around.iter().rev().take(around.len() / 2).rev().copied();
+    let kept = most.saturating_sub(around.len() / 2);
+    Ok(ids.into_iter().take(kept).chain(end).take(most).collect())
+}
