@@ -1,6 +1,7 @@
 //! What chat and text completions ask for in common: how much to generate, how to choose, what to send back.
 
 use crate::{
+    constraint::Constraint,
     error::ApiError,
     fields::{Fields, expected, number},
 };
@@ -67,6 +68,8 @@ pub struct Generate {
     pub cache_prompt: bool,
     /// May be generated speculatively.
     pub speculate: bool,
+    /// The form that every choice must have.
+    pub constraint: Option<Constraint>,
 }
 
 impl Generate {
@@ -87,6 +90,7 @@ impl Generate {
             return_tokens_as_token_ids: fields.bool("return_tokens_as_token_ids")?.unwrap_or(false),
             cache_prompt: fields.bool("cache_prompt")?.unwrap_or(true),
             speculate: fields.bool("speculate")?.unwrap_or(true),
+            constraint: Constraint::read(fields)?,
         })
     }
 }

@@ -6,6 +6,7 @@
 pub mod answer;
 pub mod chat;
 pub mod completion;
+pub mod constraint;
 pub mod control;
 pub mod embeddings;
 pub mod error;
@@ -18,6 +19,7 @@ mod unsupported;
 
 pub use chat::{ChatRequest, parse_chat};
 pub use completion::{CompletionRequest, Prompt, parse_completion};
+pub use constraint::Constraint;
 pub use embeddings::{EmbeddingAnswer, EmbeddingRequest, parse_embeddings};
 pub use error::{ApiError, ErrorKind};
 pub use fields::{BODY_BYTES_MAX, JSON_DEPTH_MAX, Peek, peek};

@@ -31,28 +31,16 @@ fn not_none(v: &Value) -> bool {
     v != "none"
 }
 
-fn not_text_format(v: &Value) -> bool {
-    v.get("type").is_none_or(|t| t != "text")
-}
-
 fn not_text_modality(v: &Value) -> bool {
     v.as_array().is_none_or(|list| list.iter().any(|m| m != "text"))
 }
 
 const BOTH: &[Rule] = &[
     ("bad_words", not_empty),
-    ("grammar", not_empty),
-    ("guided_choice", present),
-    ("guided_grammar", present),
-    ("guided_json", present),
-    ("guided_regex", present),
-    ("json_schema", present),
     ("logits_processors", not_empty),
     ("min_tokens", not_zero),
     ("prompt_logprobs", present),
-    ("response_format", not_text_format),
     ("stop_token_ids", not_empty),
-    ("structured_outputs", present),
     ("use_beam_search", on),
 ];
 

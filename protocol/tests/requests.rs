@@ -92,11 +92,9 @@ fn a_feature_that_is_not_there_is_refused_by_name_and_its_neutral_value_is_not()
     let refused = [
         json!({"tools": [{"type": "function"}]}),
         json!({"tool_choice": "auto"}),
-        json!({"response_format": {"type": "json_object"}}),
         json!({"modalities": ["text", "audio"]}),
         json!({"functions": [{}]}),
         json!({"audio": {}}),
-        json!({"guided_json": {}}),
         json!({"min_tokens": 3}),
         json!({"continue_final_message": true}),
     ];

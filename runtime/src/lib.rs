@@ -20,6 +20,7 @@ mod descriptors;
 mod embedder;
 mod engine;
 mod failure;
+mod guide;
 mod http;
 mod process;
 mod restore;

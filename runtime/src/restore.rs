@@ -6,6 +6,7 @@ use crate::{
     embedder::Embedder,
     engine::{Compute, Engine, Gate, Limits, Panicked, Verdict},
     failure::Failure,
+    guide::Guides,
     service::{Generator, Service, Work},
 };
 use kernels::BLOCK_TOKENS;
@@ -72,7 +73,7 @@ pub fn restore(order: Order, options: &Options) -> Result<Restored, Failure> {
     let service = Service {
         model: order.model.unwrap_or_else(|| snapshot.model().to_owned()),
         created,
-        tokenizer: Arc::new(words),
+        tokenizer: words,
         context,
         vocab,
         work,
@@ -84,7 +85,7 @@ pub fn restore(order: Order, options: &Options) -> Result<Restored, Failure> {
 
 /// A model that computes on its own thread, and where the time went.
 struct Started {
-    words: Tokenizer,
+    words: Arc<Tokenizer>,
     tokenizer_us: u64,
     work: Work,
     context: usize,
@@ -97,7 +98,7 @@ fn start_encoder(snapshot: &Arc<Snapshot>, ended: oneshot::Sender<Result<(), Pan
     let loading = snapshot.clone();
     let (embedder, facts) = Embedder::start(move || Encoder::restore(&loading).map_err(Failure::from), ended)?;
     let (weights_us, tokenizing) = (micros(start), Instant::now());
-    let words = Tokenizer::from_snapshot(snapshot).map_err(Failure::from)?;
+    let words = Arc::new(Tokenizer::from_snapshot(snapshot).map_err(Failure::from)?);
     let tokenizer_us = micros(tokenizing);
     let work = Work::Embed(embedder);
     Ok(Started { words, tokenizer_us, work, context: facts.context, vocab: facts.vocab, weights_us })
@@ -126,8 +127,11 @@ fn start_engine(
     // The engine's thread sends its facts or why it has none, or it panicked.
     let facts = facts.recv().map_err(|_| Failure::internal("restoring the model panicked"))??;
     let (words, template, generation) = words?;
-    let work = Work::Generate(Generator { template, generation, engine });
     let Facts { context, vocab, weights_us } = facts;
+    let words = Arc::new(words);
+    let end = generation.eos.first().copied().unwrap_or(0);
+    let guides = Guides::new(words.clone(), vocab, end);
+    let work = Work::Generate(Generator { template, generation, guides, engine });
     Ok(Started { words, tokenizer_us, work, context, vocab, weights_us })
 }
 

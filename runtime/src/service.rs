@@ -3,11 +3,12 @@
 
 use crate::{
     embedder::Embedder,
-    engine::{Engine, Gate, Job, Params, Refused, Scope},
+    engine::{Engine, Gate, Guide, Job, Params, Refused, Scope},
+    guide::Guides,
     text::{Choice, decoder::Decoder},
 };
 use models::{ChatTemplate, Generation, Tokenizer};
-use protocol::{ApiError, ErrorKind, Generate, Prompt};
+use protocol::{ApiError, Constraint, ErrorKind, Generate, Prompt};
 use serde_json::Value;
 use std::{
     hash::{BuildHasher, RandomState},
@@ -46,6 +47,8 @@ pub struct Generator {
     pub template: Option<ChatTemplate>,
     /// The makers' defaults.
     pub generation: Generation,
+    /// Forms that answers may be asked for.
+    pub guides: Guides,
     /// Computes.
     pub engine: Engine,
 }
@@ -120,13 +123,27 @@ impl Service {
             prompts.iter().map(|p| self.budget(p, generate.max_tokens)).collect::<Result<_, _>>()?;
         let biased: Vec<u32> = generate.sampling.logit_bias.iter().map(|b| b.0).collect();
         self.check_ids("logit_bias", &biased)?;
+        // Each choice follows a form of its own; that it can be followed shows before any is started.
+        let guide = |constraint: &Constraint| {
+            generator.guides.guide(&constraint.form).map_err(|e| ApiError::field(&constraint.field, e))
+        };
         let seed = generate.seed.unwrap_or_else(|| RandomState::new().hash_one(0));
         let mut choices = Vec::new();
         for (prompt, max_tokens) in prompts.into_iter().zip(budgets) {
             for _ in 0..generate.n {
                 let index = choices.len() as u32;
                 let params = generator.params(generate, seed, index);
-                choices.push(self.submit(generator, generate, scope, index, params, prompt.clone(), max_tokens)?);
+                let guide = generate.constraint.as_ref().map(guide).transpose()?;
+                choices.push(self.submit(
+                    generator,
+                    generate,
+                    scope,
+                    guide,
+                    index,
+                    params,
+                    prompt.clone(),
+                    max_tokens,
+                )?);
             }
         }
         Ok(choices)
@@ -150,6 +167,7 @@ impl Service {
         generator: &Generator,
         generate: &Generate,
         scope: Scope,
+        guide: Option<Box<dyn Guide>>,
         index: u32,
         params: Params,
         prompt: Vec<u32>,
@@ -158,7 +176,7 @@ impl Service {
         let ends = if generate.ignore_eos { Vec::new() } else { generator.generation.eos.clone() };
         let logprobs = generate.logprobs.map(|k| k as usize);
         let cache = generate.cache_prompt.then_some(scope);
-        let job = Job { prompt, max_tokens, ends, params, logprobs, cache, speculate: generate.speculate };
+        let job = Job { prompt, max_tokens, ends, params, logprobs, cache, speculate: generate.speculate, guide };
         let output = generator.engine.submit(job).map_err(refusal)?;
         let decoder = Decoder::new(self.tokenizer.stream(true), generate.stop.clone());
         Ok(Choice::new(index, output, self.gate.clone(), decoder))

@@ -75,6 +75,12 @@ impl Tokenizer {
         self.spelling.token_bytes(&self.inner, id)
     }
 
+    /// The name of a special token; `None` for any other.
+    pub fn special(&self, id: u32) -> Option<String> {
+        let token = self.inner.id_to_token(id)?;
+        self.inner.get_added_vocabulary().is_special_token(&token).then_some(token)
+    }
+
     /// The id of a token by its exact text in the vocabulary, e.g. `<|im_end|>`.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)

@@ -8,6 +8,7 @@
 mod blocks;
 mod draft;
 mod gate;
+mod guide;
 mod handle;
 mod logprobs;
 mod names;
@@ -22,6 +23,7 @@ mod tests;
 mod worker;
 
 pub use gate::{Gate, Verdict};
+pub use guide::{Guide, Mask};
 pub use handle::{Engine, EngineStats, Output, Refused};
 pub use logprobs::Logprobs;
 pub use names::Scope;
@@ -65,7 +67,6 @@ impl Default for Limits {
 
 /// One sequence to generate. All fields are checked by whoever submits it: ids within the vocabulary, a prompt that is
 /// not empty, `prompt + max_tokens` within context and pool.
-#[derive(Clone, Debug)]
 pub struct Job {
     /// Token ids.
     pub prompt: Vec<u32>,
@@ -81,6 +82,8 @@ pub struct Job {
     pub cache: Option<Scope>,
     /// May be guessed ahead; its tokens are the same either way.
     pub speculate: bool,
+    /// The form its tokens must follow, if any.
+    pub guide: Option<Box<dyn Guide>>,
 }
 
 /// What comes out of one sequence, in this order: `Prefilled`, `Token`…, then one of the others.

@@ -84,17 +84,23 @@ impl Sampler {
         Self { params, seen: counted.iter().map(|&id| (id, 0)).collect() }
     }
 
-    /// The token at `position`, counted from the prompt's start.
-    pub fn sample(&self, logits: &[f32], position: usize, scratch: &mut Scratch) -> Result<u32, NotFinite> {
+    /// The token at `position`, counted from the prompt's start; `mask`: only these may be it.
+    pub fn sample(
+        &self,
+        logits: &[f32],
+        mask: Option<&[u32]>,
+        position: usize,
+        scratch: &mut Scratch,
+    ) -> Result<u32, NotFinite> {
         let Scratch { logits: adjusted, candidates } = scratch;
-        let logits = match self.adjusts() {
-            false => logits,
-            true => {
-                adjusted.clear();
-                adjusted.extend_from_slice(logits);
-                self.adjust(adjusted);
-                adjusted
-            }
+        let logits = if mask.is_some() || self.adjusts() {
+            adjusted.clear();
+            adjusted.extend_from_slice(logits);
+            self.adjust(adjusted);
+            mask.into_iter().for_each(|mask| apply(mask, adjusted));
+            adjusted
+        } else {
+            logits
         };
         let (best, highest) = argmax(logits).ok_or(NotFinite)?;
         if self.params.temperature == 0.0 {
@@ -150,6 +156,22 @@ impl Sampler {
         }
         if p.min_p > 0.0 {
             candidates.retain(|c| c.weight >= f64::from(p.min_p));
+        }
+    }
+}
+
+/// Makes impossible what the mask does not allow; tokens beyond the mask are not allowed.
+fn apply(mask: &[u32], logits: &mut [f32]) {
+    let words = mask.iter().copied().chain(std::iter::repeat(0));
+    for (logits, word) in logits.chunks_mut(32).zip(words) {
+        match word {
+            0 => logits.fill(f32::NEG_INFINITY),
+            u32::MAX => {}
+            _ => logits.iter_mut().enumerate().for_each(|(bit, logit)| {
+                if word >> bit & 1 == 0 {
+                    *logit = f32::NEG_INFINITY;
+                }
+            }),
         }
     }
 }
@@ -225,7 +247,7 @@ mod tests {
     fn sample(params: Params, prompt: &[u32], generated: &[u32], logits: &[f32], position: usize) -> u32 {
         let mut sampler = Sampler::new(params, prompt);
         generated.iter().for_each(|&id| sampler.observe(id));
-        sampler.sample(logits, position, &mut Scratch::default()).unwrap()
+        sampler.sample(logits, None, position, &mut Scratch::default()).unwrap()
     }
 
     /// How often each token comes, over many positions.
@@ -253,8 +275,8 @@ mod tests {
         assert_eq!(sample(greedy.clone(), &[], &[], &[0.0, 3.0, 3.0, f32::NAN], 0), 1);
         let mut scratch = Scratch::default();
         for broken in [[f32::NAN; 3], [f32::NEG_INFINITY; 3], [0.0, f32::INFINITY, 0.0]] {
-            assert_eq!(Sampler::new(greedy.clone(), &[]).sample(&broken, 0, &mut scratch), Err(NotFinite));
-            assert_eq!(Sampler::new(Params::default(), &[]).sample(&broken, 0, &mut scratch), Err(NotFinite));
+            assert_eq!(Sampler::new(greedy.clone(), &[]).sample(&broken, None, 0, &mut scratch), Err(NotFinite));
+            assert_eq!(Sampler::new(Params::default(), &[]).sample(&broken, None, 0, &mut scratch), Err(NotFinite));
         }
     }
 
@@ -324,8 +346,8 @@ mod tests {
             let params = Params { seed, choice, top_p: 0.9, ..Params::default() };
             let once = sample(params.clone(), &[], &[], &logits, position);
             let mut used = Scratch::default();
-            Sampler::new(Params::default(), &[]).sample(&[1.0; 80], 3, &mut used).unwrap();
-            prop_assert_eq!(Sampler::new(params, &[]).sample(&logits, position, &mut used).unwrap(), once);
+            Sampler::new(Params::default(), &[]).sample(&[1.0; 80], None, 3, &mut used).unwrap();
+            prop_assert_eq!(Sampler::new(params, &[]).sample(&logits, None, position, &mut used).unwrap(), once);
         }
     }
 }

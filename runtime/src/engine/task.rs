@@ -6,6 +6,7 @@
 use super::{
     Event, Job, Token,
     draft::{Drafter, GUESSES_MAX},
+    guide::{Guided, Masks},
     logprobs::logprobs,
     names::{Name, Names},
     sampler::{Sampler, Scratch},
@@ -26,6 +27,7 @@ pub(super) struct Task {
     sampler: Sampler,
     logprobs: Option<usize>,
     pub drafter: Drafter,
+    guided: Option<Guided>,
     /// `None`: kept out of the prefix cache.
     names: Option<Names>,
     events: Sender<Event>,
@@ -45,7 +47,9 @@ impl Task {
             sampler: Sampler::new(job.params, &job.prompt),
             sequence: Sequence::new(job.prompt, job.max_tokens, job.ends),
             logprobs: job.logprobs,
-            drafter: Drafter::new(job.speculate),
+            // What may come after a guess would have to be known before the guess is.
+            drafter: Drafter::new(job.speculate && job.guide.is_none()),
+            guided: job.guide.map(Guided::new),
             names: job.cache.map(|scope| Names::new(scope, regime)),
             events,
             outbox: VecDeque::with_capacity(OUTBOX_MAX),
@@ -91,17 +95,22 @@ impl Task {
         self.paused_since
     }
 
+    /// It will sample at the end of the step that begins now. `most`: sequences that may do so.
+    pub fn will_sample(&mut self, masks: &mut Masks, most: usize) {
+        self.guided.iter_mut().for_each(|guided| guided.ask(masks, most));
+    }
+
     /// Samples from the logits after its last token; true where it goes on with what was sampled, which is its last token
     /// then.
-    pub fn sample(&mut self, logits: &[f32], scratch: &mut Scratch) -> bool {
+    pub fn sample(&mut self, logits: &[f32], masks: &mut Masks, scratch: &mut Scratch) -> bool {
         let position = self.sequence.tokens().len();
         if position == self.sequence.prompt() {
             self.outbox.push_back(Event::Prefilled(self.admitted.map_or(Duration::ZERO, |at| at.elapsed())));
         }
-        let id = match self.sampler.sample(logits, position, scratch) {
-            Ok(id) => id,
+        let (id, form_is_over) = match self.choose(logits, position, masks, scratch) {
+            Ok(chosen) => chosen,
             Err(e) => {
-                self.end(Event::Failed(ApiError::new(ErrorKind::Internal, e.to_string())));
+                self.end(Event::Failed(ApiError::new(ErrorKind::Internal, e)));
                 return false;
             }
         };
@@ -112,11 +121,31 @@ impl Task {
             self.outbox.push_back(Event::Token(Token { id, logprobs, at: Instant::now() }));
         }
         match step {
+            Step::Continue if form_is_over => self.end(Event::Finished(FinishReason::Stop)),
             Step::Continue => return true,
+            Step::Last(_) if form_is_over => self.end(Event::Finished(FinishReason::Stop)),
             Step::Last(reason) => self.end(Event::Finished(reason)),
             Step::End => self.end(Event::Finished(FinishReason::Stop)),
         }
         false
+    }
+
+    /// The next token, and whether its form lets nothing follow.
+    fn choose(
+        &mut self,
+        logits: &[f32],
+        position: usize,
+        masks: &mut Masks,
+        scratch: &mut Scratch,
+    ) -> Result<(u32, bool), String> {
+        let Some(guided) = &mut self.guided else {
+            let id = self.sampler.sample(logits, None, position, scratch);
+            return id.map(|id| (id, false)).map_err(|e| e.to_string());
+        };
+        let mask = guided.mask(masks).map_err(|e| format!("the form of the answer cannot be followed: {e}"))?;
+        let id = self.sampler.sample(logits, Some(mask), position, scratch).map_err(|e| e.to_string())?;
+        let over = guided.accept(id).map_err(|e| format!("the form of the answer cannot be followed: {e}"))?;
+        Ok((id, over))
     }
 
     fn end(&mut self, last: Event) {

@@ -100,6 +100,7 @@ fn greedy(prompt: &[u32], max_tokens: usize) -> Job {
         logprobs: None,
         cache: Some(Scope(0)),
         speculate: true,
+        guide: None,
     }
 }
 

@@ -10,6 +10,7 @@
 use super::{
     Compute, EngineStats, Gate, Limits, Panicked,
     blocks::{Blocks, Table},
+    guide::Masks,
     handle::Submission,
     plan::{Share, plan},
     sampler::Scratch,
@@ -42,6 +43,7 @@ pub(super) struct Worker<C> {
     /// In the order of their admission.
     running: Vec<Running>,
     scratch: Scratch,
+    masks: Masks,
     counts: Counts,
 }
 
@@ -80,8 +82,21 @@ impl<C: Compute> Worker<C> {
     ) -> Self {
         let blocks = Blocks::new(blocks);
         let (waiting, running, scratch) = (VecDeque::new(), Vec::new(), Scratch::default());
-        let counts = Counts::default();
-        Self { compute, limits, gate, submissions, closed: false, publish, blocks, waiting, running, scratch, counts }
+        let (masks, counts) = (Masks::default(), Counts::default());
+        Self {
+            compute,
+            limits,
+            gate,
+            submissions,
+            closed: false,
+            publish,
+            blocks,
+            waiting,
+            running,
+            scratch,
+            masks,
+            counts,
+        }
     }
 
     /// Until no more submissions can come and nothing runs.
@@ -197,9 +212,9 @@ impl<C: Compute> Worker<C> {
         let mut batch = Batch::default();
         let guessing = shares.len() <= GUESSING_SEQUENCES_MAX;
         let rows: Vec<Rows> = shares.iter().map(|share| self.add_rows(share, guessing, &mut batch)).collect();
-        let (running, scratch) = (&mut self.running, &mut self.scratch);
+        let (running, scratch, masks) = (&mut self.running, &mut self.scratch, &mut self.masks);
         let mut sampling = Sampling::new(&rows);
-        self.compute.forward(&batch, &mut |i, logits| sampling.row(i, logits, running, scratch));
+        self.compute.forward(&batch, &mut |i, logits| sampling.row(i, logits, running, masks, scratch));
         let (now, pending) = (Instant::now(), self.gate.is_pending());
         for (rows, right) in rows.iter().zip(sampling.right) {
             let running = &mut self.running[rows.index];
@@ -230,6 +245,7 @@ impl<C: Compute> Worker<C> {
                     rows.guesses.clear();
                 }
             }
+            running.task.will_sample(&mut self.masks, self.limits.sequences);
             rows.wanted = Some(batch.wanted.len());
             batch.tokens.extend_from_slice(&rows.guesses);
             batch.wanted.extend(row + share.rows - 1..batch.tokens.len());
@@ -301,7 +317,7 @@ impl<'a> Sampling<'a> {
     }
 
     /// Wanted row `i` in order. A guess is right where it is what was sampled; behind the first wrong one nothing counts.
-    fn row(&mut self, i: usize, logits: &[f32], running: &mut [Running], scratch: &mut Scratch) {
+    fn row(&mut self, i: usize, logits: &[f32], running: &mut [Running], masks: &mut Masks, scratch: &mut Scratch) {
         let begins = |rows: &Rows| rows.wanted == Some(i);
         if let Some(at) = self.rows.iter().position(begins) {
             (self.at, self.goes_on) = (at, true);
@@ -312,7 +328,7 @@ impl<'a> Sampling<'a> {
         let rows = &self.rows[self.at];
         let task = &mut running[rows.index].task;
         let checked = i - rows.wanted.expect("only sequences with wanted rows get here");
-        self.goes_on = task.sample(logits, scratch)
+        self.goes_on = task.sample(logits, masks, scratch)
             && rows.guesses.get(checked).is_some_and(|guess| task.sequence.tokens().last() == Some(guess));
         if self.goes_on {
             // Its row has been computed as a guess.

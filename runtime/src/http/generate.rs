@@ -56,7 +56,10 @@ async fn answer(
     origin: Origin,
 ) -> Result<Response, Refusal> {
     let prompt_tokens = prompts.iter().map(Vec::len).sum::<usize>() as u32;
-    let choices = service.start(&generate, origin.scope, prompts)?;
+    let (starting, asked) = (service.clone(), generate.clone());
+    let start = move || starting.start(&asked, origin.scope, prompts);
+    // A form has to be understood first, which can take a while.
+    let choices = if generate.constraint.is_some() { blocking(start).await? } else { start()? };
     let totals = Totals::new(origin.wake, origin.arrived, prompt_tokens);
     let shape = Shape::new(&service, &generate, origin.chat, choices.len());
     let pieces = pieces(choices);

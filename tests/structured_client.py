@@ -1,0 +1,98 @@
+"""500 random JSON schemas and prompts at temperature 1: no answer breaks its schema. Fixed seeds.
+
+usage: structured_client.py BASE_URL MODEL
+"""
+
+import collections
+import concurrent.futures
+import json
+import random
+import sys
+
+import jsonschema
+import openai
+
+base_url, model = sys.argv[1:]
+client = openai.OpenAI(base_url=base_url, api_key="unused", max_retries=0, timeout=300)
+REQUESTS = 500
+WORDS = ["lamp", "keeper", "fog", "ship", "quay", "größe", "a b", "x\"y"]
+
+
+def schema(rng, depth=0):
+    simple = [text, number, flag, choice, constant]
+    return rng.choice(simple if depth > 2 else simple + [record, record, sequence])(rng, depth)
+
+
+def text(rng, _):
+    kinds = [
+        {"maxLength": rng.randint(1, 12)},
+        {"minLength": 2, "maxLength": rng.randint(2, 9)},
+        {"pattern": "^[a-c]{2,5}$"},
+        {"pattern": "^(on|off)-[0-9]{1,3}$"},
+        {"format": "date"},
+    ]
+    return {"type": "string", **rng.choice(kinds)}
+
+
+def number(rng, _):
+    low = rng.randint(-50, 50)
+    bounds = {"minimum": low, "maximum": low + rng.randint(0, 500)}
+    return rng.choice([{"type": "integer", **bounds}, {"type": "integer", "minimum": 0, "maximum": 9}])
+
+
+def flag(_, __):
+    return {"type": ["boolean", "null"]}
+
+
+def choice(rng, _):
+    return {"enum": rng.sample([*WORDS, 1, 2.5, None, True], rng.randint(1, 5))}
+
+
+def constant(rng, _):
+    return {"const": rng.choice(WORDS)}
+
+
+def sequence(rng, depth):
+    least = rng.randint(0, 2)
+    return {"type": "array", "items": schema(rng, depth + 1), "minItems": least, "maxItems": least + rng.randint(0, 2)}
+
+
+def record(rng, depth):
+    names = rng.sample(WORDS[:6], rng.randint(1, 4))
+    required = rng.sample(names, rng.randint(0, len(names)))
+    properties = {name: schema(rng, depth + 1) for name in names}
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def wanted(number):
+    rng = random.Random(number)
+    whole = record(rng, 0)
+    if number % 7 == 0:
+        whole = {"$defs": {"part": whole}, "type": "array", "items": {"$ref": "#/$defs/part"}, "maxItems": 2}
+    return whole, [rng.randrange(2, 700) for _ in range(rng.randint(1, 40))]
+
+
+def ask(number):
+    """How the answer ended; raises where it breaks its schema."""
+    form, prompt = wanted(number)
+    answer = client.completions.create(
+        model=model, prompt=prompt, temperature=1, seed=number, max_tokens=420, extra_body={"guided_json": form},
+    )
+    choice = answer.choices[0]
+    if choice.finish_reason == "stop":
+        try:
+            jsonschema.validate(json.loads(choice.text), form)
+        except Exception as error:
+            raise AssertionError(f"request {number}: {choice.text!r} for {json.dumps(form)}: {error}") from error
+    return choice.finish_reason
+
+
+def main():
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        ends = collections.Counter(pool.map(ask, range(REQUESTS)))
+    print(f"{ends['stop']} of {REQUESTS} answers are valid, {ends['length']} were cut by max_tokens")
+    assert ends["stop"] + ends["length"] == REQUESTS and ends["stop"] >= 0.9 * REQUESTS, ends
+    print("ok structured")
+
+
+main()
