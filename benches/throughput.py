@@ -9,6 +9,7 @@ Same weights, same number of threads, loopback; the servers take turns. What is 
   first token  of these requests, the 95th percentile of the time from asking to the first piece of text.
   prefix       a prompt of 1,000 tokens and then the same with another ending: the second's time to the first token over the
                first's; prompt caches on.
+  schema       ours alone: decode of 128 tokens that a JSON schema allows over the same without one, no speculation.
   speculation  ours alone: an answer that repeats itself, with and without guesses ahead.
 Prompts of different requests are different, and prompt caches are off but for `prefix`.
 
@@ -85,6 +86,16 @@ def repetition(port, speculate):
     return 127 / (answer.end_s - answer.first_s)
 
 
+SCHEMA = {"type": "array", "minItems": 60, "items": {"type": "object", "required": ["name", "size", "lit"], "properties": {
+    "name": {"type": "string"}, "size": {"type": "integer"}, "lit": {"type": "boolean"}}, "additionalProperties": False}}
+
+
+def schema_rate(port, form):
+    """Tokens a second of one sequence at temperature 1."""
+    answer = ask(port, prompt(11, 32), 128, temperature=1, seed=5, speculate=False, **form)
+    return 127 / (answer.end_s - answer.first_s)
+
+
 def measure(server, clients, runs, say):
     found = {"tokens_per_s": [], "first_token_s": []}
     with server.hot() as port:
@@ -111,6 +122,10 @@ def main():
             report["crowd"][clients] = {name: measure(server, clients, options.runs, say) for name, server in names.items()}
         with ours.hot() as port:
             report["prefix_second_over_first"] = statistics.median(prefix(port, run) for run in range(options.runs))
+            schema_rate(port, {"guided_json": SCHEMA})
+            turns = [(schema_rate(port, {}), schema_rate(port, {"guided_json": SCHEMA})) for _ in range(2 * options.runs + 1)]
+            free, bound = (statistics.median(turn[i] for turn in turns) for i in (0, 1))
+            report["schema_over_free_decode"] = bound / free
             plain, guessed = (statistics.median(repetition(port, on) for _ in range(options.runs)) for on in (False, True))
             report["speculation_on_repetition"] = guessed / plain
     finally:

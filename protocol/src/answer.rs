@@ -13,6 +13,8 @@ pub enum FinishReason {
     Stop,
     /// `max_tokens`, or the end of the context.
     Length,
+    /// The model calls tools.
+    ToolCalls,
 }
 
 /// Tokens read and written.
@@ -90,6 +92,46 @@ pub struct ChatMessage {
     pub content: Option<String>,
     /// Always `null`: refusing is up to the model's text.
     pub refusal: Option<String>,
+    /// What it calls, where it calls something.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
+}
+
+/// A call of a tool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolCall {
+    /// For the message that will carry the result.
+    pub id: String,
+    /// `function`
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What is called.
+    pub function: FunctionCall,
+}
+
+/// A function and what it is called with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionCall {
+    /// Which function.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// JSON, as text; a fragment of it in a stream.
+    pub arguments: String,
+}
+
+/// What is new of a call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolCallDelta {
+    /// Which of the choice's calls, from 0.
+    pub index: u32,
+    /// In the call's first chunk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// `function`, in the call's first chunk.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Its name in the first chunk, and more arguments.
+    pub function: FunctionCall,
 }
 
 /// A part of one of the answers of a chat.
@@ -114,6 +156,9 @@ pub struct ChatDelta {
     /// More text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    /// More of calls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCallDelta>,
 }
 
 /// Log probabilities in the chat endpoint's style.

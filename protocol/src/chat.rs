@@ -4,6 +4,7 @@ use crate::{
     error::ApiError,
     fields::{Fields, expected, object},
     generate::{Generate, TOP_LOGPROBS_MAX},
+    tools::{Tools, past_calls},
     unsupported,
 };
 use serde_json::{Map, Value};
@@ -19,6 +20,8 @@ pub struct ChatRequest {
     pub messages: Value,
     /// The rendered prompt ends with the header of the assistant's answer.
     pub add_generation_prompt: bool,
+    /// What the model may call, if anything.
+    pub tools: Option<Tools>,
     /// What to generate.
     pub generate: Generate,
 }
@@ -30,9 +33,14 @@ pub fn parse_chat(body: &[u8]) -> Result<ChatRequest, ApiError> {
     let mut generate = Generate::read(&fields)?;
     generate.logprobs = logprobs(&fields)?;
     unsupported::check_chat(&fields)?;
+    let tools = Tools::read(&fields)?;
+    if let (Some(constraint), Some(true)) = (&generate.constraint, tools.as_ref().map(|tools| tools.required)) {
+        return Err(ApiError::field(&constraint.field, "cannot be combined with a tool_choice that requires a call"));
+    }
     Ok(ChatRequest {
         messages: messages(&fields)?,
         add_generation_prompt: fields.bool("add_generation_prompt")?.unwrap_or(true),
+        tools,
         generate,
     })
 }
@@ -65,23 +73,25 @@ fn message(value: &Value, path: &str) -> Result<Value, ApiError> {
     fields.required("role")?;
     let role = match fields.string("role")?.unwrap_or_default() {
         "" => return Err(ApiError::field(fields.path("role"), "must not be empty")),
-        role @ ("tool" | "function") => {
-            return Err(ApiError::unsupported(fields.path("role"), format_args!("the role '{role}'")));
-        }
+        "function" => return Err(ApiError::unsupported(fields.path("role"), "the role 'function' (use 'tool')")),
         "developer" => "system",
         other => other,
     };
-    for name in ["tool_calls", "function_call", "audio"] {
+    for name in ["function_call", "audio"] {
         if fields.get(name).is_some_and(|v| v.as_array().is_none_or(|list| !list.is_empty())) {
             return Err(ApiError::unsupported(fields.path(name), "this feature"));
         }
     }
-    let mut message = Map::from_iter([
-        ("role".to_owned(), Value::from(role)),
-        ("content".to_owned(), Value::from(content(&fields)?)),
-    ]);
-    let others =
-        fields.entries().filter(|(key, value)| !matches!(key.as_str(), "role" | "content") && !value.is_null());
+    let calls = fields.array("tool_calls")?.unwrap_or_default();
+    // Who only calls says nothing.
+    let content = if fields.get("content").is_none() && !calls.is_empty() { String::new() } else { content(&fields)? };
+    let mut message =
+        Map::from_iter([("role".to_owned(), Value::from(role)), ("content".to_owned(), Value::from(content))]);
+    if !calls.is_empty() {
+        message.insert("tool_calls".to_owned(), past_calls(calls, &fields.path("tool_calls"))?);
+    }
+    let ours = |key: &str| matches!(key, "role" | "content" | "tool_calls");
+    let others = fields.entries().filter(|(key, value)| !ours(key) && !value.is_null());
     message.extend(others.map(|(key, value)| (key.clone(), value.clone())));
     Ok(Value::Object(message))
 }

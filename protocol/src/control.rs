@@ -29,6 +29,8 @@ pub enum ToRuntime {
     },
     /// Finish what runs, accept nothing new, then say [`FromRuntime::Drained`] and exit 0.
     Drain,
+    /// Say [`FromRuntime::Stats`] now, whether or not anything has changed.
+    Stats,
 }
 
 /// What a runtime tells the activator.

@@ -15,6 +15,7 @@ pub mod generate;
 pub mod sse;
 pub mod timings;
 pub mod tokenize;
+pub mod tools;
 mod unsupported;
 
 pub use chat::{ChatRequest, parse_chat};

@@ -55,8 +55,6 @@ const CHAT: &[Rule] = &[
     ("functions", not_empty),
     ("modalities", not_text_modality),
     ("reasoning_effort", not_none),
-    ("tool_choice", not_none),
-    ("tools", not_empty),
     ("verbosity", present),
     ("web_search_options", present),
 ];

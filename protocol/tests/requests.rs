@@ -79,8 +79,8 @@ fn a_wrong_message_is_named_by_its_path() {
         (json!([{"role": "user", "content": [{"text": "x"}]}]), "messages[0].content[0].type"),
         (json!([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]), "messages[0].content[0].type"),
         (json!([{"role": "user", "content": [{"type": "text", "text": 1}]}]), "messages[0].content[0].text"),
-        (json!([{"role": "tool", "content": "x"}]), "messages[0].role"),
-        (json!([{"role": "assistant", "content": "x", "tool_calls": [{}]}]), "messages[0].tool_calls"),
+        (json!([{"role": "function", "content": "x"}]), "messages[0].role"),
+        (json!([{"role": "assistant", "content": "x", "tool_calls": [{}]}]), "messages[0].tool_calls[0].function"),
     ];
     for (messages, param) in cases {
         assert_eq!(chat(json!({"messages": messages})).unwrap_err().param.as_deref(), Some(param), "{messages}");
@@ -90,8 +90,6 @@ fn a_wrong_message_is_named_by_its_path() {
 #[test]
 fn a_feature_that_is_not_there_is_refused_by_name_and_its_neutral_value_is_not() {
     let refused = [
-        json!({"tools": [{"type": "function"}]}),
-        json!({"tool_choice": "auto"}),
         json!({"modalities": ["text", "audio"]}),
         json!({"functions": [{}]}),
         json!({"audio": {}}),

@@ -144,6 +144,10 @@ impl Child {
                 }
                 self.stop.send_replace(true);
             }
+            ToRuntime::Stats => {
+                let engine = self.reports.as_ref().map(|reports| *reports.stats.borrow()).unwrap_or_default();
+                self.say(&FromRuntime::Stats(self.stats(engine)));
+            }
         }
         Ok(None)
     }

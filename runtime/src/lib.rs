@@ -26,6 +26,7 @@ mod process;
 mod restore;
 mod service;
 mod text;
+mod tools;
 
 use std::{future::Future, net::SocketAddr, path::PathBuf, process::ExitCode};
 use tokio::signal::unix::{SignalKind, signal};

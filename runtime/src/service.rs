@@ -6,9 +6,10 @@ use crate::{
     engine::{Engine, Gate, Guide, Job, Params, Refused, Scope},
     guide::Guides,
     text::{Choice, decoder::Decoder},
+    tools::{Format, Parser},
 };
 use models::{ChatTemplate, Generation, Tokenizer};
-use protocol::{ApiError, Constraint, ErrorKind, Generate, Prompt};
+use protocol::{ApiError, Constraint, ErrorKind, Generate, Prompt, tools::Tools};
 use serde_json::Value;
 use std::{
     hash::{BuildHasher, RandomState},
@@ -80,13 +81,29 @@ impl Service {
     ///
     /// # Errors
     /// 400 where the model cannot chat or its template refuses these messages.
-    pub fn render(&self, messages: &Value, add_generation_prompt: bool) -> Result<String, ApiError> {
+    pub fn render(
+        &self,
+        messages: &Value,
+        tools: Option<&Tools>,
+        add_generation_prompt: bool,
+    ) -> Result<String, ApiError> {
         let template = self
             .generator()?
             .template
             .as_ref()
             .ok_or_else(|| ApiError::field("messages", "this model has no chat template; use /v1/completions"))?;
-        template.render(messages, None, add_generation_prompt).map_err(|e| ApiError::field("messages", e))
+        let tools = tools.map(|tools| &tools.list);
+        template.render(messages, tools, add_generation_prompt).map_err(|e| ApiError::field("messages", e))
+    }
+
+    /// How this model writes calls of tools.
+    ///
+    /// # Errors
+    /// 400 where its template has no place for tools.
+    pub fn tool_format(&self) -> Result<Format, ApiError> {
+        let text = self.generator()?.template.as_ref().and_then(ChatTemplate::for_tools);
+        let none = || ApiError::field("tools", "this model's chat template has no place for tools");
+        text.map(|text| Format::of_template(&text)).ok_or_else(none)
     }
 
     /// Text as token ids.
@@ -117,7 +134,13 @@ impl Service {
     ///
     /// # Errors
     /// 400 where a prompt does not fit, 429 where too much waits. What was started before it is cancelled.
-    pub fn start(&self, generate: &Generate, scope: Scope, prompts: Vec<Vec<u32>>) -> Result<Vec<Choice>, ApiError> {
+    pub fn start(
+        &self,
+        generate: &Generate,
+        tools: Option<Format>,
+        scope: Scope,
+        prompts: Vec<Vec<u32>>,
+    ) -> Result<Vec<Choice>, ApiError> {
         let generator = self.generator()?;
         let budgets: Vec<usize> =
             prompts.iter().map(|p| self.budget(p, generate.max_tokens)).collect::<Result<_, _>>()?;
@@ -137,6 +160,7 @@ impl Service {
                 choices.push(self.submit(
                     generator,
                     generate,
+                    tools,
                     scope,
                     guide,
                     index,
@@ -166,6 +190,7 @@ impl Service {
         &self,
         generator: &Generator,
         generate: &Generate,
+        tools: Option<Format>,
         scope: Scope,
         guide: Option<Box<dyn Guide>>,
         index: u32,
@@ -178,8 +203,9 @@ impl Service {
         let cache = generate.cache_prompt.then_some(scope);
         let job = Job { prompt, max_tokens, ends, params, logprobs, cache, speculate: generate.speculate, guide };
         let output = generator.engine.submit(job).map_err(refusal)?;
-        let decoder = Decoder::new(self.tokenizer.stream(true), generate.stop.clone());
-        Ok(Choice::new(index, output, self.gate.clone(), decoder))
+        // Marks of calls can be special tokens, which are no text otherwise.
+        let decoder = Decoder::new(self.tokenizer.stream(tools.is_none()), generate.stop.clone());
+        Ok(Choice::new(index, output, self.gate.clone(), decoder, tools.map(Parser::new)))
     }
 }
 

@@ -80,6 +80,12 @@ impl ChatTemplate {
         String::from_utf8(text.0).map_err(|error| Error::BadModel(format!("chat template: {error}")))
     }
 
+    /// The text of the template for conversations with tools, where that mentions them.
+    pub fn for_tools(&self) -> Option<String> {
+        let template = self.choose(true).ok()?;
+        template.source().contains("tools").then(|| template.source().to_owned())
+    }
+
     /// As transformers: `tool_use` where tools are given and there is one, else `default`, else the only one.
     fn choose(&self, with_tools: bool) -> Result<minijinja::Template<'_, '_>, Error> {
         let wanted = if with_tools { [TOOL_USE, DEFAULT] } else { [DEFAULT, DEFAULT] };

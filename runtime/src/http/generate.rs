@@ -5,12 +5,13 @@ use crate::{
     engine::Scope,
     service::Service,
     text::{Choice, Piece, Totals},
+    tools::Format,
 };
 use axum::{body::Body, extract::State, response::Response};
 use futures_util::stream::{BoxStream, StreamExt, select_all, unfold};
 use http::{HeaderMap, Request};
 use protocol::{
-    ApiError, Generate, parse_chat, parse_completion,
+    ApiError, Constraint, Generate, parse_chat, parse_completion,
     timings::{SCOPE_HEADER, WAKE_HEADER, Wake},
 };
 use std::{sync::Arc, time::Instant};
@@ -20,13 +21,20 @@ pub type Pieces = BoxStream<'static, Result<Piece, ApiError>>;
 
 pub async fn chat(State(app): State<App>, request: Request<Body>) -> Result<Response, Refusal> {
     let (arrived, wake, scope) = (Instant::now(), wake(&app, request.headers()), scope(&app, request.headers()));
-    let request = parse_chat(&body::read(request).await?)?;
+    let mut request = parse_chat(&body::read(request).await?)?;
     let service = app.model(&request.generate.model).await?;
+    let tools = request.tools.take();
+    let format = tools.as_ref().map(|_| service.tool_format()).transpose()?;
+    if let (Some(tools), Some(format)) = (tools.as_ref().filter(|tools| tools.required), format) {
+        let form = format.grammar(tools, &service.tokenizer);
+        request.generate.constraint = Some(Constraint { field: "tools".into(), form });
+    }
     let tokenizing = service.clone();
     let (messages, add) = (request.messages, request.add_generation_prompt);
     // A template writes its own special tokens.
-    let prompt = blocking(move || tokenizing.encode(&tokenizing.render(&messages, add)?, false)).await?;
-    let origin = Origin { wake, arrived, scope, chat: true };
+    let prompt =
+        blocking(move || tokenizing.encode(&tokenizing.render(&messages, tools.as_ref(), add)?, false)).await?;
+    let origin = Origin { wake, arrived, scope, chat: true, tools: format };
     answer(service, request.generate, vec![prompt], origin).await
 }
 
@@ -37,7 +45,7 @@ pub async fn completion(State(app): State<App>, request: Request<Body>) -> Resul
     let tokenizing = service.clone();
     let tokenize = move || request.prompts.into_iter().map(|p| tokenizing.prompt(p)).collect::<Result<_, _>>();
     let prompts = blocking(tokenize).await?;
-    let origin = Origin { wake, arrived, scope, chat: false };
+    let origin = Origin { wake, arrived, scope, chat: false, tools: None };
     answer(service, request.generate, prompts, origin).await
 }
 
@@ -47,6 +55,8 @@ struct Origin {
     arrived: Instant,
     scope: Scope,
     chat: bool,
+    /// How calls are written, where there may be some.
+    tools: Option<Format>,
 }
 
 async fn answer(
@@ -57,7 +67,7 @@ async fn answer(
 ) -> Result<Response, Refusal> {
     let prompt_tokens = prompts.iter().map(Vec::len).sum::<usize>() as u32;
     let (starting, asked) = (service.clone(), generate.clone());
-    let start = move || starting.start(&asked, origin.scope, prompts);
+    let start = move || starting.start(&asked, origin.tools, origin.scope, prompts);
     // A form has to be understood first, which can take a while.
     let choices = if generate.constraint.is_some() { blocking(start).await? } else { start()? };
     let totals = Totals::new(origin.wake, origin.arrived, prompt_tokens);

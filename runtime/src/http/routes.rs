@@ -50,7 +50,7 @@ fn tokens(service: &Service, request: &TokenizeRequest) -> Result<TokenizeAnswer
     let tokens = match &request.input {
         TokenizeInput::Prompt(text) => service.encode(text, request.add_special_tokens)?,
         TokenizeInput::Messages { messages, add_generation_prompt } => {
-            service.encode(&service.render(messages, *add_generation_prompt)?, request.add_special_tokens)?
+            service.encode(&service.render(messages, None, *add_generation_prompt)?, request.add_special_tokens)?
         }
     };
     let text = |id: &u32| String::from_utf8_lossy(&service.tokenizer.token_bytes(*id)).into_owned();

@@ -3,6 +3,7 @@
 use crate::{
     service::Service,
     text::{Piece, PieceToken, Totals},
+    tools::CallDelta,
 };
 use models::Tokenizer;
 use protocol::{
@@ -10,7 +11,7 @@ use protocol::{
     answer::{
         CHAT_CHUNK_OBJECT, CHAT_OBJECT, COMPLETION_OBJECT, ChatChoice, ChatChunk, ChatChunkChoice, ChatDelta,
         ChatLogprobs, ChatMessage, Completion, CompletionChoice, CompletionLogprobs, Envelope, FinishReason,
-        TokenLogprob, TopLogprob,
+        FunctionCall, TokenLogprob, ToolCall, ToolCallDelta, TopLogprob,
     },
     sse,
 };
@@ -41,10 +42,27 @@ pub struct Shape {
 pub struct Gathered {
     /// All its text.
     pub text: String,
+    /// All its calls of tools.
+    pub calls: Vec<ToolCall>,
     /// All its tokens, where asked for.
     pub tokens: Vec<PieceToken>,
     /// Why it ended.
     pub finish: Option<FinishReason>,
+}
+
+impl Gathered {
+    /// Puts parts of calls together.
+    pub fn add_calls(&mut self, deltas: Vec<CallDelta>) {
+        for CallDelta { begins, arguments, .. } in deltas {
+            if let Some((id, name)) = begins {
+                let function = FunctionCall { name: Some(name), arguments: String::new() };
+                self.calls.push(ToolCall { id, kind: "function".into(), function });
+            }
+            if let Some(call) = self.calls.last_mut() {
+                call.function.arguments += &arguments;
+            }
+        }
+    }
 }
 
 impl Shape {
@@ -74,9 +92,11 @@ impl Shape {
         if self.chat {
             let role = first.then(|| "assistant".to_owned());
             // An empty text says something only beside the role.
-            let content = (first || !piece.text.is_empty()).then_some(piece.text);
+            let content = (first && piece.calls.is_empty() || !piece.text.is_empty()).then_some(piece.text);
+            let tool_calls = piece.calls.into_iter().map(call_delta).collect();
             let logprobs = tokens.map(|t| self.names.chat(t));
-            let choice = ChatChunkChoice { index, delta: ChatDelta { role, content }, logprobs, finish_reason };
+            let choice =
+                ChatChunkChoice { index, delta: ChatDelta { role, content, tool_calls }, logprobs, finish_reason };
             sse::event::<ChatChunk>(&self.envelope(CHAT_CHUNK_OBJECT, vec![choice], None, totals))
         } else {
             let logprobs = tokens.map(|t| self.names.completion(t));
@@ -108,7 +128,8 @@ impl Shape {
     }
 
     fn chat_choice(&self, index: u32, g: Gathered) -> ChatChoice {
-        let message = ChatMessage { role: "assistant".into(), content: Some(g.text), refusal: None };
+        let content = (g.calls.is_empty() || !g.text.is_empty()).then_some(g.text);
+        let message = ChatMessage { role: "assistant".into(), content, refusal: None, tool_calls: g.calls };
         let logprobs = self.wants_logprobs.then(|| self.names.chat(&g.tokens));
         ChatChoice { index, message, logprobs, finish_reason: g.finish }
     }
@@ -135,6 +156,13 @@ impl Shape {
             timings: timings.map(Totals::timings),
         }
     }
+}
+
+fn call_delta(delta: CallDelta) -> ToolCallDelta {
+    let CallDelta { index, begins, arguments } = delta;
+    let (id, name) = begins.unzip();
+    let kind = id.as_ref().map(|_| "function".to_owned());
+    ToolCallDelta { index, id, kind, function: FunctionCall { name, arguments } }
 }
 
 /// How tokens are called in `logprobs`.

@@ -17,6 +17,7 @@ pub async fn respond(mut pieces: Pieces, shape: Shape, mut totals: Totals) -> Re
     while let Some(piece) = pieces.next().await.transpose()? {
         let choice = &mut gathered[piece.index as usize];
         choice.text += &piece.text;
+        choice.add_calls(piece.calls);
         choice.tokens.extend(piece.tokens);
         if let Some((reason, meter)) = piece.last {
             choice.finish = Some(reason);

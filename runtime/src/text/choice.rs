@@ -4,6 +4,7 @@
 
 use super::{decoder::Decoder, meter::Meter};
 use crate::engine::{Event, Gate, Logprobs, Output, Token};
+use crate::tools::{CallDelta, Parser};
 use protocol::{ApiError, ErrorKind, answer::FinishReason};
 use std::time::Instant;
 
@@ -14,6 +15,8 @@ pub struct Piece {
     pub index: u32,
     /// What is new; may be empty.
     pub text: String,
+    /// Parts of tool calls that are new.
+    pub calls: Vec<CallDelta>,
     /// The tokens that are new; only where log probabilities are asked for.
     pub tokens: Vec<PieceToken>,
     /// In the last piece: why it ended, and the choice's numbers.
@@ -39,11 +42,13 @@ pub struct Choice {
     gate: Gate,
     decoder: Decoder,
     meter: Meter,
+    /// Reads calls out of the text, where there may be some.
+    tools: Option<Parser>,
 }
 
 impl Choice {
-    pub fn new(index: u32, output: Output, gate: Gate, decoder: Decoder) -> Self {
-        Self { index, output: Some(output), gate, decoder, meter: Meter::default() }
+    pub fn new(index: u32, output: Output, gate: Gate, decoder: Decoder, tools: Option<Parser>) -> Self {
+        Self { index, output: Some(output), gate, decoder, meter: Meter::default(), tools }
     }
 
     /// The next piece that shows something; `None` after the last, and after an error.
@@ -97,10 +102,29 @@ impl Choice {
         let tokens: Vec<_> =
             token.logprobs.map(|logprobs| PieceToken { id: token.id, logprobs, offset }).into_iter().collect();
         let shows = matched.stopped || !matched.text.is_empty() || !tokens.is_empty();
-        Ok(shows.then(|| self.piece(matched.text, tokens, matched.stopped.then_some(FinishReason::Stop))))
+        let piece = shows.then(|| self.piece(matched.text, tokens, matched.stopped.then_some(FinishReason::Stop)));
+        // A piece of a call's frame says nothing yet.
+        let says = |piece: &Piece| {
+            piece.last.is_some() || !(piece.text.is_empty() && piece.calls.is_empty() && piece.tokens.is_empty())
+        };
+        Ok(piece.filter(says))
     }
 
-    fn piece(&self, text: String, tokens: Vec<PieceToken>, reason: Option<FinishReason>) -> Piece {
-        Piece { index: self.index, text, tokens, last: reason.map(|r| (r, self.meter)) }
+    fn piece(&mut self, text: String, tokens: Vec<PieceToken>, reason: Option<FinishReason>) -> Piece {
+        let (index, meter) = (self.index, self.meter);
+        let Some(parser) = &mut self.tools else {
+            return Piece { index, text, calls: Vec::new(), tokens, last: reason.map(|r| (r, meter)) };
+        };
+        let mut parsed = parser.push(&text);
+        if reason.is_some() {
+            let rest = parser.finish();
+            parsed.content += &rest.content;
+            parsed.calls.extend(rest.calls);
+        }
+        let reason = reason.map(|reason| match reason {
+            FinishReason::Stop if parser.has_calls() => FinishReason::ToolCalls,
+            other => other,
+        });
+        Piece { index, text: parsed.content, calls: parsed.calls, tokens, last: reason.map(|r| (r, meter)) }
     }
 }

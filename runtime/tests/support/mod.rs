@@ -49,6 +49,26 @@ pub fn snapshot() -> &'static Path {
     &SEALED.1
 }
 
+/// The same with a chat template that has a place for tools, in the style of Hermes and Qwen.
+pub fn snapshot_with_tools() -> &'static Path {
+    static SEALED: LazyLock<(tempfile::TempDir, PathBuf)> = LazyLock::new(|| {
+        let folder = tempfile::tempdir().unwrap();
+        for file in ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json"] {
+            std::fs::copy(golden(file), folder.path().join(file)).unwrap();
+        }
+        let template = "{% if tools %}{{ tools | tojson }} Answer with <tool_call></tool_call>.{% endif %}\
+            {% for m in messages %}{{ m.role }}: {{ m.content }}{% for c in m.tool_calls or [] %}<tool_call>\
+            {{ c.function.name }} {{ c.function.arguments | tojson }}</tool_call>{% endfor %}\n{% endfor %}";
+        let config = json!({"chat_template": template, "bos_token": "<|bos|>", "eos_token": "<|eos|>"});
+        std::fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+        let file = folder.path().join("tools.snapshot");
+        let options = models::SealOptions { model: "tools".into(), weights: models::Weights::Native };
+        models::seal(&models::Source::open(folder.path()).unwrap(), &file, &options, &mut |_, _| {}).unwrap();
+        (folder, file)
+    });
+    &SEALED.1
+}
+
 /// The golden cases.
 pub fn cases() -> Vec<Value> {
     let golden: Value = serde_json::from_slice(&std::fs::read(golden("golden.json")).unwrap()).unwrap();
@@ -89,6 +109,13 @@ impl Child {
         child
     }
 
+    /// Ready with a model that can call tools.
+    pub async fn ready_with_tools() -> Self {
+        let child = Self::launch(options()).await;
+        child.restore(snapshot_with_tools()).await;
+        child
+    }
+
     pub fn order(&self, snapshot: &Path) {
         let message = ToRuntime::Restore { model: MODEL.into(), kv_memory_bytes: None };
         let bytes = serde_json::to_vec(&message).unwrap();
@@ -112,8 +139,17 @@ impl Child {
         send(&self.control, &serde_json::to_vec(message).unwrap(), SendFlags::empty()).unwrap();
     }
 
-    /// The next message; `None` at the end.
+    /// The next message but reports; `None` at the end.
     pub async fn hear(&self) -> Option<FromRuntime> {
+        loop {
+            match self.hear_all().await {
+                Some(FromRuntime::Stats(_)) => {}
+                other => return other,
+            }
+        }
+    }
+
+    async fn hear_all(&self) -> Option<FromRuntime> {
         let control = self.control.clone();
         let receive = move || {
             let mut bytes = vec![0; MESSAGE_BYTES_MAX];
@@ -124,8 +160,10 @@ impl Child {
     }
 
     pub async fn stats(&self) -> Stats {
+        // Reports that came before are of no use.
+        while recv(&self.control, &mut vec![0; MESSAGE_BYTES_MAX], RecvFlags::DONTWAIT).is_ok_and(|(n, _)| n > 0) {}
         self.tell(&ToRuntime::Stats);
-        match self.hear().await {
+        match self.hear_all().await {
             Some(FromRuntime::Stats(stats)) => stats,
             other => panic!("{other:?}"),
         }

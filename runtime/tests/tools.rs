@@ -1,0 +1,99 @@
+//! Calls of tools through HTTP: a model whose weights are random calls what it must, because nothing else may come.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod support;
+
+use serde_json::{Value, json};
+use support::Child;
+
+fn tools() -> Value {
+    let place = json!({"$ref": "#/$defs/place"});
+    json!([
+        {"type": "function", "function": {"name": "get_weather", "description": "of a place", "parameters": {
+            "$defs": {"place": {"enum": ["Kiel", "Ærø"]}}, "type": "object", "properties": {"place": place},
+            "required": ["place"], "additionalProperties": false}}},
+        {"type": "function", "function": {"name": "switch_lamp", "parameters": {
+            "type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"], "additionalProperties": false}}},
+    ])
+}
+
+fn ask(more: Value) -> Value {
+    let mut body = json!({"model": support::MODEL, "messages": [{"role": "user", "content": "lamp?"}], "tools": tools(),
+        "tool_choice": "required", "max_tokens": 150, "seed": 4});
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    body
+}
+
+fn check(call: &Value) {
+    let arguments: Value = serde_json::from_str(call["function"]["arguments"].as_str().unwrap()).unwrap();
+    match call["function"]["name"].as_str().unwrap() {
+        "get_weather" => assert!(["Kiel", "Ærø"].contains(&arguments["place"].as_str().unwrap()), "{call}"),
+        "switch_lamp" => assert!(arguments["on"].is_boolean(), "{call}"),
+        other => panic!("{other}"),
+    }
+    assert!(call["id"].as_str().unwrap().starts_with("call_") && call["type"] == "function", "{call}");
+}
+
+#[tokio::test]
+async fn required_and_named_calls_follow_their_schemas_whole_and_streamed() {
+    let child = Child::ready_with_tools().await;
+    for seed in 0..6 {
+        let (status, answer) = child.post("/v1/chat/completions", &ask(json!({"seed": seed}))).await;
+        assert_eq!(status, 200, "{answer}");
+        let choice = &answer["choices"][0];
+        assert_eq!(
+            (&choice["finish_reason"], &choice["message"]["content"]),
+            (&json!("tool_calls"), &Value::Null),
+            "{answer}"
+        );
+        choice["message"]["tool_calls"].as_array().unwrap().iter().for_each(check);
+        let streamed = child.stream("/v1/chat/completions", &ask(json!({"seed": seed, "stream": true}))).await;
+        let mut calls: Vec<Value> = Vec::new();
+        let mut finish = Value::Null;
+        for event in &streamed {
+            let choice = &event["choices"][0];
+            for delta in choice["delta"]["tool_calls"].as_array().into_iter().flatten() {
+                let index = delta["index"].as_u64().unwrap() as usize;
+                if index == calls.len() {
+                    assert!(delta["id"].is_string() && delta["function"]["name"].is_string(), "{delta}");
+                    calls.push(delta.clone());
+                } else {
+                    assert!(delta.get("id").is_none() && delta["function"].get("name").is_none(), "{delta}");
+                    let more = delta["function"]["arguments"].as_str().unwrap();
+                    let all = format!("{}{more}", calls[index]["function"]["arguments"].as_str().unwrap());
+                    calls[index]["function"]["arguments"] = all.into();
+                }
+            }
+            finish = if choice["finish_reason"].is_null() { finish } else { choice["finish_reason"].clone() };
+        }
+        assert_eq!(finish, "tool_calls");
+        let essence = |call: &Value| (call["function"]["name"].clone(), call["function"]["arguments"].clone());
+        let whole: Vec<_> = choice["message"]["tool_calls"].as_array().unwrap().iter().map(essence).collect();
+        assert_eq!(calls.iter().map(essence).collect::<Vec<_>>(), whole);
+    }
+    let named = json!({"tool_choice": {"type": "function", "function": {"name": "switch_lamp"}}});
+    let (_, answer) = child.post("/v1/chat/completions", &ask(named)).await;
+    let calls = answer["choices"][0]["message"]["tool_calls"].as_array().unwrap();
+    assert!(calls.len() == 1 && calls[0]["function"]["name"] == "switch_lamp", "{answer}");
+}
+
+#[tokio::test]
+async fn a_conversation_with_results_goes_on_and_a_template_without_tools_refuses_them() {
+    let child = Child::ready_with_tools().await;
+    let messages = json!([
+        {"role": "user", "content": "lamp?"},
+        {"role": "assistant", "content": null, "tool_calls": [
+            {"id": "call_1", "type": "function", "function": {"name": "switch_lamp", "arguments": "{\"on\": true}"}}]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "it is on"},
+    ]);
+    let (status, answer) = child
+        .post("/v1/chat/completions", &ask(json!({"messages": messages, "tool_choice": "auto", "max_tokens": 4})))
+        .await;
+    assert_eq!(status, 200, "{answer}");
+    let (status, answer) =
+        child.post("/v1/chat/completions", &ask(json!({"tool_choice": "none", "max_tokens": 2}))).await;
+    assert_eq!(status, 200, "{answer}");
+    let plain = Child::ready().await;
+    let (status, answer) = plain.post("/v1/chat/completions", &ask(json!({}))).await;
+    assert_eq!((status.as_u16(), &answer["error"]["param"]), (400, &json!("tools")), "{answer}");
+}
