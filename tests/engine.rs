@@ -84,7 +84,7 @@ fn two_hundred_requests_at_once_get_the_tokens_and_bits_they_get_one_at_a_time()
 #[test]
 fn half_of_the_clients_leave_at_random_and_no_block_stays_in_use() {
     let server = tiny("native", &[]);
-    let stays = |i: usize| !(i * 2654435761 >> 7).is_multiple_of(2);
+    let stays = |i: usize| !((i * 2654435761) >> 7).is_multiple_of(2);
     let left = at_once(CLIENTS, REQUESTS, |i| {
         let mut body = ask(i);
         if stays(i) {

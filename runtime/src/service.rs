@@ -35,6 +35,7 @@ pub struct Service {
 }
 
 /// What a model does.
+#[allow(clippy::large_enum_variant, reason = "there is one of it")]
 pub enum Work {
     /// Goes on with texts.
     Generate(Generator),

@@ -19,7 +19,7 @@ fn tools() -> Value {
 
 fn ask(more: Value) -> Value {
     let mut body = json!({"model": support::MODEL, "messages": [{"role": "user", "content": "lamp?"}], "tools": tools(),
-        "tool_choice": "required", "max_tokens": 150, "seed": 4});
+        "tool_choice": "required", "parallel_tool_calls": false, "max_tokens": 150, "seed": 4});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     body
 }
@@ -71,6 +71,11 @@ async fn required_and_named_calls_follow_their_schemas_whole_and_streamed() {
         let whole: Vec<_> = choice["message"]["tool_calls"].as_array().unwrap().iter().map(essence).collect();
         assert_eq!(calls.iter().map(essence).collect::<Vec<_>>(), whole);
     }
+    // Several at once: as many as the budget lets come, each whole but perhaps the last.
+    let (_, answer) = child.post("/v1/chat/completions", &ask(json!({"parallel_tool_calls": true, "seed": 1}))).await;
+    let calls = answer["choices"][0]["message"]["tool_calls"].as_array().unwrap();
+    assert!(calls.len() > 1, "{answer}");
+    calls[..calls.len() - 1].iter().for_each(check);
     let named = json!({"tool_choice": {"type": "function", "function": {"name": "switch_lamp"}}});
     let (_, answer) = child.post("/v1/chat/completions", &ask(named)).await;
     let calls = answer["choices"][0]["message"]["tool_calls"].as_array().unwrap();

@@ -47,7 +47,7 @@ pub(super) unsafe fn tiles(x: &Activations, w: &Weight, rows: Range<usize>, scra
                 unpack_q8(&tile, lines);
                 all_rows::<false, true>(x, lines, &store);
             }
-            Format::F32 | Format::F16 | Format::BF16 => unreachable!("not in blocks"),
+            _ => unreachable!("multiplied in float32"),
         }
     }
 }

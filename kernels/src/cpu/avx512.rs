@@ -51,7 +51,7 @@ pub(super) unsafe fn tiles(x: &Activations, w: &Weight, rows: Range<usize>, scra
             Format::Q4_1 => one_tile::<{ Q4_1 }>(x, &tile, lines, &store),
             Format::Q4_0 => one_tile::<{ Q4_0 }>(x, &tile, lines, &store),
             Format::Q8_0 => one_tile::<{ Q8_0 }>(x, &tile, lines, &store),
-            Format::F32 | Format::F16 | Format::BF16 => unreachable!("not in blocks"),
+            _ => unreachable!("multiplied in float32"),
         }
     }
 }

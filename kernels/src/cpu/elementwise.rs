@@ -117,7 +117,7 @@ fn silu_mul_lanes<const L: usize, const FMA: bool>(gate: &mut [f32], up: &[f32])
 #[inline(always)]
 fn gelu_mul_lanes<const L: usize, const FMA: bool>(gate: &mut [f32], up: &[f32]) {
     /// Twice the square root of 2/π: `(1 + tanh(x)) / 2` is the logistic function of `2 x`.
-    const TWICE: f32 = 1.595_769_1;
+    const TWICE: f32 = 1.595_769;
     for (gate, up) in gate.iter_mut().zip(up) {
         let cubic = add::<FMA>(0.044_715 * *gate * *gate, *gate, *gate);
         *gate *= logistic::<FMA>(TWICE * cubic) * up;

@@ -1,4 +1,4 @@
-//! Weights in f32, f16 and bf16; arithmetic is in f32 throughout.
+//! Weights in f32, f16 and bf16, and those in blocks that have no kernel of their own; arithmetic is in f32 throughout.
 //!
 //! A lane is a residue of the element's index, so weights are read as they are stored; each
 //! output has one vector of sums, filled in the order of the elements and folded at the end in

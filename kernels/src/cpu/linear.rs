@@ -93,6 +93,9 @@ impl Part<'_> {
 fn zero(format: Format, level: Level) -> Option<i32> {
     match (format, level) {
         (Format::F32 | Format::F16 | Format::BF16, _) => None,
+        // Unpacked a few rows at a time and multiplied in float32: kernels of their own are to come.
+        (Format::Q5_0 | Format::Q5_1 | Format::IQ4_NL, _) => None,
+        (Format::Q2_K | Format::Q3_K | Format::Q4_K | Format::Q5_K | Format::Q6_K, _) => None,
         (Format::Q4_0, _) => Some(8),
         #[cfg(target_arch = "x86_64")]
         (Format::Q8_0, Level::Avx512) => Some(128),

@@ -24,6 +24,7 @@ pub(crate) struct Layer {
 
 /// What a layer does after attention.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant, reason = "a box is no module, and there are few layers")]
 pub(crate) enum FeedForward {
     /// The same for every token.
     Dense(Mlp),

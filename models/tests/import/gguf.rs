@@ -96,9 +96,9 @@ fn what_is_not_run_is_refused_by_name() {
     file.tensor("blk.0.attn_mystery.bias", &[64], gguf::F32, vec![0; 256]);
     check(&file.bytes(), true, &["blk.0.attn_mystery.bias", "llama"]);
     let mut file = Llama::default().gguf();
-    file.tensors[3].kind = 14;
+    file.tensors[3].kind = 16;
     let name = file.tensors[3].name.clone();
-    check(&file.bytes(), true, &[&name, "Q6_K", "Q4_1"]);
+    check(&file.bytes(), true, &[&name, "IQ2_XXS", "Q4_1"]);
 }
 
 #[test]

@@ -51,7 +51,7 @@ fn expected(format: Format, x: &[f32], w: &[f32]) -> (f64, f64) {
     let quantized = match format {
         Format::F32 | Format::F16 | Format::BF16 => 0.0,
         // Each activation is off by at most half a step of its block.
-        Format::Q8_0 | Format::Q4_0 | Format::Q4_1 => x
+        _ => x
             .chunks(BLOCK)
             .zip(w.chunks(BLOCK))
             .map(|(x, w)| {
@@ -90,7 +90,7 @@ fn check(format: Format, m: usize, n: usize, k: usize) {
 
 #[test]
 fn every_format_with_any_number_of_rows_is_within_its_bound() {
-    for format in Format::ALL {
+    for format in Format::WRITTEN {
         for m in [1, 2, 3, 7, 16, 17, 64] {
             for (n, k) in [(1, 32), (16, 64), (37, 96), (50, 288), (130, 32)] {
                 check(format, m, n, k);
@@ -140,7 +140,7 @@ fn unaligned_floats_are_read_too() {
 
 #[test]
 fn what_is_no_number_is_not_lost() {
-    for format in Format::ALL {
+    for format in Format::WRITTEN {
         let bytes = stored(format, 1, 20, 64);
         let w = Weight::new(&bytes, format, 20, 64).unwrap();
         let mut x = numbers(2, 128);
@@ -155,7 +155,7 @@ fn what_is_no_number_is_not_lost() {
 
 #[test]
 fn zeros_give_zero() {
-    for format in Format::ALL {
+    for format in Format::WRITTEN {
         let bytes = stored(format, 1, 20, 64);
         let w = Weight::new(&bytes, format, 20, 64).unwrap();
         at_every_level(1, |on| {
@@ -170,7 +170,7 @@ proptest! {
     /// A row has the same bits alone, among others, and on any number of threads.
     #[test]
     fn a_row_does_not_notice_its_company(
-        format in proptest::sample::select(&Format::ALL[..]),
+        format in proptest::sample::select(&Format::WRITTEN[..]),
         m in 1usize..40,
         n in 1usize..90,
         blocks in 1usize..7,

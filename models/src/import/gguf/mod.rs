@@ -198,12 +198,20 @@ fn format_of(tensor: &str, number: u32) -> Result<Format, Error> {
         1 => Format::F16,
         2 => Format::Q4_0,
         3 => Format::Q4_1,
+        6 => Format::Q5_0,
+        7 => Format::Q5_1,
         8 => Format::Q8_0,
+        10 => Format::Q2_K,
+        11 => Format::Q3_K,
+        12 => Format::Q4_K,
+        13 => Format::Q5_K,
+        14 => Format::Q6_K,
+        20 => Format::IQ4_NL,
         30 => Format::BF16,
         other => {
             let name = TYPE_NAMES.get(other as usize).copied().filter(|name| !name.is_empty());
             let name = name.map_or_else(|| format!("number {other}"), str::to_owned);
-            let readable = "F32, F16, BF16, Q8_0, Q4_0 and Q4_1 are read";
+            let readable = "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K and IQ4_NL are read";
             return Err(Error::Unsupported(format!("GGUF: tensor {tensor} is of type {name}; {readable}")));
         }
     })

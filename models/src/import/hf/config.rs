@@ -84,8 +84,7 @@ fn activation(fields: &Fields) -> Result<Activation, Error> {
 
 fn rotary_dim(fields: &Fields, head_dim: usize) -> Result<Option<usize>, Error> {
     match rope::partial_factor(fields)? {
-        None => Ok(None),
-        Some(factor) if factor == 1.0 => Ok(None),
+        None | Some(1.0) => Ok(None),
         Some(factor) if factor > 0.0 && factor < 1.0 => Ok(Some((head_dim as f64 * factor) as usize)),
         Some(factor) => Err(bad("partial_rotary_factor", format_args!("{factor} is not between 0 and 1"))),
     }

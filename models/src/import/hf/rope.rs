@@ -45,7 +45,7 @@ fn nested<'a>(fields: &Fields, parameters: &Fields<'a>) -> Result<Option<Fields<
     let Some((first_kind, first)) = each.next() else { return Ok(None) };
     let same = each.clone().all(|(_, other)| other == first);
     let known = KINDS.contains(&first_kind) && each.all(|(kind, _)| KINDS.contains(&kind));
-    if !same && !(known && fields.has("layer_types")) {
+    if !(same || known && fields.has("layer_types")) {
         let what = "config.json: rope_parameters differ between kinds of layers";
         return Err(Error::Unsupported(format!(
             "{what} other than full_attention and sliding_attention of layer_types"

@@ -4,6 +4,8 @@
 //! llama.cpp's reference quantiser gives. Nothing here is fast or threaded: the kernels are in
 //! `cpu`, this is what they are compared with, and what importers and `seal` use.
 
+mod superblocks;
+
 use half::{bf16, f16};
 
 /// Elements in a block of every quantised format.
@@ -26,11 +28,44 @@ pub enum Format {
     Q4_0,
     /// 32 elements in 20 bytes: `d: f16`, `m: f16`, nibbles as in `Q4_0`; element = `d * q + m`.
     Q4_1,
+    /// 32 elements in 22 bytes: `d: f16`, a fifth bit for each, nibbles as in `Q4_0`; element = `d * (q - 16)`. Only read.
+    Q5_0,
+    /// 32 elements in 24 bytes: `d: f16`, `m: f16`, fifth bits, nibbles; element = `d * q + m`. Only read.
+    Q5_1,
+    /// 32 elements in 18 bytes: `d: f16`, nibbles that stand for 16 uneven levels. Only read.
+    IQ4_NL,
+    /// 256 elements in 84 bytes: 2 bits each, scale and minimum of every 16 in 4 bits. Only read.
+    Q2_K,
+    /// 256 elements in 110 bytes: 3 bits each, a scale of every 16 in 6 bits. Only read.
+    Q3_K,
+    /// 256 elements in 144 bytes: 4 bits each, scale and minimum of every 32 in 6 bits. Only read.
+    Q4_K,
+    /// 256 elements in 176 bytes: 5 bits each, scale and minimum of every 32 in 6 bits. Only read.
+    Q5_K,
+    /// 256 elements in 210 bytes: 6 bits each, a scale of every 16 in 8 bits. Only read.
+    Q6_K,
 }
 
 impl Format {
     /// Every format, in the order of this enumeration.
-    pub const ALL: [Self; 6] = [Self::F32, Self::F16, Self::BF16, Self::Q8_0, Self::Q4_0, Self::Q4_1];
+    pub const ALL: [Self; 14] = [
+        Self::F32,
+        Self::F16,
+        Self::BF16,
+        Self::Q8_0,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::IQ4_NL,
+        Self::Q2_K,
+        Self::Q3_K,
+        Self::Q4_K,
+        Self::Q5_K,
+        Self::Q6_K,
+    ];
+    /// The formats that [`Format::quantize_row`] writes.
+    pub const WRITTEN: [Self; 6] = [Self::F32, Self::F16, Self::BF16, Self::Q8_0, Self::Q4_0, Self::Q4_1];
 
     /// The word for it in a snapshot's table.
     pub fn name(self) -> &'static str {
@@ -41,6 +76,14 @@ impl Format {
             Self::Q8_0 => "q8_0",
             Self::Q4_0 => "q4_0",
             Self::Q4_1 => "q4_1",
+            Self::Q5_0 => "q5_0",
+            Self::Q5_1 => "q5_1",
+            Self::IQ4_NL => "iq4_nl",
+            Self::Q2_K => "q2_k",
+            Self::Q3_K => "q3_k",
+            Self::Q4_K => "q4_k",
+            Self::Q5_K => "q5_k",
+            Self::Q6_K => "q6_k",
         }
     }
 
@@ -49,11 +92,12 @@ impl Format {
         Self::ALL.into_iter().find(|format| format.name() == name)
     }
 
-    /// Elements that are stored together: 1 or [`BLOCK`].
+    /// Elements that are stored together: 1, [`BLOCK`], or 256.
     pub fn block_elements(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => 1,
-            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 => BLOCK,
+            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::IQ4_NL => BLOCK,
+            Self::Q2_K | Self::Q3_K | Self::Q4_K | Self::Q5_K | Self::Q6_K => superblocks::ELEMENTS,
         }
     }
 
@@ -65,6 +109,14 @@ impl Format {
             Self::Q8_0 => 34,
             Self::Q4_0 => 18,
             Self::Q4_1 => 20,
+            Self::Q5_0 => 22,
+            Self::Q5_1 => 24,
+            Self::IQ4_NL => 18,
+            Self::Q2_K => 84,
+            Self::Q3_K => 110,
+            Self::Q4_K => 144,
+            Self::Q5_K => 176,
+            Self::Q6_K => 210,
         }
     }
 
@@ -97,6 +149,23 @@ impl Format {
                     let (d, m) = (half_at(block, 0), half_at(block, 2));
                     dequantize_nibbles(&block[4..], out, |q| d * f32::from(q) + m);
                 }
+                Self::Q5_0 => {
+                    let d = half_at(block, 0);
+                    dequantize_five_bits(&block[2..], out, |q| d * (f32::from(q) - 16.0));
+                }
+                Self::Q5_1 => {
+                    let (d, m) = (half_at(block, 0), half_at(block, 2));
+                    dequantize_five_bits(&block[4..], out, |q| d * f32::from(q) + m);
+                }
+                Self::IQ4_NL => {
+                    let d = half_at(block, 0);
+                    dequantize_nibbles(&block[2..], out, |q| d * f32::from(LEVELS[usize::from(q)]));
+                }
+                Self::Q2_K => superblocks::q2(block, out),
+                Self::Q3_K => superblocks::q3(block, out),
+                Self::Q4_K => superblocks::q4(block, out),
+                Self::Q5_K => superblocks::q5(block, out),
+                Self::Q6_K => superblocks::q6(block, out),
             }
         }
     }
@@ -104,7 +173,7 @@ impl Format {
     /// Writes `row` in this format to `out`.
     ///
     /// # Panics
-    /// Where `out` is not exactly the bytes of `row.len()` elements.
+    /// Where `out` is not exactly the bytes of `row.len()` elements, or the format is none of [`Format::WRITTEN`].
     pub fn quantize_row(self, row: &[f32], out: &mut [u8]) {
         self.check_row(out.len(), row.len());
         let blocks = row.chunks_exact(self.block_elements());
@@ -116,6 +185,7 @@ impl Format {
                 Self::Q8_0 => quantize_q8_0(x, out),
                 Self::Q4_0 => quantize_q4_0(x, out),
                 Self::Q4_1 => quantize_q4_1(x, out),
+                _ => panic!("{} is only read", self.name()),
             }
         }
     }
@@ -147,6 +217,19 @@ fn dequantize_nibbles(nibbles: &[u8], out: &mut [f32], value: impl Fn(u8) -> f32
     for ((low, high), &byte) in low.iter_mut().zip(high).zip(nibbles) {
         *low = value(byte & 15);
         *high = value(byte >> 4);
+    }
+}
+
+/// The levels of IQ4_NL.
+const LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+/// Nibbles with a fifth bit each: 4 bytes of these, then 16 bytes of those.
+fn dequantize_five_bits(bytes: &[u8], out: &mut [f32], value: impl Fn(u8) -> f32) {
+    let fifth = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    let bit = |i: usize| ((fifth >> i & 1) as u8) << 4;
+    for (i, &byte) in bytes[4..].iter().enumerate() {
+        out[i] = value(byte & 15 | bit(i));
+        out[i + BLOCK / 2] = value(byte >> 4 | bit(i + BLOCK / 2));
     }
 }
 
