@@ -6,19 +6,22 @@ mod support;
 use std::path::Path;
 use std::process::Command;
 use support::process::run;
-use support::{Serve, smollm2, test_tools};
+use support::{Serve, minilm, smollm2, test_tools, with_tools};
 
 #[test]
 fn the_openai_client_chats_and_completes_streaming_and_not_from_zero() {
-    let (Some(python), Some(snapshot)) = (test_tools(), smollm2()) else { return };
-    let server = Serve::start(&["--model", &format!("smollm2={}", snapshot.display()), "--idle", "300ms"]);
+    let (Some(python), Some(snapshot), Some(minilm)) = (test_tools(), smollm2(), minilm()) else { return };
+    let named = |name: &str, snapshot: &Path| format!("{name}={}", snapshot.display());
+    let models = [named("smollm2", &snapshot), named("minilm", &minilm), named("caller", &with_tools())];
+    let server =
+        Serve::start(&["--model", &models[0], "--model", &models[1], "--model", &models[2], "--idle", "300ms"]);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/openai_client.py");
     let (code, said, errors) = run(Command::new(python)
         .arg(script)
         .arg(format!("http://{}/v1", server.api))
         .arg(format!("http://{}/slots", server.admin))
-        .arg("smollm2"));
+        .args(["smollm2", "minilm", "caller"]));
     println!("{said}");
     assert_eq!(code, Some(0), "{said}\n{errors}");
-    assert_eq!(said.lines().filter(|line| line.starts_with("ok ")).count(), 10, "every check ran: {said}");
+    assert_eq!(said.lines().filter(|line| line.starts_with("ok ")).count(), 14, "every check ran: {said}");
 }

@@ -1,16 +1,18 @@
 """What applications do with the official client: chat and completion, streaming and not, from zero each; and errors.
 
-usage: openai_client.py BASE_URL SLOTS_URL MODEL
+usage: openai_client.py BASE_URL SLOTS_URL MODEL EMBEDDER CALLER
 """
 
 import json
 import sys
 import time
+import typing
 import urllib.request
 
 import openai
+import pydantic
 
-base_url, slots_url, model = sys.argv[1:]
+base_url, slots_url, model, embedder, caller = sys.argv[1:]
 client = openai.OpenAI(base_url=base_url, api_key="unused", max_retries=0, timeout=120)
 # The first words of the greedy answer are certain: the reference's margins are wide there.
 QUESTION = [{"role": "user", "content": "Write one sentence about the sea."}]
@@ -96,7 +98,7 @@ def logprobs():
 
 
 def models():
-    assert [entry.id for entry in client.models.list()] == [model]
+    assert [entry.id for entry in client.models.list()] == [model, embedder, caller]
     assert client.models.retrieve(model).object == "model"
 
 
@@ -124,7 +126,62 @@ def wrong_fields():
             raise AssertionError(f"no error for {field}")
 
 
-for check in (chat, chat_stream, completion, completion_stream, several_prompts_and_token_ids, sampling_fields, logprobs,
+class Ship(pydantic.BaseModel):
+    name: typing.Literal["Hope", "Endurance"]
+    masts: int = pydantic.Field(ge=1, le=4)
+
+
+def structured_output():
+    answer = client.chat.completions.parse(model=model, messages=QUESTION, response_format=Ship, max_tokens=60, seed=1)
+    ship = answer.choices[0].message.parsed
+    assert ship.name in ("Hope", "Endurance") and 1 <= ship.masts <= 4, answer
+    answer = client.chat.completions.create(
+        model=model, messages=QUESTION, response_format={"type": "json_object"}, max_tokens=200, temperature=0,
+    )
+    if answer.choices[0].finish_reason == "stop":
+        assert isinstance(json.loads(answer.choices[0].message.content), dict), answer
+
+
+def tools_are_refused_where_the_template_has_none():
+    tool = openai.pydantic_function_tool(Ship, name="launch")
+    try:
+        client.chat.completions.create(model=model, messages=QUESTION, tools=[tool])
+    except openai.BadRequestError as error:
+        assert error.body["param"] == "tools" and "template" in error.body["message"], error.body
+    else:
+        raise AssertionError("no error")
+
+
+def tools():
+    tool = openai.pydantic_function_tool(Ship, name="launch")
+    call = dict(model=caller, messages=QUESTION, tools=[tool], tool_choice="required", parallel_tool_calls=False, max_tokens=150)
+    message = client.chat.completions.create(**call, seed=3).choices[0].message
+    (made,) = message.tool_calls
+    assert made.function.name == "launch" and message.content is None, message
+    Ship.model_validate_json(made.function.arguments)
+    with client.chat.completions.stream(**call, seed=3) as stream:
+        for _ in stream:
+            pass
+        final = stream.get_final_completion().choices[0]
+    assert final.finish_reason == "tool_calls", final
+    assert final.message.tool_calls[0].function.arguments == made.function.arguments, final
+    result = {"role": "tool", "tool_call_id": made.id, "content": "launched"}
+    messages = [*QUESTION, message.model_dump(exclude_none=True), result]
+    client.chat.completions.create(model=caller, messages=messages, tools=[tool], max_tokens=4)
+
+
+def embeddings():
+    texts = ["a lighthouse", "a tower with a lamp for ships", "bread and butter"]
+    answer = client.embeddings.create(model=embedder, input=texts)
+    vectors = [item.embedding for item in answer.data]
+    assert [len(vector) for vector in vectors] == [384] * 3 and answer.usage.prompt_tokens > 0, answer.usage
+    near, far = (sum(a * b for a, b in zip(vectors[0], other)) for other in vectors[1:])
+    assert near > far + 0.2, (near, far)
+    floats = client.embeddings.create(model=embedder, input=texts[0], encoding_format="float").data[0].embedding
+    assert all(abs(a - b) < 1e-6 for a, b in zip(floats, vectors[0]))
+
+
+for check in (structured_output, tools_are_refused_where_the_template_has_none, tools, embeddings, chat, chat_stream, completion, completion_stream, several_prompts_and_token_ids, sampling_fields, logprobs,
               models, unknown_model, wrong_fields):
     if check in (chat, chat_stream, completion, completion_stream):
         until_cold()

@@ -28,6 +28,20 @@ pub fn minilm() -> Option<PathBuf> {
     Some(sealed(&Path::new(&folder).join("all-MiniLM-L6-v2"), "minilm", "native"))
 }
 
+/// The tiny Llama with a chat template that has a place for tools, in the style of Hermes and Qwen.
+pub fn with_tools() -> PathBuf {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json"] {
+        fs::copy(golden_folder("llama3-tiny").join(file), folder.path().join(file)).unwrap();
+    }
+    let template = "{% if tools %}{{ tools | tojson }} Answer with <tool_call></tool_call>.{% endif %}\
+        {% for m in messages %}{{ m.role }}: {{ m.content }}{% for c in m.tool_calls or [] %}<tool_call>\
+        {{ c.function.name }} {{ c.function.arguments | tojson }}</tool_call>{% endfor %}\n{% endfor %}";
+    let config = serde_json::json!({"chat_template": template, "bos_token": "<|bos|>", "eos_token": "<|eos|>"});
+    fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    sealed(folder.path(), "caller", "native")
+}
+
 /// Seals under a lock between the test processes. The file's name holds the binary's identity, so that a snapshot is
 /// never older than the code that reads it; those of older builds are removed.
 fn sealed(source: &Path, name: &str, weights: &str) -> PathBuf {

@@ -198,6 +198,7 @@ fn gguf_kind(format: Format) -> u32 {
         Format::Q8_0 => gguf::Q8_0,
         Format::Q4_0 => gguf::Q4_0,
         Format::Q4_1 => gguf::Q4_1,
+        other => unreachable!("{other:?} is not written by tests"),
     }
 }
 

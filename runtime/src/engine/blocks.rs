@@ -288,10 +288,9 @@ mod tests {
                     prop_assert_eq!(made.blocks().len(), found);
                     continue;
                 }
-                for i in found..length {
-                    let block = made.blocks()[i];
+                for (&block, name) in made.blocks().iter().zip(&names).skip(found) {
                     prop_assert!(held.iter().all(|(table, _)| !table.blocks().contains(&block)), "written while held");
-                    content[block as usize] = Some(names[i]);
+                    content[block as usize] = Some(*name);
                 }
                 made.name(&names);
                 held.push((made, length));

@@ -287,6 +287,7 @@ mod tests {
         (content, calls)
     }
 
+    #[allow(clippy::type_complexity, reason = "a table")]
     const CASES: [(Format, &str, &str, &[(&str, &str)]); 15] = [
         (
             Format::Hermes,
