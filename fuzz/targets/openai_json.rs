@@ -8,6 +8,7 @@ fuzz_target!(|input: &[u8]| {
     check(protocol::peek(input));
     check(protocol::parse_chat(input));
     check(protocol::parse_completion(input));
+    check(protocol::parse_embeddings(input));
     check(protocol::parse_tokenize(input));
     check(protocol::parse_detokenize(input));
 });

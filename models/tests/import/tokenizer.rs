@@ -243,9 +243,27 @@ fn a_tokenizer_cut_short_anywhere_is_refused() {
 }
 
 #[test]
-fn a_tokenizer_that_is_not_bpe_is_refused_by_name() {
+fn word_pieces_and_unigrams_are_tokenized_by_their_own_rules() {
     let mut file = support::huggingface::byte_tokenizer(262);
-    file["model"] = json!({"type": "WordPiece", "vocab": {}, "unk_token": "[UNK]"});
+    file["added_tokens"] = json!([]);
+    file["pre_tokenizer"] = json!({"type": "Whitespace"});
+    file["post_processor"] = json!(null);
+    let mut ids = |model| {
+        file["model"] = model;
+        Tokenizer::from_json(&serde_json::to_vec(&file).unwrap()).unwrap().encode("lamps x", false).unwrap()
+    };
+    let vocab = json!({"[UNK]": 0, "lamp": 1, "##s": 2, "la": 3});
+    let pieces = json!({"type": "WordPiece", "vocab": vocab, "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+        "max_input_chars_per_word": 100});
+    assert_eq!(ids(pieces), [1, 2, 0]);
+    let vocab = json!([["<unk>", 0.0], ["lamps", -9.0], ["lamp", -1.0], ["s", -2.0], ["x", -1.0]]);
+    assert_eq!(ids(json!({"type": "Unigram", "unk_id": 0, "vocab": vocab, "byte_fallback": false})), [2, 3, 4]);
+}
+
+#[test]
+fn a_tokenizer_of_another_kind_is_refused_by_name() {
+    let mut file = support::huggingface::byte_tokenizer(262);
+    file["model"] = json!({"type": "WordLevel", "vocab": {}, "unk_token": "[UNK]"});
     let error = Tokenizer::from_json(&serde_json::to_vec(&file).unwrap()).err().unwrap().to_string();
-    assert!(error.contains("WordPiece"), "{error}");
+    assert!(error.contains("WordLevel"), "{error}");
 }
