@@ -58,8 +58,12 @@ impl Architecture {
         defaults: Defaults { tied_embedding: false, epsilon: 1e-6, theta: 10_000.0, head_dim: None },
         read_config: |_, _| Ok(()),
         read_gguf: |_, _| Ok(()),
-        // Old versions stored the rotation's frequencies, which follow from the configuration.
-        published: |name| (!name.ends_with(".rotary_emb.inv_freq")).then_some(name),
+        // Old versions stored the rotation's frequencies, which follow from the configuration; scales of activations are
+        // of use to 8-bit arithmetic alone.
+        published: |name| {
+            let left_out = name.ends_with(".rotary_emb.inv_freq") || name.ends_with(".input_scale");
+            (!left_out).then_some(name)
+        },
         place: |_, canonical| Place::whole(canonical),
         gguf_place: |_, _| None,
         gguf_interleaved: false,

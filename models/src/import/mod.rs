@@ -3,6 +3,7 @@
 //! Opening maps files and checks everything but the weights' values: names, shapes, formats, sizes. **Invariant:** an open
 //! [`Source`] holds exactly the tensors its graph needs, in order of first use. Nothing here writes, and nothing is downloaded.
 
+mod fp8;
 pub mod gguf;
 pub(crate) mod hf;
 mod map;

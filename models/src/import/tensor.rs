@@ -1,5 +1,6 @@
 //! A tensor as its makers stored it: shared bytes, how to read them, and in which order its rows lie.
 
+use super::fp8::Scales;
 use super::plan::{Expected, Role};
 use bytes::Bytes;
 use kernels::Format;
@@ -18,6 +19,15 @@ pub(crate) struct Stored {
     bytes: Bytes,
     row_bytes: usize,
     order: RowOrder,
+    /// Of 8-bit floats, which are read as bfloat16.
+    scales: Option<Scaled>,
+}
+
+/// The scales of the published matrix, and which of its rows is the first here.
+#[derive(Clone, Debug)]
+struct Scaled {
+    scales: Scales,
+    first: usize,
 }
 
 /// In which order rows lie in the file.
@@ -82,7 +92,39 @@ impl Stored {
         }
         let Expected { name, shape, role } = expected.clone();
         let row_bytes = format.row_bytes(*shape.last()?)?;
-        Some(Self { name, shape, role, format, bytes: bytes.slice(start..start + wanted), row_bytes, order })
+        Some(Self {
+            name,
+            shape,
+            role,
+            format,
+            bytes: bytes.slice(start..start + wanted),
+            row_bytes,
+            order,
+            scales: None,
+        })
+    }
+
+    /// The same of a matrix in 8-bit floats with `scales`; its format is bfloat16, in which its rows come.
+    pub fn scaled(expected: &Expected, place: &Place, bytes: &Bytes, scales: Scales) -> Option<Self> {
+        let [rows, columns] = expected.shape[..] else { return None };
+        let first = place.part.as_ref().map_or(0, |part| part.first);
+        let published = place.shape(expected).iter().try_fold(1usize, |all, extent| all.checked_mul(*extent))?;
+        let (start, wanted) = (first.checked_mul(columns)?, rows.checked_mul(columns)?);
+        if published != bytes.len() || start.checked_add(wanted)? > published {
+            return None;
+        }
+        let Expected { name, shape, role } = expected.clone();
+        let (bytes, scales) = (bytes.slice(start..start + wanted), Some(Scaled { scales, first }));
+        Some(Self {
+            name,
+            shape,
+            role,
+            format: Format::BF16,
+            bytes,
+            row_bytes: columns,
+            order: RowOrder::Halves,
+            scales,
+        })
     }
 
     /// Elements of one row.
@@ -103,7 +145,11 @@ impl Stored {
             (RowOrder::Interleaved, Role::Rotated { heads }) => interleaved(index, self.rows() / heads),
             _ => index,
         };
-        Cow::Borrowed(&self.bytes[stored * self.row_bytes..][..self.row_bytes])
+        let bytes = &self.bytes[stored * self.row_bytes..][..self.row_bytes];
+        match &self.scales {
+            Some(Scaled { scales, first }) => Cow::Owned(scales.row(first + stored, bytes)),
+            None => Cow::Borrowed(bytes),
+        }
     }
 
     /// A rotated projection's bias in canonical order; vectors are never stored in blocks.

@@ -208,3 +208,55 @@ fn a_snapshot_without_a_tokenizer_is_an_error() {
     assert!(matches!(Tokenizer::from_snapshot(&snapshot), Err(Error::BadModel(_))));
     assert!(ChatTemplate::from_snapshot(&snapshot).unwrap().is_none());
 }
+
+/// Rewrites a folder's tensors: name → dtype, shape, bytes.
+fn rewrite(folder: &Path, change: impl FnOnce(&mut BTreeMap<String, (String, Vec<usize>, Vec<u8>)>)) {
+    let path = folder.join("model.safetensors");
+    let file = std::fs::read(&path).unwrap();
+    let (length, rest) = file.split_first_chunk::<8>().unwrap();
+    let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
+    let header: serde_json::Value = serde_json::from_slice(header).unwrap();
+    let mut tensors = BTreeMap::new();
+    for (name, tensor) in header.as_object().unwrap() {
+        let sizes = |key: &str| -> Vec<usize> { serde_json::from_value(tensor[key].clone()).unwrap() };
+        let at = sizes("data_offsets");
+        let dtype = tensor["dtype"].as_str().unwrap().to_owned();
+        tensors.insert(name.clone(), (dtype, sizes("shape"), data[at[0]..at[1]].to_vec()));
+    }
+    change(&mut tensors);
+    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+    for (name, (dtype, shape, bytes)) in tensors {
+        let at = [data.len(), data.len() + bytes.len()];
+        header.insert(name, serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": at}));
+        data.extend(bytes);
+    }
+    let header = serde_json::to_vec(&header).unwrap();
+    std::fs::write(path, [&(header.len() as u64).to_le_bytes()[..], &header, &data].concat()).unwrap();
+}
+
+#[test]
+fn eight_bit_floats_are_sealed_as_bfloat16_with_their_scales_applied() {
+    const NAME: &str = "model.layers.1.mlp.up_proj.weight";
+    let folder = tempfile::tempdir().unwrap();
+    let model = Llama::default();
+    model.folder(folder.path());
+    let mut config = model.config();
+    config["quantization_config"] = serde_json::json!({"quant_method": "fp8", "weight_block_size": [40, 50]});
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    // 1.0 and 1.5 by turns; blocks of 40 rows and 50 columns over [96, 64] are three times two.
+    let bytes: Vec<u8> = (0..96 * 64).map(|i| if i % 2 == 0 { 0x38 } else { 0x3C }).collect();
+    let scales: Vec<u8> = [1f32, 2.0, 4.0, 8.0, 16.0, 32.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+    rewrite(folder.path(), |tensors| {
+        tensors.insert(NAME.into(), ("F8_E4M3".into(), vec![96, 64], bytes));
+        tensors.insert(format!("{NAME}_scale_inv"), ("F32".into(), vec![3, 2], scales));
+    });
+    let snapshot = sealed(folder.path(), Weights::Native);
+    assert_eq!(dtypes(&snapshot)[NAME], "bf16");
+    let values = &values(&snapshot)[NAME];
+    for (row, column, want) in [(0, 0, 1.0), (0, 51, 3.0), (39, 49, 1.5), (40, 0, 4.0), (95, 63, 48.0)] {
+        assert_eq!(values[row * 64 + column], want, "row {row}, column {column}");
+    }
+    rewrite(folder.path(), |tensors| drop(tensors.remove(&format!("{NAME}_scale_inv"))));
+    let error = Source::open(folder.path()).err().unwrap().to_string();
+    assert!(error.contains(NAME) && error.contains("_scale_inv"), "{error}");
+}

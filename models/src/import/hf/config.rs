@@ -10,11 +10,10 @@ use serde_json::Value as Json;
 pub(super) const CONTEXT_DEFAULT: usize = 2048;
 
 /// Keys that say by their presence that more than a text decoder is meant.
-const FOREIGN: [(&str, &str); 4] = [
+const FOREIGN: [(&str, &str); 3] = [
     ("vision_config", "a vision model"),
     ("audio_config", "an audio model"),
     ("text_config", "a model of several modalities"),
-    ("quantization_config", "weights quantised by another tool; take the original, or a .gguf"),
 ];
 
 /// Reads the object of a `config.json`.
@@ -64,6 +63,22 @@ fn architecture(fields: &Fields) -> Result<&'static Architecture, Error> {
         }
     }
     Architecture::by_model_type(fields.text("model_type")?.ok_or_else(|| bad("model_type", "is missing"))?)
+}
+
+/// Rows and columns that share a scale, where weights are 8-bit floats with scales for blocks of them.
+pub(super) fn fp8_block(json: &Json) -> Result<Option<[usize; 2]>, Error> {
+    let fields = Fields { json, theta_default: 0.0 };
+    let Some(quantised) = fields.object("quantization_config")? else { return Ok(None) };
+    let method = quantised.text("quant_method")?.unwrap_or_default();
+    if method != "fp8" {
+        let what = "weights quantised by another tool; this version reads fp8: take the original, or a .gguf";
+        return Err(Error::Unsupported(format!("config.json: quantization_config: `{method}`: {what}")));
+    }
+    match quantised.sizes("weight_block_size")?.as_deref() {
+        None => Ok(None),
+        Some(&[rows, columns]) if rows > 0 && columns > 0 => Ok(Some([rows, columns])),
+        Some(other) => Err(bad("quantization_config.weight_block_size", format_args!("{other:?} are not two sizes"))),
+    }
 }
 
 fn activation(fields: &Fields) -> Result<Activation, Error> {

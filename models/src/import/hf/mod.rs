@@ -29,9 +29,10 @@ pub(crate) fn open(folder: &Path) -> Result<Source, Error> {
         Error::BadModel(format!("{}: config.json is missing: no Hugging Face model", folder.display()))
     })?;
     let (architecture, mut config) = config::parse(&json).map_err(|error| error.at(folder))?;
+    let fp8_block = config::fp8_block(&json).map_err(|error| error.at(folder))?;
     pooling::read(folder, &mut config)?;
     let generation = generation::parse(&json, read_json(folder, "generation_config.json")?.as_ref());
-    let tensors = weights::open(folder, architecture, &config).map_err(|error| error.at(folder))?;
+    let tensors = weights::open(folder, architecture, &config, fp8_block).map_err(|error| error.at(folder))?;
     Ok(Source {
         generation: generation.map_err(|error| error.at(folder))?,
         tokenizer: tokenizer(folder)?.into(),

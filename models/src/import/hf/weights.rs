@@ -1,6 +1,7 @@
 //! The tensors of a Hugging Face folder: `model.safetensors`, or the shards that its index names.
 
 use super::super::{
+    fp8::Scales,
     map, plan, safetensors_index,
     tensor::{Place, RowOrder, Stored},
 };
@@ -29,7 +30,14 @@ struct Found {
 }
 
 /// All tensors that the graph needs, in order of first use. Shards are mapped, not read.
-pub(super) fn open(folder: &Path, architecture: &Architecture, config: &ModelConfig) -> Result<Vec<Stored>, Error> {
+///
+/// `fp8_block`: rows and columns that share a scale; without it a matrix of 8-bit floats has one.
+pub(super) fn open(
+    folder: &Path,
+    architecture: &Architecture,
+    config: &ModelConfig,
+    fp8_block: Option<[usize; 2]>,
+) -> Result<Vec<Stored>, Error> {
     let published = |(name, tensor): (String, Found)| Some(((architecture.published)(&name)?.to_owned(), tensor));
     let mut found: BTreeMap<_, _> = read_headers(folder)?.into_iter().filter_map(published).collect();
     let mut tensors = Vec::new();
@@ -39,7 +47,21 @@ pub(super) fn open(folder: &Path, architecture: &Architecture, config: &ModelCon
         let Some(tensor) = found.get(&place.name) else {
             return Err(Error::BadModel(format!("tensor {} is missing", place.name)));
         };
-        tensors.push(checked(&expected, &place, tensor)?);
+        if tensor.info.dtype == Dtype::F8_E4M3 {
+            let (name, scales) = scales(&found, &place.name, &tensor.info.shape, fp8_block)?;
+            let stored = Stored::scaled(&expected, &place, &tensor.bytes, scales);
+            let (shard, wanted) = (&tensor.shard, place.shape(&expected));
+            let shape = &tensor.info.shape;
+            let bad =
+                || Error::BadModel(format!("{shard}: tensor {} is {shape:?}, config.json says {wanted:?}", place.name));
+            if shape != wanted {
+                return Err(bad());
+            }
+            tensors.push(stored.ok_or_else(bad)?);
+            used.insert(name);
+        } else {
+            tensors.push(checked(&expected, &place, tensor)?);
+        }
         used.insert(place.name);
     }
     found.retain(|name, _| !used.contains(name));
@@ -56,6 +78,35 @@ pub(super) fn open(folder: &Path, architecture: &Architecture, config: &ModelCon
     }
 }
 
+/// The scales of the matrix `name` and the tensor they stand in: `…_scale_inv` for blocks, or `…_scale`; float32 or bfloat16.
+fn scales(
+    found: &BTreeMap<String, Found>,
+    name: &str,
+    shape: &[usize],
+    block: Option<[usize; 2]>,
+) -> Result<(String, Scales), Error> {
+    let bad = |what: String| Error::BadModel(format!("tensor {name}: {what}"));
+    let candidates = [format!("{name}_scale_inv"), format!("{name}_scale")];
+    let Some((at, tensor)) = candidates.iter().find_map(|at| found.get_key_value(at)) else {
+        return Err(bad(format!("8-bit floats without their scales, {}", candidates[0])));
+    };
+    let &[rows, columns] = shape else { return Err(bad(format!("8-bit floats of shape {shape:?}"))) };
+    let block = block.unwrap_or([rows, columns]);
+    let across = columns.div_ceil(block[1]);
+    let count = rows.div_ceil(block[0]) * across;
+    let format = match tensor.info.dtype {
+        Dtype::F32 => Format::F32,
+        Dtype::BF16 => Format::BF16,
+        other => return Err(bad(format!("scales of dtype {other:?}; F32 and BF16 are read"))),
+    };
+    if format.row_bytes(count) != Some(tensor.bytes.len()) {
+        return Err(bad(format!("{at} is {:?}, where {count} scales are expected", tensor.info.shape)));
+    }
+    let mut values = vec![0.0; count];
+    format.dequantize_row(&tensor.bytes, &mut values);
+    Ok((at.clone(), Scales { values, block, across }))
+}
+
 fn checked(expected: &plan::Expected, place: &Place, tensor: &Found) -> Result<Stored, Error> {
     let Found { shard, info, bytes } = tensor;
     let (name, wanted) = (&place.name, place.shape(expected));
@@ -68,7 +119,7 @@ fn checked(expected: &plan::Expected, place: &Place, tensor: &Found) -> Result<S
         Dtype::F16 => Format::F16,
         Dtype::BF16 => Format::BF16,
         other => {
-            let read = "F32, F16 and BF16 are read";
+            let read = "F32, F16, BF16 and F8_E4M3 are read";
             return Err(Error::Unsupported(format!("{shard}: tensor {name} is of dtype {other:?}; {read}")));
         }
     };
