@@ -38,6 +38,22 @@ pub enum RopeScaling {
         /// The divisors, all finite and positive.
         factors: Vec<f64>,
     },
+    /// YaRN (Peng et al. 2023, arXiv:2309.00071): pairs that turn often in the original context are kept, those that turn
+    /// seldom are divided by `factor`, and between lies a ramp.
+    Yarn {
+        /// Divisor of the low frequencies.
+        factor: f64,
+        /// Context of the original training.
+        original_context: usize,
+        /// Pairs with more turns than this in the original context are kept.
+        beta_fast: f64,
+        /// Pairs with fewer turns than this are divided.
+        beta_slow: f64,
+        /// The ends of the ramp are whole pairs.
+        truncate: bool,
+        /// Sines and cosines are multiplied by it.
+        attention_factor: f64,
+    },
     /// LongRoPE (Ding et al. 2024, arXiv:2402.13753): one set of divisors up to the original context, another beyond it.
     LongRope {
         /// The divisors for sequences within the original context.
@@ -73,6 +89,15 @@ impl Rope {
                 positive("original_context", *original_context as f64)
             }
             RopeScaling::Factors { factors } => divisors("frequency factors", factors, rotated),
+            RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow, truncate: _, attention_factor } => {
+                positive("factor", *factor)?;
+                positive("original_context", *original_context as f64)?;
+                positive("beta_fast", *beta_fast)?;
+                positive("beta_slow", *beta_slow)?;
+                positive("attention_factor", *attention_factor)?;
+                // The logarithm of the base divides.
+                if self.theta > 1.0 { Ok(()) } else { Err(format!("theta {} is not above 1", self.theta)) }
+            }
             RopeScaling::LongRope { short, long, original_context, attention_factor } => {
                 divisors("short factors", short, rotated)?;
                 divisors("long factors", long, rotated)?;

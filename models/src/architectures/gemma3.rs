@@ -16,7 +16,20 @@ pub(super) const GEMMA3: Architecture = Architecture {
     name: "gemma3_text",
     model_type: "gemma3_text",
     gguf: "gemma3",
-    defaults: Defaults { tied_embedding: true, theta: 1e6, head_dim: Some(256), ..Architecture::BASE.defaults },
+    text_of: "gemma3",
+    // The published files of the larger sizes leave out what is as in the 4B one.
+    defaults: Defaults {
+        tied_embedding: true,
+        theta: 1e6,
+        head_dim: Some(256),
+        heads: Some(8),
+        kv_heads: Some(4),
+        vocab_size: Some(262_208),
+        context_length: 131_072,
+        activation: Activation::GeluTanh,
+        ..Architecture::BASE.defaults
+    },
+    published,
     read_config: |fields, config| {
         if fields.is_on("use_bidirectional_attention") {
             let what = "config.json: use_bidirectional_attention: an encoder; this version runs Gemma 3 as a decoder";
@@ -65,6 +78,16 @@ pub(super) const GEMMA3: Architecture = Architecture {
     },
     ..Architecture::BASE
 };
+
+/// What sees is left out, and what is before the names of the rest.
+fn published(name: &str) -> Option<&str> {
+    if name.contains("vision_tower.") || name.contains("multi_modal_projector.") {
+        return None;
+    }
+    // Old files have `language_model.model.layers…`, new ones `model.language_model.layers…`, and this needs no copy.
+    let name = name.strip_prefix("language_model.").unwrap_or(name);
+    (Architecture::BASE.published)(name)
+}
 
 /// What every Gemma 3 has.
 fn shared(config: &mut ModelConfig) {

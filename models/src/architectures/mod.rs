@@ -13,6 +13,7 @@ mod qwen2;
 mod qwen3;
 mod qwen3_moe;
 
+use crate::config::Activation;
 use crate::import::{gguf::Gguf, hf::Fields, tensor::Place};
 use crate::{Error, ModelConfig};
 
@@ -22,6 +23,8 @@ pub(crate) struct Architecture {
     pub name: &'static str,
     /// `model_type` in `config.json`.
     pub model_type: &'static str,
+    /// `model_type` of models that see, too, and have this one for text under `text_config`; empty where there are none.
+    pub text_of: &'static str,
     /// `general.architecture` in GGUF; empty where llama.cpp has it under another's name.
     pub gguf: &'static str,
     /// What its makers leave out of `config.json`.
@@ -47,7 +50,28 @@ pub(crate) struct Defaults {
     pub theta: f64,
     /// `None`: `hidden_size / heads`.
     pub head_dim: Option<usize>,
+    /// `None`: the key is needed.
+    pub heads: Option<usize>,
+    /// `None`: as many as there are heads.
+    pub kv_heads: Option<usize>,
+    /// `None`: the key is needed.
+    pub vocab_size: Option<usize>,
+    pub context_length: usize,
+    pub activation: Activation,
 }
+
+/// Values of absent keys for most.
+const DEFAULTS: Defaults = Defaults {
+    tied_embedding: false,
+    epsilon: 1e-6,
+    theta: 10_000.0,
+    head_dim: None,
+    heads: None,
+    kv_heads: None,
+    vocab_size: None,
+    context_length: 2048,
+    activation: Activation::Silu,
+};
 
 impl Architecture {
     /// A plain Llama under its usual names: the base of the table's entries.
@@ -55,7 +79,8 @@ impl Architecture {
         name: "",
         model_type: "",
         gguf: "",
-        defaults: Defaults { tied_embedding: false, epsilon: 1e-6, theta: 10_000.0, head_dim: None },
+        text_of: "",
+        defaults: DEFAULTS,
         read_config: |_, _| Ok(()),
         read_gguf: |_, _| Ok(()),
         // Old versions stored the rotation's frequencies, which follow from the configuration; scales of activations are
@@ -72,6 +97,11 @@ impl Architecture {
     /// The architecture of a `config.json`'s `model_type`.
     pub fn by_model_type(name: &str) -> Result<&'static Self, Error> {
         TABLE.iter().find(|entry| entry.model_type == name).ok_or_else(|| unsupported("model_type", name))
+    }
+
+    /// The architecture of the text part of models of this `model_type`, if it is one that runs.
+    pub fn text_of(name: &str) -> Option<&'static Self> {
+        TABLE.iter().find(|entry| !name.is_empty() && entry.text_of == name)
     }
 
     /// The architecture of a GGUF's `general.architecture`.

@@ -40,13 +40,15 @@ impl Frequencies {
             };
             (0..rotated / 2).map(frequency).collect::<Vec<f32>>()
         };
-        let usual = all(&|plain, pair| divisor(plain, pair, &rope.scaling));
+        let ramp = Ramp::of(rope, rotated);
+        let usual = all(&|plain, pair| divisor(plain, pair, &rope.scaling, ramp));
         match &rope.scaling {
             RopeScaling::LongRope { long, original_context, attention_factor, .. } => {
                 let frequencies = all(&|_, pair| long[pair]);
                 let long = Some(Long { frequencies, beyond: *original_context });
                 Self { usual, long, factor: *attention_factor as f32 }
             }
+            RopeScaling::Yarn { attention_factor, .. } => Self { usual, long: None, factor: *attention_factor as f32 },
             _ => Self { usual, long: None, factor: 1.0 },
         }
     }
@@ -90,7 +92,7 @@ impl Turns {
 
 /// By how much the model's scaling slows pair `pair`. Llama 3 (model card of Llama 3.1) leaves short wavelengths alone,
 /// divides long ones, and blends between.
-fn divisor(frequency: f64, pair: usize, scaling: &RopeScaling) -> f64 {
+fn divisor(frequency: f64, pair: usize, scaling: &RopeScaling, ramp: Ramp) -> f64 {
     match scaling {
         RopeScaling::None => 1.0,
         RopeScaling::Linear { factor } => *factor,
@@ -100,6 +102,37 @@ fn divisor(frequency: f64, pair: usize, scaling: &RopeScaling) -> f64 {
             let kept = blend.clamp(0.0, 1.0);
             1.0 / (kept + (1.0 - kept) / factor)
         }
+        RopeScaling::Yarn { factor, .. } => {
+            let divided = ramp.at(pair);
+            1.0 / ((1.0 - divided) + divided / factor)
+        }
         RopeScaling::Factors { factors } | RopeScaling::LongRope { short: factors, .. } => factors[pair],
+    }
+}
+
+/// Over which pairs YaRN goes from keeping a frequency to dividing it.
+#[derive(Clone, Copy)]
+struct Ramp {
+    low: f64,
+    high: f64,
+}
+
+impl Ramp {
+    /// Of no consequence but for YaRN.
+    fn of(rope: &Rope, rotated: usize) -> Self {
+        let RopeScaling::Yarn { original_context, beta_fast, beta_slow, truncate, .. } = rope.scaling else {
+            return Self { low: 0.0, high: 1.0 };
+        };
+        // The pair that turns so often in the original context.
+        let pair =
+            |turns: f64| rotated as f64 * (original_context as f64 / (turns * TAU)).ln() / (2.0 * rope.theta.ln());
+        let (low, high) = (pair(beta_fast), pair(beta_slow));
+        let (low, high) = if truncate { (low.floor(), high.ceil()) } else { (low, high) };
+        let (low, high) = (low.max(0.0), high.min(rotated as f64 - 1.0));
+        Self { low, high: if low == high { high + 0.001 } else { high } }
+    }
+
+    fn at(self, pair: usize) -> f64 {
+        ((pair as f64 - self.low) / (self.high - self.low)).clamp(0.0, 1.0)
     }
 }

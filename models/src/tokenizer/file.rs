@@ -1,7 +1,7 @@
 //! `tokenizer.json` → the parts of a tokenizer. Small parts go through a JSON tree, the vocabulary does not: loading is on the
 //! way to the first token.
 
-use super::{bpe::Bpe, words::Words};
+use super::{bpe::Bpe, charsmap, words::Words};
 use crate::Error;
 use serde::{
     Deserialize,
@@ -82,6 +82,7 @@ fn is_of_crate(bytes: &[u8]) -> bool {
 }
 
 fn assemble<M>(file: File<M>, words: impl FnOnce(M) -> Words) -> Result<Inner, Error> {
+    charsmap::check(&file.normalizer).map_err(|reason| bad(format_args!("normalizer: {reason}")))?;
     let mut inner = Inner::new(words(file.model));
     inner.with_normalizer(part::<NormalizerWrapper>("normalizer", file.normalizer)?);
     inner.with_pre_tokenizer(part::<PreTokenizerWrapper>("pre_tokenizer", file.pre_tokenizer)?);

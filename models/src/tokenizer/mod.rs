@@ -2,6 +2,7 @@
 
 mod bpe;
 mod bytes;
+mod charsmap;
 mod file;
 mod stream;
 mod words;

@@ -85,7 +85,9 @@ fn scaled(frequency: f64, pair: usize, scaling: &RopeScaling) -> f64 {
         RopeScaling::None => frequency,
         RopeScaling::Linear { factor } => frequency / factor,
         RopeScaling::Factors { factors } => frequency / factors[pair],
-        RopeScaling::LongRope { .. } => unreachable!("not among the configurations tested here"),
+        RopeScaling::LongRope { .. } | RopeScaling::Yarn { .. } => {
+            unreachable!("not among the configurations tested here")
+        }
         RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
             let context = *original_context as f64;
             let wavelength = 2.0 * std::f64::consts::PI / frequency;

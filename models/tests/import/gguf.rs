@@ -75,7 +75,9 @@ fn rope_scaling_is_linear_or_by_factors() {
     let expected = (1..=8).map(f64::from).collect();
     assert_eq!(config(&file).unwrap().rope.scaling, RopeScaling::Factors { factors: expected });
     file.set("llama.rope.scaling.type", Value::Text("yarn".into()));
-    check(&file.bytes(), true, &["llama.rope.scaling.type", "yarn"]);
+    check(&file.bytes(), false, &["llama.rope.scaling.factor", "yarn"]);
+    file.set("llama.rope.scaling.type", Value::Text("dynamic".into()));
+    check(&file.bytes(), true, &["llama.rope.scaling.type", "dynamic"]);
 }
 
 #[test]
@@ -90,8 +92,9 @@ fn what_is_not_run_is_refused_by_name() {
     check(&with("general.type", text("adapter")), true, &["LoRA"]);
     check(&with("llama.expert_count", Value::U32(8)), true, &["expert"]);
     check(&with("llama.attention.head_count", Value::I32s(vec![4, 2])), true, &["head_count", "layer"]);
-    check(&with("tokenizer.ggml.model", text("llama")), true, &["tokenizer.ggml.model", "`llama`"]);
-    check(&with("tokenizer.ggml.pre", text("tekken")), true, &["tokenizer.ggml.pre", "tekken", "smollm"]);
+    check(&with("tokenizer.ggml.model", text("rwkv")), true, &["tokenizer.ggml.model", "`rwkv`", "bert"]);
+    check(&with("tokenizer.ggml.model", text("llama")), false, &["tokenizer.ggml.scores", "288"]);
+    check(&with("tokenizer.ggml.pre", text("viking")), true, &["tokenizer.ggml.pre", "viking", "smollm"]);
     let mut file = Llama::default().gguf();
     file.tensor("blk.0.attn_mystery.bias", &[64], gguf::F32, vec![0; 256]);
     check(&file.bytes(), true, &["blk.0.attn_mystery.bias", "llama"]);

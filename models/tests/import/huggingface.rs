@@ -73,7 +73,16 @@ fn rope_is_read_in_every_style() {
     assert_eq!((rope.theta, rope.scaling), (9.0, RopeScaling::None));
     let differ = json!({"a": {"rope_theta": 1.0}, "b": {"rope_theta": 2.0}});
     check(json!({"rope_parameters": differ}), true, &["rope_parameters"]);
-    check(json!({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}), true, &["yarn"]);
+    check(json!({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}), true, &["dynamic", "yarn"]);
+    check(json!({"rope_parameters": {"rope_type": "yarn"}}), false, &["factor", "missing"]);
+    let rope = open(json!({"rope_parameters": {"rope_type": "yarn", "rope_theta": 10.0, "factor": 4.0}}));
+    let RopeScaling::Yarn { factor, beta_fast, beta_slow, truncate, attention_factor, .. } =
+        rope.unwrap().config().rope.scaling
+    else {
+        panic!("yarn is not read");
+    };
+    assert_eq!((factor, beta_fast, beta_slow, truncate), (4.0, 32.0, 1.0, true));
+    assert!((attention_factor - (1.0 + 0.1 * 4f64.ln())).abs() < 1e-12);
     check(json!({"rope_parameters": {"rope_type": "llama3", "factor": 2.0}}), false, &["low_freq_factor", "missing"]);
     let partial = open(json!({"rope_parameters": {"partial_rotary_factor": 0.5}})).unwrap();
     assert_eq!(partial.config().variant.rotary_dim, Some(8));

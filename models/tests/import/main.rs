@@ -9,3 +9,4 @@ mod huggingface;
 mod seal;
 mod template;
 mod tokenizer;
+mod vocabularies;

@@ -3,7 +3,7 @@
 use super::{Gguf, Value};
 use crate::architectures::Architecture;
 use crate::config::{Biases, Experts, Sliding, Variant};
-use crate::import::hf::attention_factor;
+use crate::import::hf::{YARN_FAST, YARN_SLOW, attention_factor, yarn_factor};
 use crate::{Error, Generation, ModelConfig, Rope, RopeScaling};
 
 const CONTEXT_DEFAULT: usize = 2048;
@@ -123,15 +123,32 @@ impl Gguf {
         };
         let scaling = match (self.string(&self.key("rope.scaling.type")?)?, factor) {
             (None | Some("linear"), Some(factor)) if factor != 1.0 && factor != 0.0 => RopeScaling::Linear { factor },
+            (Some("yarn"), Some(factor)) if factor > 0.0 => self.yarn(factor)?,
+            (Some("yarn"), _) => return Err(bad(&self.key("rope.scaling.factor")?, "is missing or 0 beside yarn")),
             // LongRoPE's factors are tensors, which say by themselves that they are there.
             (None | Some("none" | "linear" | "longrope"), _) => RopeScaling::None,
             (Some(other), _) => {
-                let runs = "this version runs none, linear, longrope and llama3 (frequency factors)";
+                let runs = "this version runs none, linear, yarn, longrope and llama3 (frequency factors)";
                 let key = self.key("rope.scaling.type")?;
                 return Err(Error::Unsupported(format!("GGUF: {key} `{other}`; {runs}")));
             }
         };
         Ok(Rope { theta, scaling })
+    }
+
+    fn yarn(&self, factor: f64) -> Result<RopeScaling, Error> {
+        let original = match self.size("rope.scaling.original_context_length")? {
+            Some(original) => original,
+            None => self.size("context_length")?.unwrap_or(CONTEXT_DEFAULT),
+        };
+        Ok(RopeScaling::Yarn {
+            factor,
+            original_context: original,
+            beta_fast: self.number("rope.scaling.yarn_beta_fast")?.unwrap_or(YARN_FAST),
+            beta_slow: self.number("rope.scaling.yarn_beta_slow")?.unwrap_or(YARN_SLOW),
+            truncate: true,
+            attention_factor: self.number("rope.scaling.yarn_attn_factor")?.unwrap_or_else(|| yarn_factor(factor, 1.0)),
+        })
     }
 
     /// What LongRoPE needs beside its factors: the original context, and the factor of sines and cosines.

@@ -10,6 +10,7 @@ mod tokenizer;
 mod value;
 
 pub(crate) use source::open;
+pub use tokenizer::rebuild as tokenizer_json;
 pub use value::Value;
 
 use super::reader::Reader;

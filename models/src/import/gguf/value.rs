@@ -131,4 +131,9 @@ impl Value {
     pub fn as_integers(&self) -> Option<&[i64]> {
         if let Self::Integers(n) = self { Some(n) } else { None }
     }
+
+    /// An array of floats.
+    pub fn as_floats(&self) -> Option<&[f64]> {
+        if let Self::Floats(x) = self { Some(x) } else { None }
+    }
 }

@@ -5,13 +5,24 @@ use crate::config::Sliding;
 use crate::{Error, Rope};
 use serde_json::Value as Json;
 
-/// A JSON object and the rotation's default base.
+/// A JSON object, and the architecture's values of two keys that are asked for in several places.
 pub(crate) struct Fields<'a> {
     pub json: &'a Json,
     pub theta_default: f64,
+    pub context_default: usize,
 }
 
 impl<'a> Fields<'a> {
+    /// Where the architecture is not known yet.
+    pub fn of(json: &'a Json) -> Self {
+        Self { json, theta_default: 0.0, context_default: 0 }
+    }
+
+    /// Most tokens the model was made for.
+    pub fn context_length(&self) -> Result<usize, Error> {
+        Ok(self.size("max_position_embeddings")?.unwrap_or(self.context_default))
+    }
+
     pub fn get(&self, key: &str) -> Option<&'a Json> {
         self.json.get(key).filter(|value| !value.is_null())
     }
@@ -60,7 +71,7 @@ impl<'a> Fields<'a> {
     }
 
     pub fn object(&self, key: &str) -> Result<Option<Fields<'a>>, Error> {
-        let of = |json: &'a Json| json.is_object().then_some(Fields { json, theta_default: self.theta_default });
+        let of = |json: &'a Json| json.is_object().then_some(Fields { json, ..*self });
         self.typed(key, "object", of)
     }
 

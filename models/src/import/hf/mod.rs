@@ -9,7 +9,7 @@ mod template;
 mod weights;
 
 pub(crate) use fields::Fields;
-pub(crate) use rope::attention_factor;
+pub(crate) use rope::{YARN_FAST, YARN_SLOW, attention_factor, yarn_factor};
 
 use super::{Source, map};
 use crate::{

@@ -34,8 +34,7 @@ pub(super) fn partial_factor(fields: &Fields) -> Result<Option<f64>, Error> {
 pub(super) fn of_kind(fields: &Fields, kind: &str) -> Result<Option<Rope>, Error> {
     let Some(parameters) = fields.object("rope_parameters")? else { return Ok(None) };
     let Some(own) = parameters.object(kind).ok().flatten() else { return Ok(None) };
-    let context = fields.size("max_position_embeddings")?.unwrap_or(super::config::CONTEXT_DEFAULT);
-    rope_of(&own, fields, context).map(Some)
+    rope_of(&own, fields, fields.context_length()?).map(Some)
 }
 
 /// The parameters for layers that see everything, where they are nested by kind: of that kind, or of the only one there is.
@@ -52,7 +51,7 @@ fn nested<'a>(fields: &Fields, parameters: &Fields<'a>) -> Result<Option<Fields<
         )));
     }
     let own = if same { None } else { parameters.object(FULL)? };
-    Ok(Some(own.unwrap_or(Fields { json: first, theta_default: fields.theta_default })))
+    Ok(Some(own.unwrap_or(Fields { json: first, ..*fields })))
 }
 
 fn theta(fields: &Fields) -> Result<f64, Error> {
@@ -80,8 +79,9 @@ fn rope_of(parameters: &Fields, fields: &Fields, context_length: usize) -> Resul
         },
         // Phi-3 was published with the second name.
         "longrope" | "su" => long_rope(parameters, fields, context_length)?,
+        "yarn" => yarn(parameters, fields, context_length)?,
         other => {
-            let runs = "this version runs default, linear, llama3 and longrope";
+            let runs = "this version runs default, linear, llama3, yarn and longrope";
             return Err(Error::Unsupported(format!("config.json: rope type `{other}`; {runs}")));
         }
     };
@@ -94,6 +94,35 @@ fn original_context(parameters: &Fields, fields: &Fields) -> Result<Option<usize
         None => fields.size(KEY)?,
         found => found,
     })
+}
+
+fn yarn(parameters: &Fields, fields: &Fields, context_length: usize) -> Result<RopeScaling, Error> {
+    let factor = parameters.number("factor")?.ok_or_else(|| bad("factor", "is missing in the rope parameters"))?;
+    let attention_factor = match parameters.number("attention_factor")? {
+        Some(factor) => factor,
+        None => match (parameters.number("mscale")?, parameters.number("mscale_all_dim")?) {
+            (Some(one), Some(all)) if one != 0.0 && all != 0.0 => yarn_factor(factor, one) / yarn_factor(factor, all),
+            _ => yarn_factor(factor, 1.0),
+        },
+    };
+    Ok(RopeScaling::Yarn {
+        factor,
+        original_context: original_context(parameters, fields)?.unwrap_or(context_length),
+        beta_fast: parameters.number("beta_fast")?.unwrap_or(YARN_FAST),
+        beta_slow: parameters.number("beta_slow")?.unwrap_or(YARN_SLOW),
+        truncate: parameters.flag("truncate")?.unwrap_or(true),
+        attention_factor,
+    })
+}
+
+/// Turns in the original context above which YaRN keeps a frequency, where nothing else is said.
+pub(crate) const YARN_FAST: f64 = 32.0;
+/// The same, below which it divides.
+pub(crate) const YARN_SLOW: f64 = 1.0;
+
+/// YaRN's sharpening of scores for a context `factor` times as long.
+pub(crate) fn yarn_factor(factor: f64, scale: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 }
 }
 
 fn long_rope(parameters: &Fields, fields: &Fields, context_length: usize) -> Result<RopeScaling, Error> {
