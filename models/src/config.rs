@@ -15,6 +15,8 @@ const HEADS_MAX: usize = 1 << 10;
 const HEAD_DIM_MAX: usize = 1 << 10;
 const CONTEXT_MAX: usize = 1 << 27;
 const EXPERTS_MAX: usize = 1 << 10;
+/// All layers' experts together; each has tensors of its own.
+const EXPERTS_IN_ALL_MAX: usize = 1 << 14;
 
 /// The shape of a decoder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -241,6 +243,7 @@ impl Variant {
         }
         if let Some(experts) = &self.experts {
             within("experts.count", experts.count, 1, EXPERTS_MAX)?;
+            within("experts in all layers", experts.count * config.layers, 1, EXPERTS_IN_ALL_MAX)?;
             within("experts.used", experts.used, 1, experts.count)?;
             within("experts.width", experts.width, 1, WIDTH_MAX)?;
             within("experts.dense_layers", experts.dense_layers.len(), 0, config.layers)?;

@@ -11,7 +11,8 @@ import sys
 
 import torch
 import transformers
-from models import MODELS
+from models import ENCODERS, MODELS
+from safetensors.torch import load_file, save_file
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOKENIZER = ROOT / "tests/golden/llama3-tiny"
@@ -21,19 +22,25 @@ EAGER = dict(attn_implementation="eager")
 
 
 def make(name, folder):
-    kind, arguments, dtype, options = MODELS[name]
+    kind, arguments, dtype, options = (MODELS | ENCODERS)[name]
     torch.manual_seed(sum(map(ord, name)))
     config = kind(**arguments)
-    model = transformers.AutoModelForCausalLM.from_config(config, **EAGER)
+    auto = transformers.AutoModel if name in ENCODERS else transformers.AutoModelForCausalLM
+    model = auto.from_config(config, **EAGER)
     randomise(model)
     model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size="60KB" if options.get("shard") else "5GB")
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(TOKENIZER / file, folder / file)
+    # The reference is of the folder as transformers writes it; what is changed after is only how it is written down.
+    golden = embeddings(folder, config) if name in ENCODERS else continuations(folder)
+    if rename := options.get("rename"):
+        path = folder / "model.safetensors"
+        save_file({rename(name): tensor for name, tensor in load_file(path).items()}, path, {"format": "pt"})
     if edit := options.get("edit"):
         written = json.loads((folder / "config.json").read_text())
         edit(written)
         (folder / "config.json").write_text(json.dumps(written, indent=1))
-    write_golden(folder)
+    (folder / "golden.json").write_text(json.dumps(golden))
 
 
 def randomise(model):
@@ -49,18 +56,38 @@ def randomise(model):
         embedding = model.get_input_embeddings().weight
         scale = 1.0 if "gemma" not in type(model).__name__.lower() else embedding.shape[-1] ** -0.5
         embedding.copy_(torch.randn_like(embedding) * scale)
-        head = model.get_output_embeddings().weight
+        output = model.get_output_embeddings()
+        head = embedding if output is None else output.weight
         if head is not embedding:
             head.copy_(torch.randn_like(head) * 2.0 / head.shape[-1] ** 0.5)
 
 
 def write_golden(folder, prompts=None):
+    (folder / "golden.json").write_text(json.dumps(continuations(folder, prompts)))
+
+
+SOURCE = f"transformers {transformers.__version__}, float32, CPU, loaded from this folder"
+
+
+@torch.no_grad()
+def embeddings(folder, config):
+    model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32, **EAGER).eval()
+    generator = torch.Generator().manual_seed(7)
+    cases = []
+    for n in (1, 7, 128):
+        ids = torch.randint(2, config.vocab_size, (n,), generator=generator)
+        rows = model(ids[None]).last_hidden_state[0]
+        vector = torch.nn.functional.normalize(rows.mean(0), dim=0)
+        cases.append({"ids": ids.tolist(), "embedding": vector.tolist()})
+    return {"source": SOURCE, "cases": cases}
+
+
+def continuations(folder, prompts=None):
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **EAGER).eval()
     generator = torch.Generator().manual_seed(7)
     prompts = prompts or [torch.randint(2, model.config.vocab_size, (n,), generator=generator).tolist() for n in PROMPTS]
     cases = [case(model, prompt) for prompt in prompts]
-    golden = {"source": f"transformers {transformers.__version__}, float32, CPU, loaded from this folder", "cases": cases}
-    (folder / "golden.json").write_text(json.dumps(golden))
+    return {"source": SOURCE, "cases": cases}
 
 
 @torch.no_grad()
@@ -95,7 +122,7 @@ def top(logits, k):
 
 
 def main(folder, names):
-    for name in names or MODELS:
+    for name in names or MODELS | ENCODERS:
         place = pathlib.Path(folder) / name
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)

@@ -14,33 +14,15 @@ sys.argv[1:] = [folder, "--outfile", out, "--outtype", kind]
 import convert_hf_to_gguf  # noqa: E402
 from conversion.base import TextModel  # noqa: E402
 
-TextModel.get_vocab_base_pre = lambda self, tokenizer: "llama-bpe"
-TextModel._set_vocab_sentencepiece = lambda self, *_, **__: self._set_vocab_gpt2()
+found = convert_hf_to_gguf.get_model_class
 
 
-def take_as_it_is(self):
-    self._set_vocab_gpt2()
+def get_model_class(*arguments, **named):
+    model = found(*arguments, **named)
+    model.set_vocab = TextModel._set_vocab_gpt2
+    model.get_vocab_base_pre = lambda self, tokenizer: "llama-bpe"
+    return model
 
 
-def subclasses(kind):
-    for each in kind.__subclasses__():
-        yield each
-        yield from subclasses(each)
-
-
-def main():
-    wrapped = convert_hf_to_gguf.get_model_class if hasattr(convert_hf_to_gguf, "get_model_class") else None
-    del wrapped
-    from conversion import base
-    found = base.ModelBase.from_model_architecture
-
-    def from_model_architecture(*arguments, **named):
-        kind = found(*arguments, **named)
-        kind.set_vocab = take_as_it_is
-        return kind
-
-    base.ModelBase.from_model_architecture = staticmethod(from_model_architecture)
-    convert_hf_to_gguf.main()
-
-
-main()
+convert_hf_to_gguf.get_model_class = get_model_class
+convert_hf_to_gguf.main()

@@ -34,8 +34,17 @@ impl Element for f32 {
 }
 
 impl Element for f16 {
+    /// What is beyond its range becomes the end of it: an infinity times a weight of 0 would be no number.
     fn narrow(from: &[f32], into: &mut [Self]) {
-        into.convert_from_f32_slice(from);
+        const AT_ONCE: usize = 64;
+        let mut within = [0.0; AT_ONCE];
+        for (from, into) in from.chunks(AT_ONCE).zip(into.chunks_mut(AT_ONCE)) {
+            let within = &mut within[..from.len()];
+            for (within, from) in within.iter_mut().zip(from) {
+                *within = from.clamp(f16::MIN.to_f32(), f16::MAX.to_f32());
+            }
+            into.convert_from_f32_slice(within);
+        }
     }
     #[inline(always)]
     fn widen(self) -> f32 {

@@ -58,10 +58,15 @@ fn encoder(fields: &Fields, config: &mut ModelConfig, position_offset: usize) ->
 }
 
 /// What a classifier or a masked language model has around the encoder is left out.
-fn published(name: &str) -> Option<&str> {
+fn published(name: &str) -> Option<String> {
     let name = name.strip_prefix("bert.").or_else(|| name.strip_prefix("roberta.")).unwrap_or(name);
     let left_out = ["pooler.", "cls.", "lm_head.", "classifier."].iter().any(|part| name.starts_with(part));
-    (!left_out && !name.ends_with("position_ids") && !name.ends_with("token_type_ids")).then_some(name)
+    if left_out || name.ends_with("position_ids") || name.ends_with("token_type_ids") {
+        return None;
+    }
+    // The first of its kind was published with TensorFlow's words.
+    let name = name.strip_suffix(".gamma").map(|path| format!("{path}.weight")).unwrap_or_else(|| name.to_owned());
+    Some(name.strip_suffix(".beta").map(|path| format!("{path}.bias")).unwrap_or(name))
 }
 
 const GGUF_MEAN: usize = 1;

@@ -58,7 +58,19 @@ pub(super) const GEMMA3: Architecture = Architecture {
         let sliding = gguf.sliding(config.layers)?;
         let theta = gguf.number("rope.freq_base_swa")?.unwrap_or(LOCAL_THETA);
         let rope = Some(Rope { theta, scaling: RopeScaling::None });
-        let layers = local_layers(config.layers, PATTERN_DEFAULT);
+        let layers = match gguf.flags("attention.sliding_window_pattern")? {
+            Some(layers) if layers.len() == config.layers => layers,
+            Some(layers) => {
+                let (found, wanted) = (layers.len(), config.layers);
+                let what = format!("gemma3.attention.sliding_window_pattern has {found} layers, not {wanted}");
+                return Err(Error::BadModel(format!("GGUF: {what}")));
+            }
+            None => {
+                let every = gguf.size("attention.sliding_window_pattern")?.filter(|&every| every > 0);
+                local_layers(config.layers, every.unwrap_or(PATTERN_DEFAULT))
+            }
+        };
+        config.variant.logit_softcap = gguf.number("final_logit_softcapping")?.map(|cap| cap as f32);
         config.variant.sliding = sliding.map(|sliding| Sliding { layers, rope, ..sliding });
         // The one size whose queries are scaled by the model's width (27B: 62 layers) says so by its shape alone.
         let width = if config.layers == 62 { config.hidden_size / config.heads } else { config.head_dim };
@@ -80,13 +92,14 @@ pub(super) const GEMMA3: Architecture = Architecture {
 };
 
 /// What sees is left out, and what is before the names of the rest.
-fn published(name: &str) -> Option<&str> {
+fn published(name: &str) -> Option<String> {
     if name.contains("vision_tower.") || name.contains("multi_modal_projector.") {
         return None;
     }
-    // Old files have `language_model.model.layers…`, new ones `model.language_model.layers…`, and this needs no copy.
+    // Before the usual names old files have one of these, and new ones the other.
     let name = name.strip_prefix("language_model.").unwrap_or(name);
-    (Architecture::BASE.published)(name)
+    let inner = name.strip_prefix("model.language_model.").map(|rest| format!("model.{rest}"));
+    (Architecture::BASE.published)(inner.as_deref().unwrap_or(name))
 }
 
 /// What every Gemma 3 has.

@@ -33,8 +33,8 @@ pub(crate) struct Architecture {
     pub read_config: fn(&Fields, &mut ModelConfig) -> Result<(), Error>,
     /// Reads the same out of GGUF metadata; biases and norms are seen by the tensors and are filled in before.
     pub read_gguf: fn(&Gguf, &mut ModelConfig) -> Result<(), Error>,
-    /// A published tensor's name without what is before it in some folders; `None` for what no graph needs.
-    pub published: fn(&str) -> Option<&str>,
+    /// A published tensor's usual name, where some folders have another; `None` for what no graph needs.
+    pub published: fn(&str) -> Option<String>,
     /// Where a Hugging Face folder has the canonical tensor.
     pub place: fn(&ModelConfig, &str) -> Place,
     /// Where a GGUF file has it, where that is not llama.cpp's usual name.
@@ -87,7 +87,7 @@ impl Architecture {
         // of use to 8-bit arithmetic alone.
         published: |name| {
             let left_out = name.ends_with(".rotary_emb.inv_freq") || name.ends_with(".input_scale");
-            (!left_out).then_some(name)
+            (!left_out).then(|| name.to_owned())
         },
         place: |_, canonical| Place::whole(canonical),
         gguf_place: |_, _| None,
@@ -106,7 +106,11 @@ impl Architecture {
 
     /// The architecture of a GGUF's `general.architecture`.
     pub fn by_gguf(name: &str) -> Result<&'static Self, Error> {
-        TABLE.iter().find(|entry| entry.gguf == name).ok_or_else(|| unsupported("architecture", name))
+        let found = TABLE.iter().find(|entry| !name.is_empty() && entry.gguf == name);
+        found.ok_or_else(|| {
+            let known: Vec<_> = TABLE.iter().map(|entry| entry.gguf).filter(|name| !name.is_empty()).collect();
+            Error::Unsupported(format!("architecture `{name}`; this version runs from GGUF: {}", known.join(", ")))
+        })
     }
 }
 

@@ -1,13 +1,12 @@
 //! Qwen 3 with a mixture of experts in some layers or all.
 
-use super::{Architecture, Defaults};
+use super::Architecture;
 use crate::config::{Experts, Sliding};
 
 pub(super) const QWEN3_MOE: Architecture = Architecture {
     name: "qwen3_moe",
     model_type: "qwen3_moe",
     gguf: "qwen3moe",
-    defaults: Defaults { head_dim: Some(128), ..Architecture::BASE.defaults },
     read_config: |fields, config| {
         let bias = fields.flag("attention_bias")?.unwrap_or(false);
         (config.variant.biases.qkv, config.variant.biases.output) = (bias, bias);

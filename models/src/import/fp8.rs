@@ -1,7 +1,5 @@
 //! Weights in 8-bit floats (E4M3: Micikevicius et al. 2022, arXiv:2209.05433) with scales beside them, as DeepSeek and Qwen
-//! publish them. Read row by row into bfloat16, in which the graph has them.
-
-use half::bf16;
+//! publish them. Read row by row into float32; what a snapshot keeps of them is the sealer's choice.
 
 /// The scales of one matrix.
 #[derive(Clone, Debug)]
@@ -15,10 +13,10 @@ pub(crate) struct Scales {
 }
 
 impl Scales {
-    /// Row `row` of the matrix, whose bytes these are, as little-endian bfloat16.
+    /// Row `row` of the matrix, whose bytes these are, as little-endian float32.
     pub fn row(&self, row: usize, bytes: &[u8]) -> Vec<u8> {
         let scales = &self.values[row / self.block[0] * self.across..][..self.across];
-        let value = |(column, &byte): (usize, &u8)| bf16::from_f32(e4m3(byte) * scales[column / self.block[1]]);
+        let value = |(column, &byte): (usize, &u8)| e4m3(byte) * scales[column / self.block[1]];
         bytes.iter().enumerate().flat_map(|x| value(x).to_le_bytes()).collect()
     }
 }
@@ -53,8 +51,10 @@ mod tests {
         let scales = Scales { values: vec![1.0, 2.0, 4.0, 8.0], block: [2, 3], across: 2 };
         let row = |row| {
             let bytes = scales.row(row, &[0x38; 5]);
-            bytes.as_chunks::<2>().0.iter().map(|x| bf16::from_le_bytes(*x).to_f32()).collect::<Vec<_>>()
+            bytes.as_chunks::<4>().0.iter().map(|x| f32::from_le_bytes(*x)).collect::<Vec<_>>()
         };
+        let odd = Scales { values: vec![0.0137], block: [1, 1], across: 1 };
+        assert_eq!(odd.row(0, &[0x39]), (1.125f32 * 0.0137).to_le_bytes());
         assert_eq!(row(1), [1.0, 1.0, 1.0, 2.0, 2.0]);
         assert_eq!(row(2), [4.0, 4.0, 4.0, 8.0, 8.0]);
     }

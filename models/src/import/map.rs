@@ -3,7 +3,7 @@
 
 use crate::Error;
 use bytes::Bytes;
-use std::{fs::File, path::Path};
+use std::{fs::File, io::Read, path::Path};
 
 /// Maps a whole file, read-only; an empty file is no bytes.
 ///
@@ -21,11 +21,17 @@ pub(crate) fn map(path: &Path) -> Result<Bytes, Error> {
 
 /// A whole small file; more than `max` bytes is an error that names the file.
 pub(crate) fn read_small(path: &Path, max: u64) -> Result<Vec<u8>, Error> {
-    let size = std::fs::metadata(path).map_err(|error| named(path, error))?.len();
-    if size > max {
-        return Err(Error::BadModel(format!("{}: {size} bytes, at most {max} are accepted", path.display())));
+    let bad = |what: &str| Error::BadModel(format!("{}: {what}", path.display()));
+    let file = File::open(path).map_err(|error| named(path, error))?;
+    if !file.metadata().map_err(|error| named(path, error))?.is_file() {
+        return Err(bad("not a file"));
     }
-    std::fs::read(path).map_err(|error| named(path, error))
+    let mut bytes = Vec::new();
+    file.take(max.saturating_add(1)).read_to_end(&mut bytes).map_err(|error| named(path, error))?;
+    if bytes.len() as u64 > max {
+        return Err(bad(&format!("more than the {max} bytes that are accepted")));
+    }
+    Ok(bytes)
 }
 
 /// As [`read_small`]; `None` where there is no such file.

@@ -13,7 +13,7 @@ pub mod safetensors_index;
 pub(crate) mod template;
 pub(crate) mod tensor;
 
-use crate::{ChatTemplate, Error, Generation, ModelConfig};
+use crate::{ChatTemplate, Error, Generation, ModelConfig, Tokenizer};
 use bytes::Bytes;
 use std::path::Path;
 use template::Templates;
@@ -38,8 +38,8 @@ impl Source {
     pub fn open(path: &Path) -> Result<Self, Error> {
         let kind = std::fs::metadata(path)
             .map_err(|error| std::io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
-        let source = if kind.is_dir() { hf::open(path)? } else { gguf::open(path)? };
-        source.check_tokens().map_err(|error| error.at(path))?;
+        let mut source = if kind.is_dir() { hf::open(path)? } else { gguf::open(path)? };
+        source.drop_foreign_tokens(path);
         // A template that cannot work is found now, not by the first conversation.
         source.chat_template().map_err(|error| error.at(path))?;
         Ok(source)
@@ -76,13 +76,28 @@ impl Source {
         &self.templates
     }
 
-    /// A token id beyond the embedding would read outside it.
-    fn check_tokens(&self) -> Result<(), Error> {
-        let ids = self.generation.bos.iter().chain(&self.generation.eos);
+    /// A token id beyond the embedding can neither be read nor sampled: files name some by a default of their makers' tools.
+    fn drop_foreign_tokens(&mut self, path: &Path) {
         let vocab_size = self.config.vocab_size;
-        match ids.copied().find(|&id| id as usize >= vocab_size) {
-            None => Ok(()),
-            Some(id) => Err(Error::BadModel(format!("bos or eos token {id} in a vocabulary of {vocab_size}"))),
+        let known = |word: &str, id: u32| {
+            let known = (id as usize) < vocab_size;
+            if !known {
+                let path = path.display();
+                tracing::warn!("{path}: {word} token {id} is left out: the vocabulary has {vocab_size} tokens");
+            }
+            known
+        };
+        let Generation { bos, eos, .. } = &mut self.generation;
+        *bos = bos.filter(|&id| known("bos", id));
+        eos.retain(|&id| known("eos", id));
+        match Tokenizer::from_json(&self.tokenizer) {
+            Ok(tokenizer) if tokenizer.vocab_size() > vocab_size => {
+                let (path, more) = (path.display(), tokenizer.vocab_size());
+                tracing::warn!(
+                    "{path}: the tokenizer has {more} tokens, the model {vocab_size}: texts with those beyond are refused"
+                );
+            }
+            _ => {}
         }
     }
 }

@@ -19,7 +19,7 @@ pub(crate) struct Stored {
     bytes: Bytes,
     row_bytes: usize,
     order: RowOrder,
-    /// Of 8-bit floats, which are read as bfloat16.
+    /// Of 8-bit floats, which are read as float32.
     scales: Option<Scaled>,
 }
 
@@ -104,7 +104,7 @@ impl Stored {
         })
     }
 
-    /// The same of a matrix in 8-bit floats with `scales`; its format is bfloat16, in which its rows come.
+    /// The same of a matrix in 8-bit floats with `scales`; its format is float32, in which its rows come.
     pub fn scaled(expected: &Expected, place: &Place, bytes: &Bytes, scales: Scales) -> Option<Self> {
         let [rows, columns] = expected.shape[..] else { return None };
         let first = place.part.as_ref().map_or(0, |part| part.first);
@@ -119,12 +119,18 @@ impl Stored {
             name,
             shape,
             role,
-            format: Format::BF16,
+            format: Format::F32,
             bytes,
             row_bytes: columns,
             order: RowOrder::Halves,
             scales,
         })
+    }
+
+    /// The format that keeps as much as was published.
+    pub fn native(&self) -> Format {
+        // A product of an 8-bit float and a scale; its makers multiply it in bfloat16.
+        if self.scales.is_some() { Format::BF16 } else { self.format }
     }
 
     /// Elements of one row.

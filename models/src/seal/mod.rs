@@ -47,7 +47,7 @@ impl Weights {
         let wanted = match (self, tensor.role) {
             (Self::F32, _) => Format::F32,
             _ if tensor.shape.len() == 1 => Format::F32,
-            (Self::Native, _) | (Self::Bf16 | Self::Q8 | Self::Q4, Role::Router) => tensor.format,
+            (Self::Native, _) | (Self::Bf16 | Self::Q8 | Self::Q4, Role::Router) => tensor.native(),
             (Self::Bf16, _) => Format::BF16,
             (Self::Q8, _) | (Self::Q4, Role::Vocabulary) => Format::Q8_0,
             (Self::Q4, _) => Format::Q4_1,
@@ -60,10 +60,10 @@ impl Weights {
             tensor = tensor.name,
             columns = tensor.columns(),
             wanted = wanted.name(),
-            kept = tensor.format.name(),
+            kept = tensor.native().name(),
             "rows are no multiple of the block: kept as published"
         );
-        tensor.format
+        tensor.native()
     }
 }
 

@@ -94,7 +94,12 @@ impl Tokenizer {
 
     /// Incremental decoding: complete characters only, the rest is held back.
     pub fn stream(self: &Arc<Self>, skip_special: bool) -> TokenStream {
-        TokenStream::new(self.clone(), skip_special)
+        TokenStream::new(self.clone(), skip_special, false)
+    }
+
+    /// As [`Tokenizer::stream`], for ids that go on where other text ends.
+    pub fn stream_on(self: &Arc<Self>, skip_special: bool) -> TokenStream {
+        TokenStream::new(self.clone(), skip_special, true)
     }
 
     fn is_byte_level(&self) -> bool {

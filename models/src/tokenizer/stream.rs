@@ -20,12 +20,10 @@ enum Held {
 }
 
 impl TokenStream {
-    pub(super) fn new(tokenizer: Arc<Tokenizer>, skip_special: bool) -> Self {
-        let held = if tokenizer.is_byte_level() {
-            Held::Bytes(Vec::new())
-        } else {
-            Held::Pieces { run: Vec::new(), started: false }
-        };
+    /// `started`: something came before, as the prompt does before a completion, so the first token keeps its space.
+    pub(super) fn new(tokenizer: Arc<Tokenizer>, skip_special: bool, started: bool) -> Self {
+        let held =
+            if tokenizer.is_byte_level() { Held::Bytes(Vec::new()) } else { Held::Pieces { run: Vec::new(), started } };
         Self { tokenizer, skip_special, held }
     }
 

@@ -133,7 +133,6 @@ fn what_is_wrong_is_named() {
     check(&with("llama.block_count", Value::U32(u32::MAX)), false, &["layers", "4294967295"]);
     check(&with("llama.block_count", Value::U32(3)), false, &["blk.2.attn_norm.weight", "missing"]);
     check(&with("general.alignment", Value::U32(24)), false, &["general.alignment", "byte"]);
-    check(&with("tokenizer.ggml.eos_token_id", Value::U32(9999)), false, &["9999", "288"]);
     check(&with("tokenizer.ggml.token_type", Value::I32s(vec![1])), false, &["token_type", "288"]);
     check(
         &with("tokenizer.ggml.merges", Value::Texts(vec!["ab".into()])),

@@ -139,7 +139,6 @@ fn what_is_wrong_is_named() {
     check(json!({"model_type": "mistral", "sliding_window": 0}), false, &["sliding.window", "0"]);
     check(json!({"num_hidden_layers": 1}), true, &["model.layers.1."]);
     check(json!({"rms_norm_eps": -1.0}), false, &["rms_norm_eps"]);
-    check(json!({"eos_token_id": 288}), false, &["288"]);
     let folder = tempfile::tempdir().unwrap();
     refused(Source::open(folder.path()), false, &["config.json", "missing"]);
     std::fs::write(folder.path().join("config.json"), "[1").unwrap();
@@ -157,12 +156,36 @@ fn files_that_are_missing_are_named() {
 }
 
 #[test]
+fn what_no_vocabulary_has_ends_no_generation() {
+    let source = open(json!({"eos_token_id": [288, 1], "bos_token_id": 300})).unwrap();
+    assert_eq!((source.generation().bos, &source.generation().eos[..]), (None, &[1][..]));
+}
+
+#[test]
 fn a_tied_head_may_be_written_twice_and_frequencies_are_ignored() {
     let folder = tempfile::tempdir().unwrap();
     let model = Llama::default();
     model.folder(folder.path());
+    let values = |n: usize| vec![0; 4 * n];
+    let mut tensors: hf::Tensors = model
+        .tensors()
+        .into_iter()
+        .map(|(name, shape, _)| (name, (kernels::Format::F32, shape.clone(), values(shape.iter().product()))))
+        .collect();
+    let frequencies = (kernels::Format::F32, vec![8], values(8));
+    tensors.insert("model.layers.0.self_attn.rotary_emb.inv_freq".into(), frequencies);
+    hf::write_safetensors(&folder.path().join("model.safetensors"), &tensors);
     hf::write_json(folder.path(), "config.json", &Llama { tied: true, ..model }.config());
     assert!(Source::open(folder.path()).unwrap().config().tied_embedding);
+}
+
+#[test]
+fn a_small_file_without_end_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    Llama::default().folder(folder.path());
+    std::fs::remove_file(folder.path().join("config.json")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", folder.path().join("config.json")).unwrap();
+    refused(Source::open(folder.path()), false, &["config.json", "not a file"]);
 }
 
 /// Cuts the default model's tensors over files by what `shard` says.

@@ -259,4 +259,13 @@ fn eight_bit_floats_are_sealed_as_bfloat16_with_their_scales_applied() {
     rewrite(folder.path(), |tensors| drop(tensors.remove(&format!("{NAME}_scale_inv"))));
     let error = Source::open(folder.path()).err().unwrap().to_string();
     assert!(error.contains(NAME) && error.contains("_scale_inv"), "{error}");
+    // One scale for a whole matrix that has no rows: nothing is divided by them.
+    config["quantization_config"] = serde_json::json!({"quant_method": "fp8"});
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    rewrite(folder.path(), |tensors| {
+        tensors.insert(NAME.into(), ("F8_E4M3".into(), vec![0, 64], Vec::new()));
+        tensors.insert(format!("{NAME}_scale_inv"), ("F32".into(), vec![1], vec![0; 4]));
+    });
+    let error = Source::open(folder.path()).err().unwrap().to_string();
+    assert!(error.contains(NAME) && error.contains("[0, 64]"), "{error}");
 }

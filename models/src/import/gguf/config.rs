@@ -9,6 +9,9 @@ use crate::{Error, Generation, ModelConfig, Rope, RopeScaling};
 const CONTEXT_DEFAULT: usize = 2048;
 const THETA_DEFAULT: f64 = 10_000.0;
 const EPSILON_DEFAULT: f64 = 1e-5;
+/// Tokens that end a turn or a text in the families' chat templates.
+const ENDS_OF_TURNS: [&str; 8] =
+    ["<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<EOT>"];
 
 impl Gguf {
     pub(super) fn architecture(&self) -> Result<&'static Architecture, Error> {
@@ -167,6 +170,12 @@ impl Gguf {
         for key in ["eos", "eot", "eom"] {
             eos.extend(self.token(key)?.filter(|id| !eos.contains(id)));
         }
+        // The metadata name the end of a text; that of a turn is often known by its spelling alone.
+        for id in super::tokenizer::special_ids(self, &ENDS_OF_TURNS) {
+            if !eos.contains(&id) {
+                eos.push(id);
+            }
+        }
         Ok(Generation { bos: self.token("bos")?, eos, ..Generation::default() })
     }
 
@@ -212,6 +221,12 @@ impl Gguf {
         };
         let size = number.and_then(|number| usize::try_from(number).ok());
         size.map(Some).ok_or_else(|| bad(&key, "is no whole number"))
+    }
+
+    /// A flag for each layer; `None` also where it is a single number.
+    pub(crate) fn flags(&self, word: &str) -> Result<Option<Vec<bool>>, Error> {
+        let each = self.metadata.get(&self.key(word)?).and_then(|value| value.as_integers());
+        Ok(each.map(|each| each.iter().map(|flag| *flag != 0).collect()))
     }
 
     fn needed(&self, word: &str) -> Result<usize, Error> {

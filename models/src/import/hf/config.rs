@@ -27,8 +27,9 @@ pub(super) fn parse(json: &Json) -> Result<(&'static Architecture, ModelConfig),
     let heads = needed("num_attention_heads", defaults.heads)?;
     let head_dim = match fields.size("head_dim")?.or(defaults.head_dim) {
         Some(n) => n,
-        None if heads > 0 && hidden_size.is_multiple_of(heads) => hidden_size / heads,
-        None => return Err(bad("num_attention_heads", format_args!("{heads} do not divide {hidden_size}"))),
+        // What does not divide is rounded down, as the makers' code does.
+        None if heads > 0 => hidden_size / heads,
+        None => return Err(bad("num_attention_heads", "is 0")),
     };
     let context_length = fields.context_length()?;
     let mut config = ModelConfig {

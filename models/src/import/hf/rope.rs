@@ -79,6 +79,8 @@ fn rope_of(parameters: &Fields, fields: &Fields, context_length: usize) -> Resul
         },
         // Phi-3 was published with the second name.
         "longrope" | "su" => long_rope(parameters, fields, context_length)?,
+        // Phi-3 knows this as a third name for it.
+        "yarn" if parameters.has("short_factor") => long_rope(parameters, fields, context_length)?,
         "yarn" => yarn(parameters, fields, context_length)?,
         other => {
             let runs = "this version runs default, linear, llama3, yarn and longrope";

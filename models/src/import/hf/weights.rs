@@ -38,7 +38,7 @@ pub(super) fn open(
     config: &ModelConfig,
     fp8_block: Option<[usize; 2]>,
 ) -> Result<Vec<Stored>, Error> {
-    let published = |(name, tensor): (String, Found)| Some(((architecture.published)(&name)?.to_owned(), tensor));
+    let published = |(name, tensor): (String, Found)| Some(((architecture.published)(&name)?, tensor));
     let mut found: BTreeMap<_, _> = read_headers(folder)?.into_iter().filter_map(published).collect();
     let mut tensors = Vec::new();
     let mut used = BTreeSet::new();
@@ -48,16 +48,15 @@ pub(super) fn open(
             return Err(Error::BadModel(format!("tensor {} is missing", place.name)));
         };
         if tensor.info.dtype == Dtype::F8_E4M3 {
-            let (name, scales) = scales(&found, &place.name, &tensor.info.shape, fp8_block)?;
-            let stored = Stored::scaled(&expected, &place, &tensor.bytes, scales);
-            let (shard, wanted) = (&tensor.shard, place.shape(&expected));
-            let shape = &tensor.info.shape;
+            let (shard, wanted, shape) = (&tensor.shard, place.shape(&expected), &tensor.info.shape);
             let bad =
                 || Error::BadModel(format!("{shard}: tensor {} is {shape:?}, config.json says {wanted:?}", place.name));
+            // Before anything is divided by an extent of it.
             if shape != wanted {
                 return Err(bad());
             }
-            tensors.push(stored.ok_or_else(bad)?);
+            let (name, scales) = scales(&found, &place.name, shape, fp8_block)?;
+            tensors.push(Stored::scaled(&expected, &place, &tensor.bytes, scales).ok_or_else(bad)?);
             used.insert(name);
         } else {
             tensors.push(checked(&expected, &place, tensor)?);

@@ -68,6 +68,17 @@ pub fn rebuild(gguf: &Gguf) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
+/// The ids of control and added tokens with one of these spellings.
+pub(super) fn special_ids(gguf: &Gguf, spellings: &[&str]) -> Vec<u32> {
+    let list = |key: &str| gguf.metadata.get(key);
+    let tokens = list("tokenizer.ggml.tokens").and_then(|value| value.as_strings()).unwrap_or_default();
+    let types = list("tokenizer.ggml.token_type").and_then(|value| value.as_integers()).unwrap_or_default();
+    let found = (0u32..).zip(tokens.iter().zip(types)).filter(|(_, (token, number))| {
+        matches!(Kind::of(**number), Kind::Control | Kind::UserDefined) && spellings.contains(&token.as_str())
+    });
+    found.map(|(id, _)| id).collect()
+}
+
 /// The tokens by id and what each of them is.
 struct Vocabulary<'a> {
     tokens: &'a [String],
