@@ -18,6 +18,8 @@ client = openai.OpenAI(base_url=base_url, api_key="unused", max_retries=0, timeo
 REQUESTS = 500
 # What the tiny model's context of 512 leaves behind the longest prompt.
 BUDGET = 460
+# Every fifth answer is cut on purpose, so that beginnings are judged, too.
+CUT_EVERY, CUT = 5, 12
 WORDS = ["lamp", "keeper", "fog", "ship", "quay", "größe", "a b", "x\"y"]
 
 
@@ -90,16 +92,16 @@ def relaxed(schema):
     return kept
 
 
-def generate(number, form, prompt):
+def generate(number, form, prompt, budget):
     """The answer's text and how it ended: half of them as completions, half as chats."""
     if number % 2 == 0:
         answer = client.completions.create(
-            model=model, prompt=prompt, temperature=1, seed=number, max_tokens=BUDGET, extra_body={"guided_json": form},
+            model=model, prompt=prompt, temperature=1, seed=number, max_tokens=budget, extra_body={"guided_json": form},
         )
         return answer.choices[0].text, answer.choices[0].finish_reason
     answer = client.chat.completions.create(
         model=model, messages=[{"role": "user", "content": f"lamp {number}"}], temperature=1, seed=number,
-        max_completion_tokens=BUDGET,
+        max_completion_tokens=budget,
         response_format={"type": "json_schema", "json_schema": {"name": "form", "schema": form, "strict": True}},
     )
     return answer.choices[0].message.content, answer.choices[0].finish_reason
@@ -108,7 +110,8 @@ def generate(number, form, prompt):
 def ask(number):
     """How the answer ended; raises where it breaks its schema, or begins so that it must."""
     form, prompt = wanted(number)
-    text, finish_reason = generate(number, form, prompt)
+    is_cut = number % CUT_EVERY == 0
+    text, finish_reason = generate(number, form, prompt, CUT if is_cut else BUDGET)
     try:
         if finish_reason == "length":
             # Incomplete strings and keys are left out; what cannot become JSON raises.
@@ -117,14 +120,17 @@ def ask(number):
             jsonschema.validate(json.loads(text), form)
     except Exception as error:
         raise AssertionError(f"request {number}: {text!r} for {json.dumps(form)}: {error}") from error
-    return finish_reason
+    return finish_reason, is_cut
 
 
 def main():
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         ends = collections.Counter(pool.map(ask, range(REQUESTS)))
-    print(f"{ends['stop']} of {REQUESTS} answers are valid, {ends['length']} were cut by max_tokens and begin validly")
-    assert ends["stop"] + ends["length"] == REQUESTS and ends["stop"] >= 0.98 * REQUESTS, ends
+    whole, begun = ends["stop", False], ends["length", True]
+    print(f"{whole + ends['stop', True]} of {REQUESTS} answers are valid; {begun} were cut on purpose and begin validly")
+    # Schemas are small: all but a few get their end where they are given room, and hardly any in a dozen tokens.
+    asked = REQUESTS - REQUESTS // CUT_EVERY
+    assert whole >= 0.98 * asked and begun >= 0.5 * (REQUESTS - asked) and sum(ends.values()) == REQUESTS, ends
     print("ok structured")
 
 
