@@ -78,17 +78,29 @@ fn a_client_that_leaves_while_held_costs_nothing_afterwards() {
 #[test]
 fn a_client_that_leaves_mid_stream_frees_its_sequence() {
     let Some(snapshot) = smollm2() else { return };
-    let server = Serve::start(&["--model", &format!("smollm2={}", snapshot.display()), "--idle", "200ms"]);
-    let endless = json!({"model": "smollm2", "prompt": "Once upon a time", "max_tokens": 4000, "ignore_eos": true,
-        "stream": true});
-    let mut stream = open(server.api, "POST", "/v1/completions", JSON, endless.to_string().as_bytes()).unwrap();
+    let server = Serve::start(&["--model", &format!("smollm2={}", snapshot.display()), "--idle", "1s"]);
+    let body = |more: Value| {
+        let mut body = json!({"model": "smollm2", "prompt": "Once upon a time", "ignore_eos": true});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    let endless = body(json!({"max_tokens": 8000, "stream": true})).to_string();
+    let mut stream = open(server.api, "POST", "/v1/completions", JSON, endless.as_bytes()).unwrap();
     for _ in 0..5 {
         assert!(stream.event().unwrap().is_some(), "tokens arrive");
     }
-    assert_eq!(server.slot("smollm2")["in_flight"], 1);
+    let (running, used) =
+        ("sequences{model=\"smollm2\",state=\"running\"}", "kv_blocks{model=\"smollm2\",state=\"used\"}");
+    until("the engine says that it runs", || (server.metric(running) == 1 && server.metric(used) > 0).then_some(()));
     drop(stream);
-    // Only a slot in which nothing runs goes idle; 4,000 tokens would take far longer than the runtime's answer to this.
-    until("the sequence is gone", || (server.slot("smollm2")["in_flight"] == 0).then_some(()));
+    // The engine itself must say that nothing runs, within far fewer steps than 8,000 tokens take, and while it still lives.
+    let short = body(json!({"max_tokens": 2}));
+    let is_gone = (0..200).any(|_| {
+        let answer = server.post("/v1/completions", &short);
+        assert_eq!((answer.status, &server.slot("smollm2")["state"]), (200, &json!("ready")), "{}", answer.text());
+        server.metric(running) == 0 && server.metric(used) == 0
+    });
+    assert!(is_gone, "{}", server.admin("/metrics").text());
     server.until_slot("smollm2", "cold");
     assert!(process::children(server.id()).is_empty());
 }

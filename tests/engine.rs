@@ -74,7 +74,7 @@ fn two_hundred_requests_at_once_get_the_tokens_and_bits_they_get_one_at_a_time()
         alone["speculate"] = json!(false);
         assert_eq!(essence(answer), essence(&complete(&quiet, &alone)), "request {i}");
     }
-    let counted = |name: &str| metric(&crowded, name);
+    let counted = |name: &str| crowded.metric(name);
     until("no block in use", || (counted("kv_blocks{model=\"tiny\",state=\"used\"}") == 0).then_some(()));
     assert!(counted("preempted_total{model=\"tiny\"}") > 0, "memory never ran out: {}", metrics(&crowded));
     assert!(counted("prefix_reused_tokens_total{model=\"tiny\"}") > 0, "no prefix was found: {}", metrics(&crowded));
@@ -99,8 +99,8 @@ fn half_of_the_clients_leave_at_random_and_no_block_stays_in_use() {
         true
     });
     assert!(left.iter().filter(|left| **left).count() > REQUESTS / 3);
-    until("no block in use", || (metric(&server, "kv_blocks{model=\"tiny\",state=\"used\"}") == 0).then_some(()));
-    assert_eq!(metric(&server, "sequences{model=\"tiny\",state=\"running\"}"), 0);
+    until("no block in use", || (server.metric("kv_blocks{model=\"tiny\",state=\"used\"}") == 0).then_some(()));
+    assert_eq!(server.metric("sequences{model=\"tiny\",state=\"running\"}"), 0);
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn a_shared_prefix_is_computed_once() {
     ask(6);
     // 301 tokens are nine whole blocks of 32 and a rest.
     until("the tokens that were reused", || {
-        (metric(&server, "prefix_reused_tokens_total{model=\"tiny\"}") == 288).then_some(())
+        (server.metric("prefix_reused_tokens_total{model=\"tiny\"}") == 288).then_some(())
     });
 }
 
@@ -142,11 +142,4 @@ fn tiny(weights: &str, more: &[&str]) -> Serve {
 
 fn metrics(server: &Serve) -> String {
     server.admin("/metrics").text()
-}
-
-/// A number of `/metrics`; 0 where it is not there yet.
-fn metric(server: &Serve, name: &str) -> u64 {
-    let text = metrics(server);
-    let value = text.lines().find_map(|line| line.strip_prefix("pilotlight_")?.strip_prefix(name)?.trim().parse().ok());
-    value.unwrap_or(0)
 }

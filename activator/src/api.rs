@@ -3,6 +3,7 @@
 //! **Invariant:** a request is checked whole before it can wake a model; reading what is here wakes none.
 
 use std::{
+    hash::{BuildHasher, RandomState},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,14 +18,15 @@ use axum::{
 use futures_util::stream;
 use http::{HeaderMap, StatusCode};
 use protocol::{
-    ApiError, ErrorKind,
+    ApiError, ErrorKind, Generate,
     answer::{ModelCard, ModelList},
+    deadline,
 };
 
 use crate::{
     answers,
     body::Bodies,
-    events::{self, Events, Pending},
+    events::{Events, Pending},
     forward::{Answer, Forward},
     headers,
     hold::Gate,
@@ -32,12 +34,6 @@ use crate::{
     scaler::SlotId,
     traffic,
 };
-
-/// A deadline in milliseconds, in a request.
-const TIMEOUT_HEADER: &str = "x-request-timeout-ms";
-
-/// No request may ask for a later deadline.
-const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What every handler needs.
 #[derive(Debug)]
@@ -59,6 +55,18 @@ struct Wanted {
     /// `None` is the only model.
     model: Option<String>,
     stream: bool,
+    /// It is sampled for, and names no seed.
+    needs_seed: bool,
+}
+
+impl Wanted {
+    fn generated(asked: Generate) -> Self {
+        Self { model: Some(asked.model), stream: asked.stream, needs_seed: asked.seed.is_none() }
+    }
+
+    fn computed(model: Option<String>) -> Self {
+        Self { model, stream: false, needs_seed: false }
+    }
 }
 
 type Check = fn(&[u8]) -> Result<Wanted, ApiError>;
@@ -86,25 +94,23 @@ pub fn router(api: Arc<Api>, readiness: Readiness, metrics: crate::metrics::Metr
 }
 
 fn chat(body: &[u8]) -> Result<Wanted, ApiError> {
-    let request = protocol::parse_chat(body)?.generate;
-    Ok(Wanted { model: Some(request.model), stream: request.stream })
+    Ok(Wanted::generated(protocol::parse_chat(body)?.generate))
 }
 
 fn completion(body: &[u8]) -> Result<Wanted, ApiError> {
-    let request = protocol::parse_completion(body)?.generate;
-    Ok(Wanted { model: Some(request.model), stream: request.stream })
+    Ok(Wanted::generated(protocol::parse_completion(body)?.generate))
 }
 
 fn embeddings(body: &[u8]) -> Result<Wanted, ApiError> {
-    Ok(Wanted { model: Some(protocol::parse_embeddings(body)?.model), stream: false })
+    Ok(Wanted::computed(Some(protocol::parse_embeddings(body)?.model)))
 }
 
 fn tokenize(body: &[u8]) -> Result<Wanted, ApiError> {
-    Ok(Wanted { model: protocol::parse_tokenize(body)?.model, stream: false })
+    Ok(Wanted::computed(protocol::parse_tokenize(body)?.model))
 }
 
 fn detokenize(body: &[u8]) -> Result<Wanted, ApiError> {
-    Ok(Wanted { model: protocol::parse_detokenize(body)?.model, stream: false })
+    Ok(Wanted::computed(protocol::parse_detokenize(body)?.model))
 }
 
 async fn answer(State(api): State<Arc<Api>>, request: Request, path: &'static str, check: Check) -> Response {
@@ -142,7 +148,7 @@ impl Api {
         let (head, body) = request.into_parts();
         let deadline = tokio::time::Instant::from_std(arrived + self.timeout(&head.headers)?);
         let read = tokio::time::timeout_at(deadline, self.bodies.read(&head.headers, body));
-        let body = read.await.map_err(|_| events::deadline_exceeded())??;
+        let body = read.await.map_err(|_| ApiError::deadline_exceeded())??;
         let wanted = check(&body.bytes)?;
         let slot = self.slot(wanted.model.as_deref())?;
         let forward = Forward {
@@ -152,6 +158,7 @@ impl Api {
             path,
             headers: headers::to_runtime(head.headers, head.uri.authority()),
             body,
+            seed: wanted.needs_seed.then(|| RandomState::new().hash_one(slot.0)),
             arrived,
         };
         let answer = if wanted.stream {
@@ -196,18 +203,14 @@ impl Api {
     }
 
     fn timeout(&self, headers: &HeaderMap) -> Result<Duration, ApiError> {
-        let Some(value) = headers.get(TIMEOUT_HEADER) else { return Ok(self.timeout) };
-        let milliseconds = value.to_str().ok().and_then(|value| value.trim().parse::<u64>().ok());
-        match milliseconds {
-            Some(milliseconds @ 1..) => Ok(Duration::from_millis(milliseconds).min(TIMEOUT_MAX)),
-            Some(0) | None => Err(ApiError::field("X-Request-Timeout-Ms", "must be a whole number above 0")),
-        }
+        let asked = headers.get(deadline::TIMEOUT_HEADER);
+        asked.map_or(Ok(self.timeout), |value| deadline::timeout(value.as_bytes()))
     }
 }
 
 async fn within(deadline: tokio::time::Instant, forward: Forward) -> Result<Answer, ApiError> {
     let answer = tokio::time::timeout_at(deadline, forward.answer());
-    answer.await.unwrap_or_else(|_| Err(events::deadline_exceeded()))
+    answer.await.unwrap_or_else(|_| Err(ApiError::deadline_exceeded()))
 }
 
 /// The runtime's answer as ours: its status, its headers, its bytes as they come.
@@ -225,7 +228,7 @@ fn respond(answer: Answer, deadline: tokio::time::Instant) -> Response {
 fn plain(answer: Answer, deadline: tokio::time::Instant) -> Body {
     Body::from_stream(stream::try_unfold(answer, move |mut answer| async move {
         let next = tokio::time::timeout_at(deadline, answer.next()).await;
-        let data = next.map_err(|_| axum::Error::new(events::deadline_exceeded()))?;
+        let data = next.map_err(|_| axum::Error::new(ApiError::deadline_exceeded()))?;
         let data = data.transpose().map_err(axum::Error::new)?;
         Ok::<_, axum::Error>(data.map(|data| (data, answer)))
     }))

@@ -82,7 +82,7 @@ impl Events {
                             tracing::warn!(%error, "a runtime was lost while it answered");
                             return Some(self.end(&cut("was lost")));
                         }
-                        Err(_) => return Some(self.end(&deadline_exceeded())),
+                        Err(_) => return Some(self.end(&ApiError::deadline_exceeded())),
                     };
                     match whole.push(data) {
                         Ok(bytes) if bytes.is_empty() => {}
@@ -116,11 +116,6 @@ impl Events {
         self.state = State::Ended;
         sse::error_end(error).into()
     }
-}
-
-/// The request's deadline has passed.
-pub fn deadline_exceeded() -> ApiError {
-    ApiError::new(ErrorKind::DeadlineExceeded, "The request's deadline has passed.")
 }
 
 fn cut(what: &str) -> ApiError {
@@ -224,7 +219,7 @@ mod tests {
         let (tell, told) = tokio::sync::oneshot::channel::<()>();
         let answer: Pending = Box::pin(async move {
             told.await.unwrap();
-            Err(deadline_exceeded())
+            Err(ApiError::deadline_exceeded())
         });
         let mut events = Events::waiting(answer, Instant::now() + Duration::from_secs(60));
         assert_eq!(events.next().await.unwrap(), ": waiting\n\n");

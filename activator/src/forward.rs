@@ -9,7 +9,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Uri, header::CONTENT_TYPE, response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use protocol::{ApiError, ErrorKind, timings::WAKE_HEADER};
+use protocol::{
+    ApiError, ErrorKind,
+    timings::{SEED_HEADER, WAKE_HEADER},
+};
 
 use crate::{
     answers,
@@ -38,6 +41,8 @@ pub struct Forward {
     pub headers: HeaderMap,
     /// The client's bytes, as they came.
     pub body: Read,
+    /// The generator's key for all attempts, where the client names none.
+    pub seed: Option<u64>,
     /// When the request arrived.
     pub arrived: Instant,
 }
@@ -94,6 +99,9 @@ impl Forward {
         let wake = grant.times.wake(grant.cold, self.arrived, Instant::now());
         let wake = serde_json::to_string(&wake).expect("numbers serialise");
         request.headers_mut().insert(WAKE_HEADER, HeaderValue::from_str(&wake).expect("JSON of numbers is ASCII"));
+        if let Some(seed) = self.seed {
+            request.headers_mut().insert(SEED_HEADER, seed.into());
+        }
         request
     }
 }

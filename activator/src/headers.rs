@@ -105,6 +105,7 @@ mod tests {
             ("knative-serving-revision", "x"),
             ("pilotlight-wake", "{}"),
             ("Pilotlight-Scope", "0"),
+            ("pilotlight-seed", "7"),
             ("connection", "close, x-mine"),
             ("x-mine", "1"),
             ("transfer-encoding", "chunked"),

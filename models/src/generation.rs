@@ -14,4 +14,10 @@ pub struct Generation {
     pub top_p: Option<f32>,
     /// Most candidates.
     pub top_k: Option<u32>,
+    /// Least probability of a candidate, relative to the likeliest's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_p: Option<f32>,
+    /// Divides or multiplies logits of tokens that came before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repetition_penalty: Option<f32>,
 }

@@ -35,6 +35,8 @@ pub fn parse_embeddings(body: &[u8]) -> Result<EmbeddingRequest, ApiError> {
     if !["float", "base64"].contains(&format) {
         return Err(ApiError::field("encoding_format", "must be 'float' or 'base64'"));
     }
+    // It changes nothing in the answer.
+    fields.string("user")?;
     let truncate = fields.integer("truncate_prompt_tokens", -1..=i64::from(u32::MAX))?;
     if truncate == Some(0) {
         return Err(ApiError::field("truncate_prompt_tokens", "must be above 0, or -1 for what the model takes"));
@@ -139,6 +141,8 @@ mod tests {
         }
         let error = parse_embeddings(br#"{"model":"m","input":"a","encoding_format":"hex"}"#).unwrap_err();
         assert_eq!(error.param.as_deref(), Some("encoding_format"));
+        let error = parse_embeddings(br#"{"model":"m","input":"a","user":1}"#).unwrap_err();
+        assert_eq!(error.param.as_deref(), Some("user"));
         let many = format!(r#"{{"model":"m","input":[{}""]}}"#, r#""a","#.repeat(INPUTS_MAX));
         assert!(parse_embeddings(many.as_bytes()).unwrap_err().message.contains("2049"));
     }

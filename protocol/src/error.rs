@@ -99,6 +99,20 @@ impl ApiError {
         Self { param: Some("max_tokens".into()), ..Self::new(ErrorKind::ContextLength, message) }
     }
 
+    /// A text that is too long for the context whatever its tokens are.
+    pub fn text_too_long(param: impl Into<String>, bytes: usize, bytes_max: usize, context: usize) -> Self {
+        let problem = format_args!(
+            "a text of {bytes} bytes cannot fit: this model's maximum context length is {context} tokens, \
+             at most {bytes_max} bytes"
+        );
+        Self { kind: ErrorKind::ContextLength, ..Self::field(param, problem) }
+    }
+
+    /// A request's deadline has passed.
+    pub fn deadline_exceeded() -> Self {
+        Self::new(ErrorKind::DeadlineExceeded, "The request's deadline has passed.")
+    }
+
     /// No model of this name.
     pub fn model_not_found(model: &str) -> Self {
         let mut shown: String = model.chars().take(100).collect();

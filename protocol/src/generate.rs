@@ -15,6 +15,8 @@ pub const TOP_LOGPROBS_MAX: u32 = 20;
 pub const STOP_STRINGS_MAX: usize = 16;
 /// Bytes of one stop string.
 pub const STOP_BYTES_MAX: usize = 1024;
+/// Smaller ones would make logits infinite; what they mean is said by this one, too.
+pub const REPETITION_PENALTY_MIN: f32 = 0.01;
 /// Entries of `logit_bias`.
 pub const LOGIT_BIAS_MAX: usize = 1024;
 
@@ -33,7 +35,7 @@ pub struct Sampling {
     pub presence_penalty: f32,
     /// Subtracted for each time a token was generated before; -2 to 2.
     pub frequency_penalty: f32,
-    /// Divides (positive) or multiplies (negative) logits of tokens in prompt or answer; above 0, 1 is off.
+    /// Divides (positive) or multiplies (negative) logits of tokens in prompt or answer; 0.01 to 100, 1 is off.
     pub repetition_penalty: Option<f32>,
     /// Added to the logits of these token ids; -100 to 100.
     pub logit_bias: Vec<(u32, f32)>,
@@ -76,6 +78,12 @@ impl Generate {
     /// All common fields but `logprobs`, which the two endpoints spell differently.
     pub(crate) fn read(fields: &Fields<'_>) -> Result<Self, ApiError> {
         let stream = fields.bool("stream")?.unwrap_or(false);
+        // It changes nothing in the answer.
+        fields.string("user")?;
+        let (ignore_eos, constraint) = (fields.bool("ignore_eos")?.unwrap_or(false), Constraint::read(fields)?);
+        if let (true, Some(constraint)) = (ignore_eos, &constraint) {
+            return Err(ignores_the_forms_end(&constraint.field));
+        }
         Ok(Self {
             model: fields.model()?,
             stream,
@@ -83,16 +91,21 @@ impl Generate {
             n: fields.integer("n", 1..=CHOICES_MAX as i64)?.map_or(1, |n| n as u32),
             max_tokens: max_tokens(fields)?,
             stop: stop(fields)?,
-            ignore_eos: fields.bool("ignore_eos")?.unwrap_or(false),
+            ignore_eos,
             seed: fields.integer("seed", i64::MIN..=i64::MAX)?.map(i64::cast_unsigned),
             sampling: sampling(fields)?,
             logprobs: None,
             return_tokens_as_token_ids: fields.bool("return_tokens_as_token_ids")?.unwrap_or(false),
             cache_prompt: fields.bool("cache_prompt")?.unwrap_or(true),
             speculate: fields.bool("speculate")?.unwrap_or(true),
-            constraint: Constraint::read(fields)?,
+            constraint,
         })
     }
+}
+
+/// Only the end token can say that a form is complete.
+pub(crate) fn ignores_the_forms_end(field: &str) -> ApiError {
+    ApiError::field("ignore_eos", format_args!("cannot be combined with {field}, whose end is an end of the answer"))
 }
 
 fn include_usage(fields: &Fields<'_>, stream: bool) -> Result<bool, ApiError> {
@@ -133,10 +146,6 @@ fn stop(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {
 }
 
 fn sampling(fields: &Fields<'_>) -> Result<Sampling, ApiError> {
-    let positive = |name, value: Option<f32>| match value {
-        Some(v) if v <= 0.0 => Err(ApiError::field(name, format_args!("must be above 0, got {v}"))),
-        other => Ok(other),
-    };
     Ok(Sampling {
         temperature: fields.number("temperature", 0.0..=2.0)?,
         // 0 asks for the likeliest token alone, which the smallest nucleus is.
@@ -145,7 +154,7 @@ fn sampling(fields: &Fields<'_>) -> Result<Sampling, ApiError> {
         min_p: fields.number("min_p", 0.0..=1.0)?,
         presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?.unwrap_or(0.0),
         frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?.unwrap_or(0.0),
-        repetition_penalty: positive("repetition_penalty", fields.number("repetition_penalty", 0.0..=100.0)?)?,
+        repetition_penalty: fields.number("repetition_penalty", REPETITION_PENALTY_MIN..=100.0)?,
         logit_bias: logit_bias(fields)?,
     })
 }

@@ -8,6 +8,7 @@ pub mod chat;
 pub mod completion;
 pub mod constraint;
 pub mod control;
+pub mod deadline;
 pub mod embeddings;
 pub mod error;
 mod fields;

@@ -10,6 +10,10 @@ pub const WAKE_HEADER: &str = "pilotlight-wake";
 /// Absent: all requests share. Stripped from what clients send.
 pub const SCOPE_HEADER: &str = "pilotlight-scope";
 
+/// Header in which the activator gives a request without a `seed` one, in decimal, so that whoever computes it samples the
+/// same. Stripped from what clients send.
+pub const SEED_HEADER: &str = "pilotlight-seed";
+
 /// What a request went through before it reached the runtime.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Wake {

@@ -1,7 +1,7 @@
 //! Known features that this version does not have: refused by name, because ignoring them would change the answer.
 //!
-//! Absent on purpose: fields that change nothing in the answer (`user`, `metadata`, `store`, `service_tier`, …); they
-//! are ignored like any unknown field.
+//! Absent on purpose: fields that change nothing in the answer (`metadata`, `store`, `service_tier`, …); they
+//! are ignored like any unknown field. Of `user` only the type is checked.
 
 use crate::{error::ApiError, fields::Fields};
 use serde_json::Value;

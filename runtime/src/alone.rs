@@ -3,7 +3,7 @@
 use crate::{
     Options,
     failure::Failure,
-    http::{App, Phase, serve_tcp},
+    http::{App, CONNECTIONS_MAX, Phase, serve_tcp},
     restore::{Order, Restored, broken, corrupt, restore},
 };
 use protocol::control::FailureKind;
@@ -61,7 +61,7 @@ async fn serve(snapshot: &Path, listen: SocketAddr, options: Options) -> Result<
         // An error is the end of this runtime, too.
         let _ = stopped.wait_for(|stop| *stop).await;
     };
-    let mut server = tokio::spawn(serve_tcp(App { phase: phases, behind_activator: false }, listener, stopping));
+    let mut server = tokio::spawn(serve_tcp(App::alone(phases), listener, CONNECTIONS_MAX, stopping));
     let mut model = std::pin::pin!(model(file, options, &phase));
     tokio::select! {
         failure = &mut model => {

@@ -88,7 +88,7 @@ impl Child {
         let socket = tokio::net::UnixStream::from_std(socket)?;
         let (phase, phases) = watch::channel(Phase::Starting);
         let (stop, mut stopped) = watch::channel(false);
-        let app = App { phase: phases, behind_activator: true };
+        let app = App::behind_activator(phases);
         let server = tokio::spawn(serve_socket(app, socket, async move {
             // An error is the end of this runtime, too.
             let _ = stopped.wait_for(|stop| *stop).await;

@@ -1,5 +1,5 @@
-//! Embeddings: one thread that owns the encoder. Jobs come over a bounded queue, are computed one after the other in groups of
-//! bounded size, and end early where nobody waits any more.
+//! Embeddings: one thread that owns the encoder. Jobs come over a bounded queue, are computed in turns, a group of
+//! bounded size each, so that a large one does not hold up the small, and end early where nobody waits any more.
 //!
 //! **Invariant:** a text's vector does not depend on other texts or requests.
 
@@ -9,6 +9,7 @@ use crate::{
 };
 use models::Encoder;
 use std::{
+    collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     thread,
@@ -17,6 +18,8 @@ use tokio::sync::oneshot;
 
 /// Requests that wait.
 const WAITING_MAX: usize = 1024;
+/// Requests that are computed in turns; the others wait in order.
+const OPEN_MAX: usize = 32;
 /// Tokens that are computed together, if several texts are.
 const GROUP_TOKENS: usize = 2048;
 
@@ -58,7 +61,7 @@ impl Embedder {
             let config = encoder.config();
             let facts = Facts { context: config.context_length, vocab: config.vocab_size };
             if tell.send(Ok((facts, config.hidden_size))).is_ok() {
-                let result = catch_unwind(AssertUnwindSafe(|| serve(&encoder, &queue)));
+                let result = catch_unwind(AssertUnwindSafe(|| serve(|group| encoder.embed(group), &queue)));
                 // Nobody may be interested.
                 let _ = ended.send(result.map_err(|_| Panicked { message: "computing an embedding".into() }));
             }
@@ -84,19 +87,47 @@ impl Embedder {
     }
 }
 
-fn serve(encoder: &Encoder, queue: &Receiver<Job>) {
-    for Job { sequences, answer } in queue {
-        let mut vectors = Vec::with_capacity(sequences.len());
-        let mut rest = sequences.as_slice();
-        while !rest.is_empty() && !answer.is_closed() {
-            let (group, after) = rest.split_at(group(rest));
-            let group: Vec<&[u32]> = group.iter().map(Vec::as_slice).collect();
-            vectors.extend(encoder.embed(&group));
-            rest = after;
+/// One group of each open job in turn, until no more can come.
+fn serve(compute: impl Fn(&[&[u32]]) -> Vec<Vec<f32>>, queue: &Receiver<Job>) {
+    let mut open = VecDeque::new();
+    loop {
+        while open.len() < OPEN_MAX {
+            let next = if open.is_empty() { queue.recv().ok() } else { queue.try_recv().ok() };
+            let Some(job) = next else { break };
+            open.push_back(Open { job, vectors: Vec::new() });
         }
-        if rest.is_empty() {
+        let Some(mut turn) = open.pop_front() else { return };
+        if turn.advance(&compute) {
+            open.push_back(turn);
+        } else {
+            turn.end();
+        }
+    }
+}
+
+/// A job that is being computed.
+struct Open {
+    job: Job,
+    /// Of its first sequences.
+    vectors: Vec<Vec<f32>>,
+}
+
+impl Open {
+    /// Computes its next group; whether there are more.
+    fn advance(&mut self, compute: impl Fn(&[&[u32]]) -> Vec<Vec<f32>>) -> bool {
+        let rest = &self.job.sequences[self.vectors.len()..];
+        if rest.is_empty() || self.job.answer.is_closed() {
+            return false;
+        }
+        let group: Vec<&[u32]> = rest[..group(rest)].iter().map(Vec::as_slice).collect();
+        self.vectors.extend(compute(&group));
+        self.vectors.len() < self.job.sequences.len()
+    }
+
+    fn end(self) {
+        if self.vectors.len() == self.job.sequences.len() {
             // Who has left in the meantime needs none.
-            let _ = answer.send(vectors);
+            let _ = self.job.answer.send(self.vectors);
         }
     }
 }
@@ -109,4 +140,46 @@ fn group(sequences: &[Vec<u32>]) -> usize {
         tokens <= GROUP_TOKENS
     };
     sequences.iter().take_while(fits).count().max(1)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+
+    /// What is computed, group by group, for jobs of texts of these lengths.
+    fn groups(jobs: &[Vec<usize>]) -> Vec<Vec<usize>> {
+        let (sender, queue) = sync_channel(WAITING_MAX);
+        let submit = |lengths: &Vec<usize>| {
+            let (answer, vectors) = oneshot::channel();
+            sender.send(Job { sequences: lengths.iter().map(|&n| vec![0; n]).collect(), answer }).unwrap();
+            vectors
+        };
+        let waiting: Vec<_> = jobs.iter().map(submit).collect();
+        drop(sender);
+        let seen = RefCell::new(Vec::new());
+        let compute = |group: &[&[u32]]| {
+            seen.borrow_mut().push(group.iter().map(|text| text.len()).collect());
+            group.iter().map(|text| vec![text.len() as f32]).collect()
+        };
+        serve(compute, &queue);
+        for (mut vectors, lengths) in waiting.into_iter().zip(jobs) {
+            let expected: Vec<Vec<f32>> = lengths.iter().map(|&n| vec![n as f32]).collect();
+            assert_eq!(vectors.try_recv().unwrap(), expected);
+        }
+        seen.into_inner()
+    }
+
+    #[test]
+    fn a_large_job_does_not_hold_up_a_small_one() {
+        let large = vec![GROUP_TOKENS / 2; 6];
+        let (half, pair) = (GROUP_TOKENS / 2, vec![GROUP_TOKENS / 2; 2]);
+        assert_eq!(
+            groups(&[large, vec![3], vec![half, 5000, 1]]),
+            [pair.clone(), vec![3], vec![half], pair.clone(), vec![5000], pair, vec![1]]
+        );
+        let many = vec![vec![1]; 3 * OPEN_MAX];
+        assert_eq!(groups(&many).len(), many.len());
+    }
 }

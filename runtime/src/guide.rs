@@ -6,7 +6,7 @@ use crate::engine::{Guide, Mask};
 use llguidance::{
     Matcher, ParserFactory,
     api::TopLevelGrammar,
-    toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie},
+    toktrie::{ApproximateTokEnv, INVALID_TOKEN, TokEnv, TokRxInfo, TokTrie},
 };
 use models::Tokenizer;
 use protocol::constraint::Form;
@@ -18,33 +18,34 @@ pub struct Guides {
     tokenizer: Arc<Tokenizer>,
     /// Logits of one row.
     vocab: usize,
-    /// The token that ends an answer.
-    end: u32,
+    /// The token that ends an answer, where the model has one: it is never part of one.
+    end: Option<u32>,
     factory: OnceLock<Result<ParserFactory, String>>,
 }
 
 impl Guides {
     /// Knows nothing yet but where to look.
-    pub fn new(tokenizer: Arc<Tokenizer>, vocab: usize, end: u32) -> Self {
+    pub fn new(tokenizer: Arc<Tokenizer>, vocab: usize, end: Option<u32>) -> Self {
+        let end = end.filter(|&end| (end as usize) < vocab);
         Self { tokenizer, vocab, end, factory: OnceLock::new() }
     }
 
-    /// A guide through this form. Takes milliseconds, the first time tens of them.
+    /// This form, understood. Takes milliseconds, the first time tens of them.
     ///
     /// # Errors
     /// What is wrong with the schema, the expression or the grammar.
-    pub fn guide(&self, form: &Form) -> Result<Box<dyn Guide>, String> {
+    pub fn compile(&self, form: &Form) -> Result<Compiled, String> {
         let factory = self.factory.get_or_init(|| self.make_factory()).as_ref().map_err(Clone::clone)?;
         let matcher = Matcher::new(factory.create_parser(grammar(form)));
         match matcher.get_error() {
             Some(e) => Err(e),
-            None => Ok(Box::new(Following(matcher))),
+            None => Ok(Compiled(matcher)),
         }
     }
 
     fn make_factory(&self) -> Result<ParserFactory, String> {
         let words: Vec<Vec<u8>> = (0..self.vocab as u32).map(|id| self.word(id)).collect();
-        let trie = TokTrie::from(&TokRxInfo::new(self.vocab as u32, self.end), &words);
+        let trie = TokTrie::from(&TokRxInfo::new(self.vocab as u32, self.end.unwrap_or(INVALID_TOKEN)), &words);
         let env: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
         let mut factory = ParserFactory::new_simple(&env).map_err(|e| e.to_string())?;
         factory.quiet().limits_mut().verbose_errors = false;
@@ -78,6 +79,16 @@ fn with_defaults(mut schema: Value) -> Value {
     schema
 }
 
+/// A form that can be followed, by any number of answers.
+pub struct Compiled(Matcher);
+
+impl Compiled {
+    /// A guide at the form's beginning, with nothing in common with others.
+    pub fn guide(&self) -> Box<dyn Guide> {
+        Box::new(Following(self.0.deep_clone()))
+    }
+}
+
 /// One answer's way through its form.
 struct Following(Matcher);
 
@@ -92,5 +103,51 @@ impl Guide for Following {
 
     fn is_over(&self) -> bool {
         self.0.is_stopped()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn guides(end: Option<u32>) -> Guides {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/llama3-tiny/tokenizer.json");
+        let tokenizer = Arc::new(Tokenizer::from_json(&std::fs::read(file).unwrap()).unwrap());
+        let vocab = tokenizer.vocab_size();
+        Guides::new(tokenizer, vocab, end)
+    }
+
+    fn allowed(guide: &mut dyn Guide) -> Vec<u32> {
+        let mask = guide.mask().unwrap();
+        (0..mask.len() as u32 * 32).filter(|id| mask[*id as usize / 32] >> (id % 32) & 1 == 1).collect()
+    }
+
+    #[test]
+    fn guides_of_one_compiled_form_go_their_own_ways() {
+        let guides = guides(Some(1));
+        let compiled = guides.compile(&Form::Regex("[ab]{2}".into())).unwrap();
+        let (mut one, mut other) = (compiled.guide(), compiled.guide());
+        let begin = allowed(&mut *one);
+        let letter = guides.tokenizer.encode("a", false).unwrap()[0];
+        for _ in 0..2 {
+            assert!(!one.is_over());
+            one.accept(letter).unwrap();
+        }
+        assert!(one.is_over() && !other.is_over());
+        assert_eq!(allowed(&mut *other), begin);
+        assert_eq!(allowed(&mut *compiled.guide()), begin);
+    }
+
+    #[test]
+    fn a_model_without_an_end_token_is_never_asked_for_one() {
+        for end in [None, Some(u32::MAX), Some(100_000)] {
+            let guides = guides(end);
+            let mut guide = guides.compile(&Form::Regex("a?".into())).unwrap().guide();
+            let letter = guides.tokenizer.encode("a", false).unwrap()[0];
+            assert_eq!(allowed(&mut *guide), [letter], "an empty answer is one, but nothing says that it is over");
+            guide.accept(letter).unwrap();
+            assert!(guide.is_over());
+        }
     }
 }

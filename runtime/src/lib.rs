@@ -28,6 +28,8 @@ mod service;
 mod text;
 mod tools;
 
+pub use engine::SEQUENCES_MAX;
+
 use std::{future::Future, net::SocketAddr, path::PathBuf, process::ExitCode};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -38,7 +40,7 @@ pub struct Options {
     pub threads: Option<usize>,
     /// Memory for keys and values; `None`: 16 full contexts, but at most 2 GiB. It is touched only as it is used.
     pub kv_memory_bytes: Option<u64>,
-    /// Sequences computed at once; `None`: 64.
+    /// Sequences computed at once, at most [`SEQUENCES_MAX`]; `None`: 64.
     pub max_sequences: Option<usize>,
 }
 

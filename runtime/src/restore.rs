@@ -15,7 +15,7 @@ use protocol::control::{FailureKind, RestoreTimings};
 use snapshot::{SectionKind, Snapshot};
 use std::{
     fs::File,
-    sync::{Arc, mpsc},
+    sync::{Arc, OnceLock, mpsc},
     thread,
     time::{Instant, UNIX_EPOCH},
 };
@@ -76,6 +76,7 @@ pub fn restore(order: Order, options: &Options) -> Result<Restored, Failure> {
         tokenizer: words,
         context,
         vocab,
+        longest_token: OnceLock::new(),
         work,
         gate: gate.clone(),
     };
@@ -112,8 +113,7 @@ fn start_engine(
     ended: oneshot::Sender<Result<(), Panicked>>,
 ) -> Result<Started, Failure> {
     let (loaded, facts) = mpsc::sync_channel(1);
-    let limits =
-        Limits { sequences: options.max_sequences.unwrap_or(Limits::default().sequences).max(1), ..Limits::default() };
+    let limits = options.max_sequences.map_or_else(Limits::default, Limits::with_sequences);
     let load = {
         let snapshot = snapshot.clone();
         move || load(&snapshot, kv_memory_bytes, &loaded)
@@ -129,8 +129,7 @@ fn start_engine(
     let (words, template, generation) = words?;
     let Facts { context, vocab, weights_us } = facts;
     let words = Arc::new(words);
-    let end = generation.eos.first().copied().unwrap_or(0);
-    let guides = Guides::new(words.clone(), vocab, end);
+    let guides = Guides::new(words.clone(), vocab, generation.eos.first().copied());
     let work = Work::Generate(Generator { template, generation, guides, engine });
     Ok(Started { words, tokenizer_us, work, context, vocab, weights_us })
 }

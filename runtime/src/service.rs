@@ -3,18 +3,22 @@
 
 use crate::{
     embedder::Embedder,
-    engine::{Engine, Gate, Guide, Job, Params, Refused, Scope},
-    guide::Guides,
+    engine::{Engine, Gate, Job, Params, Refused, Scope},
+    guide::{Compiled, Guides},
     text::{Choice, decoder::Decoder},
     tools::{Format, Parser},
 };
 use models::{ChatTemplate, Generation, Tokenizer};
-use protocol::{ApiError, Constraint, ErrorKind, Generate, Prompt, tools::Tools};
+use protocol::{ApiError, Constraint, ErrorKind, Generate, Prompt, generate::REPETITION_PENALTY_MIN, tools::Tools};
 use serde_json::Value;
 use std::{
     hash::{BuildHasher, RandomState},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
+
+/// Bytes of text for one of its tokens' bytes: a normaliser makes texts shorter (white space becomes one space, accents go,
+/// compatibility forms are taken apart), though not by more than this where the text is one that somebody wrote.
+const NORMALISED_BYTES_MIN: usize = 4;
 
 /// A model that can answer.
 pub struct Service {
@@ -28,6 +32,8 @@ pub struct Service {
     pub context: usize,
     /// Token ids are below this.
     pub vocab: usize,
+    /// Bytes of the longest token, once somebody has asked.
+    pub longest_token: OnceLock<usize>,
     /// What it does.
     pub work: Work,
     /// Opens when the snapshot is verified.
@@ -112,23 +118,43 @@ impl Service {
         self.tokenizer.encode(text, add_special).map_err(|e| ApiError::new(ErrorKind::Internal, e.to_string()))
     }
 
+    /// Text in field `param` as token ids that the model can read.
+    ///
+    /// # Errors
+    /// 400 where it does not fit the context whatever its tokens are, before it is encoded; 400 where it has a token that the
+    /// tokenizer knows and the model does not.
+    pub fn encode_for_model(&self, param: &str, text: &str, add_special: bool) -> Result<Vec<u32>, ApiError> {
+        match self.text_bytes_max() {
+            most if text.len() > most => Err(ApiError::text_too_long(param, text.len(), most, self.context)),
+            _ => {
+                let ids = self.encode(text, add_special)?;
+                self.check_ids(param, &ids).map(|()| ids)
+            }
+        }
+    }
+
+    /// No text that is longer fits the context.
+    pub fn text_bytes_max(&self) -> usize {
+        let bytes = |id| self.tokenizer.token_bytes(id).len();
+        let longest = || (0..self.tokenizer.vocab_size() as u32).map(bytes).max().unwrap_or(0).max(1);
+        let longest = *self.longest_token.get_or_init(longest);
+        self.context.saturating_mul(longest).saturating_mul(NORMALISED_BYTES_MIN)
+    }
+
     /// A completion's prompt as token ids, checked to be ones.
-    pub fn prompt(&self, prompt: Prompt) -> Result<Vec<u32>, ApiError> {
+    pub fn prompt(&self, param: &str, prompt: Prompt) -> Result<Vec<u32>, ApiError> {
         match prompt {
-            Prompt::Text(text) => self.encode(&text, true),
-            Prompt::Tokens(ids) => self.check_ids("prompt", &ids).map(|()| ids),
+            Prompt::Text(text) => self.encode_for_model(param, &text, true),
+            Prompt::Tokens(ids) => self.check_ids(param, &ids).map(|()| ids),
         }
     }
 
     /// All of `ids` are in the vocabulary.
     pub fn check_ids(&self, param: &str, ids: &[u32]) -> Result<(), ApiError> {
-        match ids.iter().find(|&&id| id as usize >= self.vocab) {
-            Some(id) => Err(ApiError::field(
-                param,
-                format_args!("token id {id} is not below {}, the vocabulary's size", self.vocab),
-            )),
-            None => Ok(()),
-        }
+        let Some(&id) = ids.iter().find(|&&id| id as usize >= self.vocab) else { return Ok(()) };
+        let name = self.tokenizer.special(id).map(|name| format!(" ('{name}')")).unwrap_or_default();
+        let problem = format_args!("token id {id}{name} is not below {}, the model's vocabulary", self.vocab);
+        Err(ApiError::field(param, problem))
     }
 
     /// Starts `n` choices for each prompt, in order. Keys and values are shared within `scope` alone.
@@ -147,28 +173,17 @@ impl Service {
             prompts.iter().map(|p| self.budget(p, generate.max_tokens)).collect::<Result<_, _>>()?;
         let biased: Vec<u32> = generate.sampling.logit_bias.iter().map(|b| b.0).collect();
         self.check_ids("logit_bias", &biased)?;
-        // Each choice follows a form of its own; that it can be followed shows before any is started.
-        let guide = |constraint: &Constraint| {
-            generator.guides.guide(&constraint.form).map_err(|e| ApiError::field(&constraint.field, e))
+        let compile = |constraint: &Constraint| {
+            generator.guides.compile(&constraint.form).map_err(|e| ApiError::field(&constraint.field, e))
         };
+        let form = generate.constraint.as_ref().map(compile).transpose()?;
         let seed = generate.seed.unwrap_or_else(|| RandomState::new().hash_one(0));
+        let start = Start { service: self, generator, generate, tools, scope, form, seed };
+        // Nothing can be wrong with the request any more.
         let mut choices = Vec::new();
-        for (prompt, max_tokens) in prompts.into_iter().zip(budgets) {
-            for _ in 0..generate.n {
-                let index = choices.len() as u32;
-                let params = generator.params(generate, seed, index);
-                let guide = generate.constraint.as_ref().map(guide).transpose()?;
-                choices.push(self.submit(
-                    generator,
-                    generate,
-                    tools,
-                    scope,
-                    guide,
-                    index,
-                    params,
-                    prompt.clone(),
-                    max_tokens,
-                )?);
+        for (prompt, max_tokens) in prompts.iter().zip(budgets) {
+            for nth in 0..generate.n {
+                choices.push(start.choice(choices.len() as u32, nth, prompt, max_tokens)?);
             }
         }
         Ok(choices)
@@ -185,42 +200,53 @@ impl Service {
             false => Ok(wanted),
         }
     }
+}
 
-    #[allow(clippy::too_many_arguments)]
-    fn submit(
-        &self,
-        generator: &Generator,
-        generate: &Generate,
-        tools: Option<Format>,
-        scope: Scope,
-        guide: Option<Box<dyn Guide>>,
-        index: u32,
-        params: Params,
-        prompt: Vec<u32>,
-        max_tokens: usize,
-    ) -> Result<Choice, ApiError> {
-        let ends = if generate.ignore_eos { Vec::new() } else { generator.generation.eos.clone() };
-        let logprobs = generate.logprobs.map(|k| k as usize);
-        let cache = generate.cache_prompt.then_some(scope);
-        let job = Job { prompt, max_tokens, ends, params, logprobs, cache, speculate: generate.speculate, guide };
+/// A request of which all is checked.
+struct Start<'a> {
+    service: &'a Service,
+    generator: &'a Generator,
+    generate: &'a Generate,
+    tools: Option<Format>,
+    scope: Scope,
+    form: Option<Compiled>,
+    seed: u64,
+}
+
+impl Start<'_> {
+    /// Number `index` of the answer, the `nth` of its prompt: what it samples follows from that prompt alone.
+    fn choice(&self, index: u32, nth: u32, prompt: &[u32], max_tokens: usize) -> Result<Choice, ApiError> {
+        let (generator, generate, tools) = (self.generator, self.generate, self.tools);
+        let job = Job {
+            prompt: prompt.to_vec(),
+            max_tokens,
+            ends: if generate.ignore_eos { Vec::new() } else { generator.generation.eos.clone() },
+            params: generator.params(generate, self.seed, nth),
+            logprobs: generate.logprobs.map(|k| k as usize),
+            cache: generate.cache_prompt.then_some(self.scope),
+            speculate: generate.speculate,
+            guide: self.form.as_ref().map(Compiled::guide),
+        };
         let output = generator.engine.submit(job).map_err(refusal)?;
         // Marks of calls can be special tokens, which are no text otherwise.
-        let decoder = Decoder::new(self.tokenizer.stream(tools.is_none()), generate.stop.clone());
-        Ok(Choice::new(index, output, self.gate.clone(), decoder, tools.map(Parser::new)))
+        let decoder = Decoder::new(self.service.tokenizer.stream(tools.is_none()), generate.stop.clone());
+        Ok(Choice::new(index, output, self.service.gate.clone(), decoder, tools.map(Parser::new)))
     }
 }
 
 impl Generator {
     fn params(&self, generate: &Generate, seed: u64, choice: u32) -> Params {
         let (asked, makers) = (&generate.sampling, &self.generation);
+        let penalty = asked.repetition_penalty.or(makers.repetition_penalty);
         Params {
             temperature: asked.temperature.or(makers.temperature).unwrap_or(1.0),
             top_p: asked.top_p.or(makers.top_p).unwrap_or(1.0),
             top_k: asked.top_k.or(makers.top_k).unwrap_or(0),
-            min_p: asked.min_p.unwrap_or(0.0),
+            min_p: asked.min_p.or(makers.min_p).unwrap_or(0.0),
             presence_penalty: asked.presence_penalty,
             frequency_penalty: asked.frequency_penalty,
-            repetition_penalty: asked.repetition_penalty.unwrap_or(1.0),
+            // A file may say anything.
+            repetition_penalty: penalty.unwrap_or(1.0).max(REPETITION_PENALTY_MIN),
             logit_bias: asked.logit_bias.clone(),
             seed,
             choice,

@@ -70,6 +70,51 @@ async fn seeds_reproduce_and_choices_differ() {
 }
 
 #[tokio::test]
+async fn the_activators_seed_is_that_of_a_request_without_one() {
+    let child = Child::ready().await;
+    let body = |seed: Value| {
+        let extra = json!({"temperature": 1.5, "seed": seed, "n": 2, "ignore_eos": false});
+        completion(&cases()[0]["prompt_ids"], 16, extra)
+    };
+    let ask = async |header: &str, seed: Value| {
+        let (_, answer) = child.post_with(("pilotlight-seed", header), "/v1/completions", &body(seed)).await;
+        answer["choices"].clone()
+    };
+    let none = ask("18446744073709551615", Value::Null).await;
+    assert_eq!(none, ask("18446744073709551615", Value::Null).await);
+    assert_eq!(none, ask("7", json!(-1)).await, "the request's own wins");
+    assert_ne!(none, ask("7", Value::Null).await);
+    assert_ne!(ask("nonsense", Value::Null).await, ask("nonsense", Value::Null).await, "each has another");
+}
+
+#[tokio::test]
+async fn a_prompts_choices_do_not_depend_on_its_place_in_the_list() {
+    let child = Child::ready().await;
+    let (a, b) = (&cases()[0]["prompt_ids"], &cases()[1]["prompt_ids"]);
+    let extra = json!({"temperature": 1.5, "seed": 5, "n": 2});
+    let texts = async |prompts: Value| {
+        let answer = child.complete(&prompts, 12, extra.clone()).await;
+        let choices = answer["choices"].as_array().unwrap();
+        assert!(choices.iter().enumerate().all(|(i, choice)| choice["index"] == i));
+        choices.iter().map(|choice| choice["text"].clone()).collect::<Vec<_>>()
+    };
+    let (ab, ba, alone) = (texts(json!([a, b])).await, texts(json!([b, a])).await, texts(json!(b)).await);
+    assert_eq!((&ab[..2], &ab[2..]), (&ba[2..], &ba[..2]));
+    assert_eq!(ab[2..], alone);
+    assert_ne!(alone[0], alone[1]);
+}
+
+#[tokio::test]
+async fn choices_of_one_prompt_share_its_prefill() {
+    let child = Child::ready().await;
+    let prompt: Vec<u32> = (0..200).map(|t| 2 + t * 31 % 700).collect();
+    child.complete(&json!(prompt), 2, json!({"n": 8})).await;
+    child.until_idle().await;
+    // 200 tokens are six whole blocks of 32 and a rest.
+    assert_eq!(child.stats().await.reused_tokens, 7 * 192);
+}
+
+#[tokio::test]
 async fn several_prompts_of_one_request_are_answered_in_order() {
     let child = Child::ready().await;
     let cases = cases();

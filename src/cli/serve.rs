@@ -1,6 +1,6 @@
 //! The shape of the commands that answer requests: `serve`, `run` and the hidden `runtime`.
 
-use super::values::{ModelArg, address, duration, model, size};
+use super::values::{ModelArg, address, duration, model, sequences, size};
 use clap::{Args, FromArgMatches};
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -81,8 +81,8 @@ pub struct Engine {
     /// Memory for keys and values [default: chosen from the model's context length]
     #[arg(long, value_parser = size, value_name = "SIZE")]
     pub kv_memory: Option<u64>,
-    /// Sequences that run at the same time
-    #[arg(long, value_name = "N")]
+    /// Sequences that run at the same time, at most 4096 [default: 64]
+    #[arg(long, value_parser = sequences, value_name = "N")]
     pub max_sequences: Option<usize>,
 }
 
@@ -128,5 +128,13 @@ mod tests {
         let again = RuntimeArgs::parse_alone(&words).unwrap().engine;
         assert_eq!(format!("{again:?}"), format!("{engine:?}"));
         assert!(Engine::default().words().is_empty());
+    }
+
+    #[test]
+    fn more_sequences_than_a_step_has_room_for_are_refused() {
+        for (number, taken) in [("1", true), ("4096", true), ("0", false), ("4097", false), ("many", false)] {
+            let words = ["runtime", "--max-sequences", number].map(OsString::from);
+            assert_eq!(RuntimeArgs::parse_alone(&words).is_ok(), taken, "{number}");
+        }
     }
 }

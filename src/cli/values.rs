@@ -26,6 +26,13 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("{text:?} is longer than a year"))
 }
 
+/// Sequences of one engine: at least one, and no more than it takes.
+pub fn sequences(text: &str) -> Result<usize, String> {
+    let most = runtime::SEQUENCES_MAX;
+    let number = text.parse().ok().filter(|number| (1..=most).contains(number));
+    number.ok_or_else(|| format!("{text:?} is not between 1 and {most}"))
+}
+
 /// `2GiB`, `500MB`, `64k`, `4096`: bytes. Units without an `i` are decimal.
 pub fn size(text: &str) -> Result<u64, String> {
     let (number, unit) = split(text);

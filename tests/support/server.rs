@@ -66,6 +66,13 @@ impl Serve {
         client::request(self.api, "GET", path, &[], b"").unwrap()
     }
 
+    /// A number of `/metrics`, by its name and labels without the prefix; 0 where it is not there yet.
+    pub fn metric(&self, name: &str) -> u64 {
+        let text = self.admin("/metrics").text();
+        let number = |line: &str| line.strip_prefix("pilotlight_")?.strip_prefix(name)?.trim().parse().ok();
+        text.lines().find_map(number).unwrap_or(0)
+    }
+
     /// GET on the admin port.
     pub fn admin(&self, path: &str) -> Response {
         client::request(self.admin, "GET", path, &[], b"").unwrap()

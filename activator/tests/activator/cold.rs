@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::{
@@ -37,6 +37,20 @@ async fn the_first_request_starts_the_runtime_and_gets_its_answer() {
     let wake: protocol::timings::Wake =
         serde_json::from_str(hot["headers"]["pilotlight-wake"].as_str().unwrap()).unwrap();
     assert_eq!((wake.cold, wake.launch_ms, wake.restore_ms, &hot["pid"]), (false, 0.0, 0.0, &seen["pid"]));
+}
+
+#[tokio::test]
+async fn a_request_without_a_seed_is_given_one() {
+    let house = House::new(&[Start::Ready]).await;
+    let seed = async |extra: Value| {
+        let mut body = chat("", false);
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let seen = house.ask_with(&[("pilotlight-seed", "7")], &body).await.json().await;
+        seen["headers"]["pilotlight-seed"].as_str().map(|seed| seed.parse::<u64>().unwrap())
+    };
+    let (first, second) = (seed(json!({})).await.unwrap(), seed(json!({"seed": null})).await.unwrap());
+    assert!(first != second && first != 7 && second != 7, "{first} {second}");
+    assert_eq!(seed(json!({"seed": 7})).await, None, "the client's own is in the body");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -104,6 +104,13 @@ fn generation_has_one_end_or_several() {
     let read = Source::open(folder.path()).unwrap().generation().clone();
     assert_eq!((read.bos, read.eos), (Some(0), vec![1, 5]));
     assert_eq!((read.temperature, read.top_p, read.top_k), (Some(0.5), Some(0.9), Some(7)));
+    assert_eq!((read.min_p, read.repetition_penalty), (None, None));
+    let penalty = json!({"repetition_penalty": 1.5, "min_p": 0.25, "temperature": 0.5});
+    hf::write_json(folder.path(), "generation_config.json", &penalty);
+    let read = Source::open(folder.path()).unwrap().generation().clone();
+    assert_eq!((read.temperature, read.min_p, read.repetition_penalty), (None, None, Some(1.5)), "greedy");
+    hf::write_json(folder.path(), "generation_config.json", &json!({"do_sample": true, "min_p": 0.25}));
+    assert_eq!(Source::open(folder.path()).unwrap().generation().min_p, Some(0.25));
     hf::write_json(folder.path(), "generation_config.json", &json!({"eos_token_id": "x"}));
     refused(Source::open(folder.path()), false, &["eos_token_id", "\"x\""]);
 }

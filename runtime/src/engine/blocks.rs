@@ -58,6 +58,12 @@ impl Blocks {
         Table { blocks: Vec::new(), named: 0, pool: self.0.clone() }
     }
 
+    /// So many of the first of `names` some block holds.
+    pub fn known(&self, names: &[Name]) -> usize {
+        let pool = self.0.borrow();
+        names.iter().take_while(|name| pool.by_name.contains_key(*name)).count()
+    }
+
     /// Blocks in all.
     pub fn total(&self) -> usize {
         self.0.borrow().holders.len()

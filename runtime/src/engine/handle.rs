@@ -117,8 +117,9 @@ impl Output {
     /// The next event; `None` after the last, or where the sequence was cancelled because this was read too slowly.
     pub async fn next(&mut self) -> Option<Event> {
         let event = self.events.recv().await;
-        // The channel was full: the sequence may pause for the room that is there now.
-        if self.events.len() + 1 >= self.events.max_capacity() {
+        // The channel was full, or has just become half empty: the sequence may pause for that.
+        let (left, most) = (self.events.len(), self.events.max_capacity());
+        if left + 1 >= most || most - left == most / 2 {
             self.engine.unpark();
         }
         event

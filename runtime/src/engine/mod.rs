@@ -44,24 +44,37 @@ pub trait Compute {
     }
 }
 
+/// Sequences of one engine at most: each may have a row in a step, and a step's memory grows with its rows.
+pub const SEQUENCES_MAX: usize = 4096;
+
 /// The engine's bounds.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Sequences in the running set.
     pub sequences: usize,
-    /// Sequences that wait for a place or for blocks.
+    /// Sequences that wait for a place or for blocks; as many may wait for their readers.
     pub waiting: usize,
     /// Rows of one step.
     pub rows: usize,
-    /// Events of one sequence that its reader has not taken; then the sequence pauses.
+    /// Events of one sequence that its reader has not taken; then the sequence pauses until half of them are.
     pub events: usize,
-    /// How long a sequence may pause for its reader before it is cancelled.
+    /// How long a reader may be behind before its sequence is cancelled.
     pub slow_reader: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self { sequences: 64, waiting: 16_384, rows: 512, events: 256, slow_reader: Duration::from_secs(30) }
+    }
+}
+
+impl Limits {
+    /// For so many sequences at once. A step has room for twice as many rows: where all decode but one, that one's prefill
+    /// has half of it.
+    pub fn with_sequences(sequences: usize) -> Self {
+        let sequences = sequences.clamp(1, SEQUENCES_MAX);
+        let rows = Self::default().rows.max(2 * sequences);
+        Self { sequences, rows, ..Self::default() }
     }
 }
 

@@ -28,6 +28,11 @@ impl Names {
         Self { origin: hash.finalize().into(), list: Vec::new() }
     }
 
+    /// The names that have been made.
+    pub fn made(&self) -> &[Name] {
+        &self.list
+    }
+
     /// The names of all blocks that `tokens` fill; `tokens` only ever grows.
     pub fn of(&mut self, tokens: &[u32]) -> &[Name] {
         let full = tokens.len() / BLOCK_TOKENS;

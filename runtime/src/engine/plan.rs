@@ -3,8 +3,8 @@
 //! Half of what is left for prefill goes to the oldest, the other half to whoever is nearest to its first token: a long prompt
 //! neither starves nor makes short ones wait for all of it.
 //!
-//! **Invariant:** pure; each sequence with pending rows gets some within a bounded number of steps, because decode rows are
-//! fewer than the bound and the oldest prefill always has its half.
+//! **Invariant:** pure; each sequence with pending rows gets some within a bounded number of steps, because there is room for
+//! twice as many rows as sequences ([`super::Limits::with_sequences`]) and the oldest prefill always has half of what is left.
 
 /// Rows for one sequence of the running set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,7 @@ pub fn plan(pending: &[usize], rows_max: usize) -> Vec<Share> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Limits;
     use proptest::prelude::*;
 
     fn shares(pending: &[usize], rows_max: usize) -> Vec<(usize, usize)> {
@@ -54,10 +55,23 @@ mod tests {
     }
 
     proptest! {
+        /// However many sequences are allowed, and all but one of them decode.
+        #[test]
+        fn a_prefill_among_any_number_of_decoding_sequences_has_as_many_rows(sequences in 1usize..5000, prompt in 2usize..9000) {
+            let Limits { sequences, rows, .. } = Limits::with_sequences(sequences);
+            let mut pending = vec![1; sequences];
+            pending[sequences / 2] = prompt;
+            let found = plan(&pending, rows);
+            prop_assert!(found.iter().map(|s| s.rows).sum::<usize>() <= rows);
+            prop_assert_eq!(found.len(), sequences);
+            prop_assert!(found[sequences / 2].rows >= prompt.min(sequences));
+        }
+
         #[test]
         fn no_step_is_too_large_none_is_empty_while_rows_are_pending_and_the_oldest_advances(
-            pending in proptest::collection::vec(0usize..900, 0..64), rows_max in 66usize..600
+            pending in proptest::collection::vec(0usize..900, 0..300), spare in 2usize..600
         ) {
+            let rows_max = pending.len() + spare;
             let found = plan(&pending, rows_max);
             prop_assert!(found.iter().map(|s| s.rows).sum::<usize>() <= rows_max);
             prop_assert!(found.iter().all(|s| s.rows > 0 && s.rows <= pending[s.index]));

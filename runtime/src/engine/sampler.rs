@@ -58,6 +58,9 @@ pub struct Sampler {
     seen: HashMap<u32, u32>,
 }
 
+/// Colder than this is greedy: logits closer than what it tells apart are the same but for rounding.
+const TEMPERATURE_MIN: f32 = 1e-5;
+
 /// Tokens this far below the likeliest (in logits over temperature) are never drawn: all of a large vocabulary together
 /// would have a share of less than 0.000 002, and most of the work.
 const DEPTH: f32 = 25.0;
@@ -103,7 +106,7 @@ impl Sampler {
             logits
         };
         let (best, highest) = argmax(logits).ok_or(NotFinite)?;
-        if self.params.temperature == 0.0 {
+        if self.params.temperature < TEMPERATURE_MIN {
             return Ok(best);
         }
         self.filter(logits, highest, candidates);
@@ -312,6 +315,32 @@ mod tests {
         assert_eq!(sample(repetition, &[0, 1], &[], &[1.0, 1.1, 0.6], 1), 2, "prompt tokens count");
         let bias = greedy(Params { logit_bias: vec![(2, 100.0), (99, 1.0)], ..Params::default() });
         assert_eq!(sample(bias, &[], &[], &logits, 1), 2);
+    }
+
+    #[test]
+    fn extreme_parameters_still_choose_a_token() {
+        let default = Params::default;
+        let all = [
+            Params { temperature: 1e-40, ..default() },
+            Params { temperature: f32::MIN_POSITIVE, ..default() },
+            Params { temperature: 2.0, ..default() },
+            Params { top_p: 0.0, ..default() },
+            Params { top_p: 1e-40, ..default() },
+            Params { min_p: 1.0, ..default() },
+            Params { min_p: 1.0, top_p: 0.0, top_k: 1, temperature: 1e-30, ..default() },
+            Params { repetition_penalty: 0.01, ..default() },
+            Params { repetition_penalty: 100.0, ..default() },
+            Params { frequency_penalty: -2.0, presence_penalty: 2.0, ..default() },
+            Params { logit_bias: (0..64).map(|id| (id, -100.0)).collect(), ..default() },
+            Params { logit_bias: vec![(3, 100.0), (4, -100.0)], ..default() },
+        ];
+        let rows = [vec![0.0; 64], (0..64).map(|i| i as f32 * 9.0 - 300.0).collect(), vec![-3e4; 64], vec![3e4; 64]];
+        for (params, logits) in all.iter().flat_map(|params| rows.iter().map(move |row| (params, row))) {
+            let generated: Vec<u32> = (0..4096).map(|i| i % 64).collect();
+            assert!(sample(params.clone(), &[0, 1], &generated, logits, 5) < 64, "{params:?}");
+        }
+        let coldest = Params { temperature: 1e-40, ..default() };
+        assert_eq!(sample(coldest, &[], &[], &[1.0, 2.0, 1.9], 0), 1);
     }
 
     proptest! {

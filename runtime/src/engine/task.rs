@@ -12,12 +12,16 @@ use super::{
     sampler::{Sampler, Scratch},
     sequence::{Sequence, Step},
 };
+use kernels::BLOCK_TOKENS;
 use protocol::{ApiError, ErrorKind, answer::FinishReason};
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
 };
 use tokio::sync::mpsc::{Sender, error::TrySendError};
+
+/// Turns in which a sequence that waits for others' prefill sees none of it; then it computes for itself.
+const PATIENCE_TURNS: u32 = 32;
 
 /// Events of one sequence that found no room: at most what one step makes.
 const OUTBOX_MAX: usize = GUESSES_MAX + 3;
@@ -31,9 +35,12 @@ pub(super) struct Task {
     /// `None`: kept out of the prefix cache.
     names: Option<Names>,
     events: Sender<Event>,
-    /// What its reader had no room for; while it is not empty the sequence pauses.
+    /// What its reader had no room for.
     outbox: VecDeque<Event>,
-    paused_since: Option<Instant>,
+    /// Since when its reader is behind: its channel was full, and half of it has not been read since. So long it pauses.
+    behind_since: Option<Instant>,
+    /// How many of its blocks were known when it last waited for others to fill more, and how many turns ago that grew.
+    expecting: (usize, u32),
     /// When it first got blocks.
     pub admitted: Option<Instant>,
     /// All that will be sent is in the outbox.
@@ -53,7 +60,8 @@ impl Task {
             names: job.cache.map(|scope| Names::new(scope, regime)),
             events,
             outbox: VecDeque::with_capacity(OUTBOX_MAX),
-            paused_since: None,
+            behind_since: None,
+            expecting: (0, 0),
             admitted: None,
             over: false,
         }
@@ -87,12 +95,25 @@ impl Task {
     }
 
     pub fn may_run(&self) -> bool {
-        !self.over && self.outbox.is_empty()
+        !self.over && self.behind_since.is_none()
     }
 
-    /// How long its reader has kept it waiting.
-    pub fn paused_since(&self) -> Option<Instant> {
-        self.paused_since
+    /// Since when its reader has kept it waiting.
+    pub fn behind_since(&self) -> Option<Instant> {
+        self.behind_since
+    }
+
+    /// It will soon fill its block `index`, and that with what has this name.
+    pub fn will_fill(&self, index: usize, name: &Name) -> bool {
+        let named = self.names.as_ref().is_some_and(|names| names.made().get(index) == Some(name));
+        named && self.may_run() && self.sequence.computed() < (index + 1) * BLOCK_TOKENS
+    }
+
+    /// Whether it waits one more turn for others to fill its blocks, of which `known` are filled.
+    pub fn is_patient(&mut self, known: usize) -> bool {
+        let (before, turns) = self.expecting;
+        self.expecting = if known > before { (known, 0) } else { (before, turns.saturating_add(1)) };
+        self.expecting.1 < PATIENCE_TURNS
     }
 
     /// It will sample at the end of the step that begins now. `most`: sequences that may do so.
@@ -159,17 +180,80 @@ impl Task {
         while let Some(event) = self.outbox.pop_front() {
             if let Err(TrySendError::Full(event)) = self.events.try_send(event) {
                 self.outbox.push_front(event);
-                let since = if gate_pending { now } else { self.paused_since.unwrap_or(now) };
-                self.paused_since = Some(since);
-                return;
+                break;
             }
         }
-        self.paused_since = None;
+        let half_read = self.events.capacity() >= self.events.max_capacity() / 2;
+        self.behind_since = match self.behind_since {
+            None if self.outbox.is_empty() => None,
+            Some(_) if self.outbox.is_empty() && half_read => None,
+            Some(since) if !gate_pending => Some(since),
+            Some(_) | None => Some(now),
+        };
     }
 
     /// The last word of an engine that cannot go on.
     pub fn fail(self, error: &ApiError) {
         // A full channel: its reader finds the channel's end without a last event, which is an error, too.
         let _ = self.events.try_send(Event::Failed(error.clone()));
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::engine::{Params, Scope};
+    use tokio::sync::mpsc::channel;
+
+    fn task(events: Sender<Event>) -> Task {
+        let job = Job {
+            prompt: vec![1],
+            max_tokens: 99,
+            ends: vec![],
+            params: Params::default(),
+            logprobs: None,
+            cache: Some(Scope(0)),
+            speculate: false,
+            guide: None,
+        };
+        Task::new(job, events, 0)
+    }
+
+    #[test]
+    fn a_reader_is_behind_from_its_full_channel_until_it_has_read_half_and_not_from_one_event_to_the_next() {
+        let (sender, mut reader) = channel(4);
+        let mut task = task(sender);
+        let start = Instant::now();
+        let at = |second| start + Duration::from_secs(second);
+        let say = |task: &mut Task, second| {
+            task.outbox.push_back(Event::Prefilled(Duration::ZERO));
+            task.flush(at(second), false);
+        };
+        (0..4).for_each(|second| say(&mut task, second));
+        assert!(task.may_run(), "full, but nothing was turned away");
+        say(&mut task, 4);
+        for second in 5..8 {
+            // One event is read, and the one that waited takes its place; later one place is free.
+            assert_eq!((task.behind_since(), task.may_run()), (Some(at(4)), false), "{second}");
+            reader.try_recv().unwrap();
+            task.flush(at(second), false);
+            if second == 5 {
+                assert!(task.outbox.is_empty());
+            }
+        }
+        assert_eq!((task.behind_since(), task.may_run()), (None, true), "half of the channel is read");
+        (0..3).for_each(|_| say(&mut task, 9));
+        task.flush(at(20), true);
+        assert_eq!(task.behind_since(), Some(at(20)), "a closed gate is not the reader's fault");
+    }
+
+    #[test]
+    fn patience_ends_where_nothing_comes() {
+        let mut task = task(channel(1).0);
+        let turns = |task: &mut Task, known| (0..1000).take_while(|_| task.is_patient(known)).count() as u32;
+        assert_eq!(turns(&mut task, 0), PATIENCE_TURNS - 1);
+        assert_eq!(turns(&mut task, 1), PATIENCE_TURNS, "a block came");
+        assert!(!task.is_patient(1) && task.is_patient(2));
     }
 }

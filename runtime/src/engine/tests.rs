@@ -260,6 +260,82 @@ async fn a_slow_reader_pauses_its_sequence_and_loses_nothing() {
 }
 
 #[tokio::test]
+async fn nobody_waits_for_somebody_elses_reader() {
+    // One place: whoever has it and does not read must give it up.
+    let bench = start(Limits { sequences: 1, ..limits() }, Hashing::default());
+    bench.verdict.send_replace(Verdict::Sound);
+    let slow = bench.engine.submit(greedy(&[8], 200)).unwrap();
+    let slower = bench.engine.submit(greedy(&[7], 300)).unwrap();
+    let quick = collect(bench.engine.submit(greedy(&[9], 200)).unwrap());
+    let quick = tokio::time::timeout(Duration::from_secs(60), quick).await.expect("it got the place");
+    assert_eq!(quick.0, expected(&[9], 200));
+    assert_eq!(collect(slower).await.0, expected(&[7], 300), "and what was set aside loses nothing");
+    assert_eq!(collect(slow).await.0, expected(&[8], 200));
+    until(&bench, |s| s.running == 0 && s.waiting == 0 && s.blocks_used == 0 && s.preempted > 0).await;
+}
+
+#[tokio::test]
+async fn a_reader_that_is_behind_gives_its_blocks_to_who_needs_them() {
+    let bench = start(limits(), Hashing::default());
+    bench.verdict.send_replace(Verdict::Sound);
+    let long: Vec<u32> = (0..BLOCKS * BLOCK_TOKENS as u32 / 2).map(|t| t % VOCAB).collect();
+    let slow = bench.engine.submit(greedy(&long, 200)).unwrap();
+    until(&bench, |s| s.running == 1 && s.blocks_used > BLOCKS as usize / 2).await;
+    let whole = BLOCKS as usize * BLOCK_TOKENS - 1;
+    let quick = collect(bench.engine.submit(greedy(&[9], whole)).unwrap());
+    let quick = tokio::time::timeout(Duration::from_secs(60), quick).await.expect("it got the blocks");
+    assert!(quick.0 == expected(&[9], whole));
+    assert_eq!(collect(slow).await.0, expected(&long, 200));
+}
+
+#[tokio::test]
+async fn what_is_over_has_no_place_even_while_its_last_words_are_unread() {
+    let bench = start(Limits { events: 4, ..limits() }, Hashing::default());
+    bench.verdict.send_replace(Verdict::Sound);
+    // Six events.
+    let unread: Vec<_> = (0..20).map(|i| bench.engine.submit(greedy(&[i], 4)).unwrap()).collect();
+    until(&bench, |s| s.running == 0 && s.waiting == 0 && s.blocks_used == 0 && s.blocks_total > 0).await;
+    for (i, output) in (0..).zip(unread) {
+        let (tokens, last) = collect(output).await;
+        assert_eq!(tokens, expected(&[i], 4));
+        assert!(matches!(last, Some(Event::Finished(FinishReason::Length))));
+    }
+}
+
+#[tokio::test]
+async fn a_prefix_that_several_have_is_computed_once_though_they_come_at_once() {
+    for sequences in [2, 8] {
+        let (steps, mut seen) = channel::channel(1000);
+        let hashing = Hashing { steps: Some(steps), ..Hashing::default() };
+        let bench = start(Limits { sequences, ..limits() }, hashing);
+        let prompt: Vec<u32> = (0..200).map(|t| t * 7 % VOCAB).collect();
+        let other: Vec<u32> = (0..40).map(|t| t * 5 % VOCAB).collect();
+        let once = |prompt: &[u32]| Job { speculate: false, ..greedy(prompt, 1) };
+        let outputs: Vec<_> = (0..8).map(|_| bench.engine.submit(once(&prompt)).unwrap()).collect();
+        let last = bench.engine.submit(once(&other)).unwrap();
+        for output in outputs {
+            assert_eq!(collect(output).await.0, expected(&prompt, 1));
+        }
+        assert_eq!(collect(last).await.0, expected(&other, 1));
+        let rows: usize = std::iter::from_fn(|| seen.try_recv().ok()).map(|step| step.len()).sum();
+        assert_eq!(rows, 200 + 7 * (200 - 192) + 40, "{sequences} at once");
+    }
+}
+
+#[tokio::test]
+async fn who_waits_for_a_prefix_goes_on_when_nobody_computes_it_any_more() {
+    let (steps, mut seen) = channel::channel(1);
+    let bench = start(limits(), Hashing { steps: Some(steps), ..Hashing::default() });
+    let prompt: Vec<u32> = (0..200).map(|t| t * 7 % VOCAB).collect();
+    let first = bench.engine.submit(greedy(&prompt, 3)).unwrap();
+    let second = bench.engine.submit(greedy(&prompt, 3)).unwrap();
+    until(&bench, |s| s.running == 1 && s.waiting == 1).await;
+    drop(first);
+    tokio::spawn(async move { while seen.recv().await.is_some() {} });
+    assert_eq!(collect(second).await.0, expected(&prompt, 3));
+}
+
+#[tokio::test]
 async fn a_reader_that_is_too_slow_is_cancelled_but_not_while_the_gate_is_closed() {
     let (steps, mut seen) = channel::channel(1);
     let hashing = Hashing { steps: Some(steps), ..Hashing::default() };

@@ -6,6 +6,12 @@
 //! Blocks are taken as they are filled. Where they run out, the youngest sequence loses its own and goes back to the head of
 //! the queue; it will be computed again from its tokens. The oldest never does, and every sequence fits the pool alone, so
 //! all get through.
+//!
+//! Nobody waits for somebody else's reader: a sequence that is over gives place and blocks back with its last words unsaid, and
+//! one whose reader is behind loses them as soon as another could use them, and queues again when its reader has caught up.
+//!
+//! A sequence whose next block another one's prefill is about to fill waits for it (a place is kept for it) instead of
+//! computing the same; where no block comes for a while it is admitted and computes.
 
 use super::{
     Compute, EngineStats, Gate, Limits, Panicked,
@@ -42,6 +48,10 @@ pub(super) struct Worker<C> {
     waiting: VecDeque<Task>,
     /// In the order of their admission.
     running: Vec<Running>,
+    /// Have lost their places because their readers are behind.
+    aside: Vec<Task>,
+    /// Are over, but have not said so yet.
+    leaving: Vec<Task>,
     scratch: Scratch,
     masks: Masks,
     counts: Counts,
@@ -83,6 +93,7 @@ impl<C: Compute> Worker<C> {
         let blocks = Blocks::new(blocks);
         let (waiting, running, scratch) = (VecDeque::new(), Vec::new(), Scratch::default());
         let (masks, counts) = (Masks::default(), Counts::default());
+        let (aside, leaving) = (Vec::new(), Vec::new());
         Self {
             compute,
             limits,
@@ -93,6 +104,8 @@ impl<C: Compute> Worker<C> {
             blocks,
             waiting,
             running,
+            aside,
+            leaving,
             scratch,
             masks,
             counts,
@@ -105,9 +118,9 @@ impl<C: Compute> Worker<C> {
             self.take_submissions();
             self.retire(Instant::now());
             self.admit(Instant::now());
-            let shares = self.provide(self.plan());
+            let shares = self.provide();
             self.publish();
-            if self.closed && self.running.is_empty() && self.waiting.is_empty() {
+            if self.closed && self.tasks().next().is_none() {
                 return Ok(());
             }
             if shares.is_empty() {
@@ -118,6 +131,11 @@ impl<C: Compute> Worker<C> {
                 return Err(self.fail_all(message(&*payload)));
             }
         }
+    }
+
+    fn tasks(&self) -> impl Iterator<Item = &Task> {
+        let running = self.running.iter().map(|running| &running.task);
+        running.chain(&self.waiting).chain(&self.aside).chain(&self.leaving)
     }
 
     fn take_submissions(&mut self) {
@@ -135,30 +153,56 @@ impl<C: Compute> Worker<C> {
 
     /// Sends what had no room, and lets go of what is over or has no reader.
     fn retire(&mut self, now: Instant) {
+        self.leaving.extend(self.running.extract_if(.., |running| running.task.is_over()).map(|running| running.task));
         let (pending, bound) = (self.gate.is_pending(), self.limits.slow_reader);
         let mut stays = |task: &mut Task| {
             task.flush(now, pending);
-            let paused = task.paused_since().map(|since| now.saturating_duration_since(since));
-            let too_slow = !pending && paused.is_some_and(|paused| paused >= bound);
+            let behind = task.behind_since().map(|since| now.saturating_duration_since(since));
+            let too_slow = !pending && behind.is_some_and(|behind| behind >= bound);
             !(task.is_abandoned() || too_slow || task.is_done())
         };
+        self.running.retain_mut(|running| stays(&mut running.task));
         self.waiting.retain_mut(&mut stays);
-        self.running.retain_mut(|running| {
-            if running.task.is_over() {
-                running.table.clear();
-            }
-            stays(&mut running.task)
-        });
+        self.aside.retain_mut(&mut stays);
+        self.leaving.retain_mut(&mut stays);
+        self.waiting.extend(self.aside.extract_if(.., |task| task.may_run()));
+        // Those that have had the most time for it are cut.
+        self.leaving.drain(..self.leaving.len().saturating_sub(self.limits.waiting));
     }
 
-    /// Strictly in order of arrival: a large sequence at the head is not overtaken, so it does not starve.
+    /// In order of arrival: a large sequence at the head is not overtaken, so it does not starve. Only who waits for a prefix
+    /// lets others by, and keeps a place meanwhile.
     fn admit(&mut self, now: Instant) {
-        while self.running.len() < self.limits.sequences {
-            let Some(mut task) = self.waiting.pop_front() else { return };
-            let Some(table) = self.table_for(&mut task) else { return self.waiting.push_front(task) };
-            task.admitted.get_or_insert(now);
-            self.running.push(Running { task, table });
+        let mut expecting = 0;
+        while expecting < self.waiting.len() {
+            let is_full = self.running.len() + expecting >= self.limits.sequences;
+            if !is_full && self.expects_prefix(expecting) {
+                expecting += 1;
+            } else if (is_full || !self.try_admit(expecting, now)) && !self.set_aside() {
+                return;
+            }
         }
+    }
+
+    /// Admits number `at` of those that wait; false where there are no blocks for it.
+    fn try_admit(&mut self, at: usize, now: Instant) -> bool {
+        let Some(mut task) = self.waiting.remove(at) else { return false };
+        let Some(table) = self.table_for(&mut task) else {
+            self.waiting.insert(at, task);
+            return false;
+        };
+        task.admitted.get_or_insert(now);
+        self.running.push(Running { task, table });
+        true
+    }
+
+    /// The next block that number `at` of those that wait would have to fill is about to be filled by another.
+    fn expects_prefix(&mut self, at: usize) -> bool {
+        let task = &mut self.waiting[at];
+        let names = task.reusable();
+        let known = self.blocks.known(names);
+        let Some(&next) = names.get(known) else { return false };
+        self.running.iter().any(|running| running.task.will_fill(known, &next)) && task.is_patient(known)
     }
 
     /// Blocks for all of the sequence's tokens and the next, those with known content first. One block for each that runs is
@@ -179,33 +223,47 @@ impl<C: Compute> Worker<C> {
         plan(&self.running.iter().map(pending).collect::<Vec<_>>(), self.limits.rows)
     }
 
-    /// Sees that each share has its blocks, the oldest first; whoever must give way has none any more.
-    fn provide(&mut self, shares: Vec<Share>) -> Vec<Share> {
-        // Whoever is from here on in the running set has no blocks.
-        let mut end = self.running.len();
-        for share in &shares {
-            while share.index < end {
-                let running = &mut self.running[share.index];
-                if running.table.grow(running.task.sequence.pending().start + share.rows) {
-                    break;
-                }
-                end -= 1;
-                self.preempt(end);
+    /// A step of which each share has its blocks, the oldest first.
+    fn provide(&mut self) -> Vec<Share> {
+        let (mut shares, mut provided) = (self.plan(), 0);
+        while let Some(share) = shares.get(provided) {
+            let running = &mut self.running[share.index];
+            if running.table.grow(running.task.sequence.pending().start + share.rows) {
+                provided += 1;
+            } else if self.set_aside() {
+                // Who runs is numbered anew.
+                (shares, provided) = (self.plan(), 0);
+            } else {
+                self.preempt_youngest();
+                shares.retain(|share| share.index < self.running.len());
             }
         }
-        shares.into_iter().filter(|share| share.index < end).collect()
+        shares
     }
 
-    /// Takes the blocks of a sequence; it goes back to the head of the queue, unless it has only its last words to say.
-    fn preempt(&mut self, index: usize) {
-        self.running[index].table.clear();
-        if self.running[index].task.is_over() {
-            return;
+    /// Takes place and blocks of who was admitted last; it goes back to the head of the queue.
+    fn preempt_youngest(&mut self) {
+        if let Some(Running { mut task, table }) = self.running.pop() {
+            drop(table);
+            task.sequence.rewind(0);
+            self.counts.preempted += 1;
+            self.waiting.push_front(task);
         }
+    }
+
+    /// Takes place and blocks of the sequence whose reader has been behind the longest; false where no reader is. While the
+    /// gate is pending nobody reads, and all would lose theirs.
+    fn set_aside(&mut self) -> bool {
+        if self.gate.is_pending() || self.aside.len() >= self.limits.waiting {
+            return false;
+        }
+        let behind = |(index, running): (usize, &Running)| Some((running.task.behind_since()?, index));
+        let Some((_, index)) = self.running.iter().enumerate().filter_map(behind).min() else { return false };
         let mut task = self.running.remove(index).task;
         task.sequence.rewind(0);
         self.counts.preempted += 1;
-        self.waiting.push_front(task);
+        self.aside.push(task);
+        true
     }
 
     fn step(&mut self, shares: &[Share]) {
@@ -256,11 +314,11 @@ impl<C: Compute> Worker<C> {
         rows
     }
 
-    /// Sleeps until something may have changed: unparked, or a paused sequence's time is up.
+    /// Sleeps until something may have changed: unparked, or the time of a reader that is behind is up.
     fn park(&self) {
         let bound = self.limits.slow_reader;
-        let left = |task: &Task| task.paused_since().map(|since| bound.saturating_sub(since.elapsed()));
-        match self.running.iter().map(|running| &running.task).chain(&self.waiting).filter_map(left).min() {
+        let left = |task: &Task| task.behind_since().map(|since| bound.saturating_sub(since.elapsed()));
+        match self.tasks().filter_map(left).min() {
             Some(left) => thread::park_timeout(left.max(Duration::from_millis(1))),
             None => thread::park(),
         }
@@ -269,7 +327,7 @@ impl<C: Compute> Worker<C> {
     fn publish(&self) {
         let stats = EngineStats {
             running: self.running.len(),
-            waiting: self.waiting.len(),
+            waiting: self.waiting.len() + self.aside.len(),
             blocks_used: self.blocks.used(),
             blocks_idle: self.blocks.idle(),
             blocks_total: self.blocks.total(),
@@ -287,7 +345,8 @@ impl<C: Compute> Worker<C> {
             ApiError::new(ErrorKind::Internal, "the engine failed while computing; the model is being restarted");
         self.take_submissions();
         let running = self.running.drain(..).map(|running| running.task);
-        self.waiting.drain(..).chain(running).for_each(|task| task.fail(&error));
+        let others = self.aside.drain(..).chain(self.leaving.drain(..));
+        self.waiting.drain(..).chain(running).chain(others).for_each(|task| task.fail(&error));
         self.publish();
         Panicked { message }
     }

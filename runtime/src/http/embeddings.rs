@@ -3,7 +3,7 @@
 use super::{
     App, body,
     refusal::{Refusal, json_of},
-    routes::blocking,
+    routes::tokenizing,
 };
 use crate::service::{Service, refusal};
 use axum::{body::Body, extract::State, response::Response};
@@ -11,11 +11,12 @@ use http::Request;
 use protocol::{ApiError, EmbeddingAnswer, EmbeddingRequest, ErrorKind, Prompt, parse_embeddings};
 
 pub async fn embeddings(State(app): State<App>, request: Request<Body>) -> Result<Response, Refusal> {
-    let request = parse_embeddings(&body::read(request).await?)?;
+    let body = body::read(&app, request).await?;
+    let request = parse_embeddings(&body.bytes)?;
     let service = app.model(&request.model).await?;
     request.check_dimensions(service.embedder()?.width)?;
-    let (tokenizing, base64) = (service.clone(), request.base64);
-    let sequences = blocking(move || sequences(&tokenizing, request)).await?;
+    let (words, base64) = (service.clone(), request.base64);
+    let sequences = tokenizing(&app, &body, move || sequences(&words, request)).await?;
     let tokens = sequences.iter().map(Vec::len).sum::<usize>() as u32;
     let vectors = service.embedder()?.submit(sequences).map_err(refusal)?;
     let broken = |_| ApiError::new(ErrorKind::Internal, "the encoder failed while computing");
@@ -34,7 +35,12 @@ fn sequences(service: &Service, request: EmbeddingRequest) -> Result<Vec<Vec<u32
     let sequence = |(i, input): (usize, Prompt)| {
         let path = format!("input[{i}]");
         let ids = match input {
-            Prompt::Text(text) => cut(service, service.encode(&text, true)?, most)?,
+            Prompt::Text(text) => {
+                // What is cut off anyway need not be encoded.
+                let kept = if request.truncate.is_some() { service.text_bytes_max() } else { usize::MAX };
+                let text = &text[..text.floor_char_boundary(kept)];
+                cut(service, service.encode_for_model(&path, text, true)?, most)?
+            }
             Prompt::Tokens(ids) => {
                 service.check_ids(&path, &ids)?;
                 ids.into_iter().take(most).collect()

@@ -1,6 +1,12 @@
 //! Chat and text completions: request → choices → a stream or a whole answer.
 
-use super::{App, body, refusal::Refusal, routes::blocking, shape::Shape, stream, whole};
+use super::{
+    App, body,
+    refusal::Refusal,
+    routes::{blocking, tokenizing},
+    shape::Shape,
+    stream, whole,
+};
 use crate::{
     engine::Scope,
     service::Service,
@@ -12,7 +18,7 @@ use futures_util::stream::{BoxStream, StreamExt, select_all, unfold};
 use http::{HeaderMap, Request};
 use protocol::{
     ApiError, Constraint, Generate, parse_chat, parse_completion,
-    timings::{SCOPE_HEADER, WAKE_HEADER, Wake},
+    timings::{SCOPE_HEADER, SEED_HEADER, WAKE_HEADER, Wake},
 };
 use std::{sync::Arc, time::Instant};
 
@@ -21,7 +27,10 @@ pub type Pieces = BoxStream<'static, Result<Piece, ApiError>>;
 
 pub async fn chat(State(app): State<App>, request: Request<Body>) -> Result<Response, Refusal> {
     let (arrived, wake, scope) = (Instant::now(), wake(&app, request.headers()), scope(&app, request.headers()));
-    let mut request = parse_chat(&body::read(request).await?)?;
+    let seed = seed(&app, request.headers());
+    let body = body::read(&app, request).await?;
+    let mut request = parse_chat(&body.bytes)?;
+    request.generate.seed = request.generate.seed.or(seed);
     let service = app.model(&request.generate.model).await?;
     let tools = request.tools.take();
     let format = tools.as_ref().map(|_| service.tool_format()).transpose()?;
@@ -29,22 +38,31 @@ pub async fn chat(State(app): State<App>, request: Request<Body>) -> Result<Resp
         let form = format.grammar(tools, &service.tokenizer);
         request.generate.constraint = Some(Constraint { field: "tools".into(), form });
     }
-    let tokenizing = service.clone();
+    let words = service.clone();
     let (messages, add) = (request.messages, request.add_generation_prompt);
-    // A template writes its own special tokens.
-    let prompt =
-        blocking(move || tokenizing.encode(&tokenizing.render(&messages, tools.as_ref(), add)?, false)).await?;
+    let tokenize = move || {
+        let text = words.render(&messages, tools.as_ref(), add)?;
+        // A template writes its own special tokens.
+        words.encode_for_model("messages", &text, false)
+    };
+    let prompt = tokenizing(&app, &body, tokenize).await?;
     let origin = Origin { wake, arrived, scope, chat: true, tools: format };
     answer(service, request.generate, vec![prompt], origin).await
 }
 
 pub async fn completion(State(app): State<App>, request: Request<Body>) -> Result<Response, Refusal> {
     let (arrived, wake, scope) = (Instant::now(), wake(&app, request.headers()), scope(&app, request.headers()));
-    let request = parse_completion(&body::read(request).await?)?;
+    let seed = seed(&app, request.headers());
+    let body = body::read(&app, request).await?;
+    let mut request = parse_completion(&body.bytes)?;
+    request.generate.seed = request.generate.seed.or(seed);
     let service = app.model(&request.generate.model).await?;
-    let tokenizing = service.clone();
-    let tokenize = move || request.prompts.into_iter().map(|p| tokenizing.prompt(p)).collect::<Result<_, _>>();
-    let prompts = blocking(tokenize).await?;
+    let (words, prompts) = (service.clone(), request.prompts);
+    let tokenize = move || match prompts.len() {
+        1 => prompts.into_iter().map(|prompt| words.prompt("prompt", prompt)).collect(),
+        _ => (0..).zip(prompts).map(|(i, prompt): (usize, _)| words.prompt(&format!("prompt[{i}]"), prompt)).collect(),
+    };
+    let prompts = tokenizing(&app, &body, tokenize).await?;
     let origin = Origin { wake, arrived, scope, chat: false, tools: None };
     answer(service, request.generate, prompts, origin).await
 }
@@ -88,6 +106,11 @@ fn pieces(choices: Vec<Choice>) -> Pieces {
 fn wake(app: &App, headers: &HeaderMap) -> Wake {
     let header = headers.get(WAKE_HEADER).filter(|_| app.behind_activator);
     header.and_then(|v| serde_json::from_slice(v.as_bytes()).ok()).unwrap_or_default()
+}
+
+/// The generator's key that the activator gives a request without one.
+fn seed(app: &App, headers: &HeaderMap) -> Option<u64> {
+    headers.get(SEED_HEADER).filter(|_| app.behind_activator)?.to_str().ok()?.parse().ok()
 }
 
 /// Whose keys and values the request may share, as the activator says; without tenants all requests are of one scope.

@@ -4,6 +4,7 @@
 //! wait for it. Dropping a request, a response or a connection drops its choices and so cancels them.
 
 mod body;
+mod deadline;
 mod embeddings;
 mod generate;
 mod refusal;
@@ -13,13 +14,15 @@ mod shape;
 mod stream;
 mod whole;
 
-pub use serve::{serve_socket, serve_tcp};
+pub use serve::{CONNECTIONS_MAX, serve_socket, serve_tcp};
 
 use crate::service::Service;
 use axum::{
     Router,
+    middleware::from_fn,
     routing::{get, post},
 };
+use body::{Bodies, Tokenizing};
 use protocol::{ApiError, ErrorKind};
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -42,9 +45,23 @@ pub struct App {
     pub phase: watch::Receiver<Phase>,
     /// An activator is in front, and its wake header is believed.
     pub behind_activator: bool,
+    /// The memory of bodies.
+    pub bodies: Bodies,
+    /// How much is tokenized at once.
+    pub tokenizing: Tokenizing,
 }
 
 impl App {
+    /// Behind an activator, which bounds what it lets through and how long it waits.
+    pub fn behind_activator(phase: watch::Receiver<Phase>) -> Self {
+        Self { phase, behind_activator: true, bodies: Bodies::unbounded(), tokenizing: Tokenizing::new() }
+    }
+
+    /// On a port of its own.
+    pub fn alone(phase: watch::Receiver<Phase>) -> Self {
+        Self { phase, behind_activator: false, bodies: Bodies::bounded(), tokenizing: Tokenizing::new() }
+    }
+
     /// The service, waited for.
     ///
     /// # Errors
@@ -67,7 +84,8 @@ impl App {
 
 /// All paths.
 pub fn router(app: App) -> Router {
-    Router::new()
+    let behind_activator = app.behind_activator;
+    let router = Router::new()
         .route("/v1/chat/completions", post(generate::chat))
         .route("/v1/completions", post(generate::completion))
         .route("/v1/embeddings", post(embeddings::embeddings))
@@ -79,5 +97,6 @@ pub fn router(app: App) -> Router {
         .route("/readyz", get(routes::readyz))
         .method_not_allowed_fallback(routes::method_not_allowed)
         .fallback(routes::not_found)
-        .with_state(app)
+        .with_state(app);
+    if behind_activator { router } else { router.layer(from_fn(deadline::keep)) }
 }

@@ -1,7 +1,8 @@
 //! The small paths: models, tokenizing, health, and what does not exist.
 
 use super::{
-    App, Phase, body,
+    App, Phase,
+    body::{self, Read},
     refusal::{Refusal, json_of},
 };
 use crate::service::Service;
@@ -30,20 +31,22 @@ pub async fn model(State(app): State<App>, Path(id): Path<String>) -> Result<Res
 }
 
 pub async fn tokenize(State(app): State<App>, request: Request<Body>) -> Result<Response, Refusal> {
-    let request = parse_tokenize(&body::read(request).await?)?;
+    let body = body::read(&app, request).await?;
+    let request = parse_tokenize(&body.bytes)?;
     let service = named(&app, request.model.as_deref()).await?;
-    Ok(json_of(&blocking(move || tokens(&service, &request)).await?))
+    Ok(json_of(&tokenizing(&app, &body, move || tokens(&service, &request)).await?))
 }
 
 pub async fn detokenize(State(app): State<App>, request: Request<Body>) -> Result<Response, Refusal> {
-    let request = parse_detokenize(&body::read(request).await?)?;
+    let body = body::read(&app, request).await?;
+    let request = parse_detokenize(&body.bytes)?;
     let service = named(&app, request.model.as_deref()).await?;
     let decode = move || {
         service.check_ids("tokens", &request.tokens)?;
         let text = service.tokenizer.decode(&request.tokens, false);
         text.map_err(|e| ApiError::new(ErrorKind::Internal, e.to_string()))
     };
-    Ok(json_of(&DetokenizeAnswer { prompt: blocking(decode).await? }))
+    Ok(json_of(&DetokenizeAnswer { prompt: tokenizing(&app, &body, decode).await? }))
 }
 
 fn tokens(service: &Service, request: &TokenizeRequest) -> Result<TokenizeAnswer, ApiError> {
@@ -71,6 +74,20 @@ pub async fn blocking<T: Send + 'static>(
 ) -> Result<T, ApiError> {
     let panicked = |_| ApiError::new(ErrorKind::Internal, "tokenizing failed");
     tokio::task::spawn_blocking(work).await.map_err(panicked)?
+}
+
+/// The same with the body's text, of which not too much is worked on at once: tokenizing takes many times a text's memory.
+pub async fn tokenizing<T: Send + 'static>(
+    app: &App,
+    body: &Read,
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let share = app.tokenizing.share(body.bytes.len()).await;
+    blocking(move || {
+        let _share = share;
+        work()
+    })
+    .await
 }
 
 pub async fn livez(State(app): State<App>) -> StatusCode {

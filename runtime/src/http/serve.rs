@@ -7,11 +7,18 @@ use hyper_util::{
     server::{conn::auto, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
-use std::{future::Future, pin::pin, time::Duration};
-use tokio::net::{TcpListener, UnixStream};
+use std::{future::Future, io, pin::pin, sync::Arc, time::Duration};
+use tokio::{
+    net::{TcpListener, TcpStream, UnixStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 
 /// Requests that one activator may have open at once.
 const STREAMS_MAX: u32 = 16_384;
+/// Connections of clients at most, where no activator is in front.
+pub const CONNECTIONS_MAX: usize = 4096;
+/// Requests that one of them may have open at once.
+const STREAMS_OF_A_CLIENT_MAX: u32 = 1024;
 /// A request's bytes that may be under way before they are read.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// The same over all requests.
@@ -48,17 +55,18 @@ pub async fn serve_socket(app: App, socket: UnixStream, stop: impl Future<Output
     }
 }
 
-/// Serves all connections until, after `stop`, all requests are finished.
-pub async fn serve_tcp(app: App, listener: TcpListener, stop: impl Future<Output = ()>) {
+/// Serves all connections until, after `stop`, all requests are finished; `most` at once, further ones wait to be accepted.
+pub async fn serve_tcp(app: App, listener: TcpListener, most: usize, stop: impl Future<Output = ()>) {
+    let room = Arc::new(Semaphore::new(most));
     let service = TowerToHyperService::new(router(app));
     let graceful = GracefulShutdown::new();
     let mut stop = pin!(stop);
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = accept(&listener, &room) => accepted,
             () = &mut stop => break,
         };
-        let Ok((socket, _)) = accepted else {
+        let Ok((socket, place)) = accepted else {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
@@ -66,15 +74,59 @@ pub async fn serve_tcp(app: App, listener: TcpListener, stop: impl Future<Output
         let _ = socket.set_nodelay(true);
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-        builder.http2().max_send_buf_size(SEND_BUFFER_BYTES);
+        builder.http2().max_send_buf_size(SEND_BUFFER_BYTES).max_concurrent_streams(STREAMS_OF_A_CLIENT_MAX);
         let connection = builder.serve_connection(TokioIo::new(socket), service.clone()).into_owned();
         let watched = graceful.watch(connection);
         tokio::spawn(async move {
             if let Err(e) = watched.await {
                 tracing::debug!(error = %e, "a connection ended");
             }
+            drop(place);
         });
     }
     drop(listener);
     graceful.shutdown().await;
+}
+
+/// A connection once there is a place for it.
+async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let place = room.clone().acquire_owned().await.expect("the semaphore is never closed");
+    Ok((listener.accept().await?.0, place))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::http::Phase;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        sync::watch,
+    };
+
+    /// Asks and waits for the first bytes of the answer.
+    async fn ask(socket: &mut TcpStream) {
+        socket.write_all(b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        let mut start = [0; 12];
+        socket.read_exact(&mut start).await.unwrap();
+        assert_eq!(&start, b"HTTP/1.1 200");
+        while socket.try_read(&mut [0; 512]).is_ok() {}
+    }
+
+    #[tokio::test]
+    async fn a_connection_over_the_bound_is_served_when_another_has_gone() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let app = App::alone(watch::channel(Phase::Starting).1);
+        tokio::spawn(serve_tcp(app, listener, 1, std::future::pending()));
+        let mut first = TcpStream::connect(address).await.unwrap();
+        ask(&mut first).await;
+        let second = tokio::spawn(async move { ask(&mut TcpStream::connect(address).await.unwrap()).await });
+        for _ in 0..20 {
+            ask(&mut first).await;
+        }
+        assert!(!second.is_finished());
+        drop(first);
+        second.await.unwrap();
+    }
 }

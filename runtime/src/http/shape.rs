@@ -189,17 +189,27 @@ impl TokenNames {
     fn completion(&self, tokens: &[PieceToken]) -> CompletionLogprobs {
         let mut lists = CompletionLogprobs::default();
         for t in tokens {
-            let mut top = Map::new();
-            let own = (t.id, t.logprobs.chosen);
-            for (id, logprob) in t.logprobs.top.iter().copied().chain([own]) {
-                top.entry(self.key(id)).or_insert_with(|| Value::from(logprob));
-            }
             lists.tokens.push(self.key(t.id));
             lists.token_logprobs.push(Some(t.logprobs.chosen));
-            lists.top_logprobs.push(Some(top));
+            lists.top_logprobs.push(Some(self.top(t)));
             lists.text_offset.push(t.offset);
         }
         lists
+    }
+
+    /// The likeliest tokens and the chosen one, which has its own name; others of the same text have longer ones.
+    fn top(&self, token: &PieceToken) -> Map<String, Value> {
+        let (own, mut top) = (self.key(token.id), Map::new());
+        let likeliest = token.logprobs.top.iter().copied();
+        let chosen = likeliest.clone().all(|(id, _)| id != token.id).then_some((token.id, token.logprobs.chosen));
+        for (id, logprob) in likeliest.chain(chosen) {
+            let names = [self.key(id), spelt(&self.tokenizer.token_bytes(id)), format!("token_id:{id}")];
+            let is_free = |name: &String| !top.contains_key(name) && (id == token.id || *name != own);
+            if let Some(name) = names.into_iter().find(is_free) {
+                top.insert(name, Value::from(logprob));
+            }
+        }
+        top
     }
 
     /// As the chat endpoint shows it: broken characters as U+FFFD, with the bytes beside.
@@ -214,11 +224,43 @@ impl TokenNames {
         if self.as_ids {
             return format!("token_id:{id}");
         }
-        String::from_utf8(self.tokenizer.token_bytes(id)).unwrap_or_else(|broken| {
-            broken.as_bytes().iter().fold("bytes:".to_owned(), |mut key, byte| {
-                write!(key, "\\x{byte:02x}").expect("writing to a string cannot fail");
-                key
-            })
-        })
+        String::from_utf8(self.tokenizer.token_bytes(id)).unwrap_or_else(|broken| spelt(broken.as_bytes()))
+    }
+}
+
+/// `bytes:\xe2\x80`
+fn spelt(bytes: &[u8]) -> String {
+    bytes.iter().fold("bytes:".to_owned(), |mut key, byte| {
+        write!(key, "\\x{byte:02x}").expect("writing to a string cannot fail");
+        key
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::engine::Logprobs;
+
+    #[test]
+    fn tokens_of_the_same_text_keep_their_own_log_probabilities() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/llama3-tiny/tokenizer.json");
+        let tokenizer = Arc::new(Tokenizer::from_json(&std::fs::read(file).unwrap()).unwrap());
+        let a = tokenizer.encode("a", false).unwrap()[0];
+        // Ids beyond the vocabulary are all spelt as nothing.
+        let top = |names: &TokenNames, chosen, likeliest: &[(u32, f32)]| {
+            let chosen_logprob = likeliest.iter().find(|(id, _)| *id == chosen).map_or(-9.0, |(_, logprob)| *logprob);
+            let logprobs = Logprobs { chosen: chosen_logprob, top: likeliest.to_vec() };
+            Value::from(names.top(&PieceToken { id: chosen, logprobs, offset: 0 }))
+        };
+        let names = TokenNames { tokenizer: tokenizer.clone(), as_ids: false };
+        let four = [(90_001, -1.0), (90_002, -2.0), (a, -3.0), (90_003, -4.0)];
+        let expected = serde_json::json!({"bytes:": -1.0, "": -2.0, "a": -3.0, "token_id:90003": -4.0});
+        assert_eq!(top(&names, 90_002, &four), expected);
+        let expected =
+            serde_json::json!({"bytes:": -1.0, "token_id:90002": -2.0, "a": -3.0, "token_id:90003": -4.0, "": -9.0});
+        assert_eq!(top(&names, 90_004, &four), expected, "one that is not among the likeliest");
+        let ids = TokenNames { tokenizer, as_ids: true };
+        assert_eq!(top(&ids, a, &[(a, -1.0)]), serde_json::json!({format!("token_id:{a}"): -1.0}));
     }
 }

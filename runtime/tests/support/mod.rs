@@ -69,6 +69,36 @@ pub fn snapshot_with_tools() -> &'static Path {
     &SEALED.1
 }
 
+/// The same with makers' defaults of sampling, with no end token, and with a token that has no embedding: id 800.
+pub fn snapshot_with_oddities() -> &'static Path {
+    static SEALED: LazyLock<(tempfile::TempDir, PathBuf)> = LazyLock::new(|| {
+        let folder = tempfile::tempdir().unwrap();
+        for file in ["model.safetensors", "tokenizer_config.json", "chat_template.jinja"] {
+            if golden(file).exists() {
+                std::fs::copy(golden(file), folder.path().join(file)).unwrap();
+            }
+        }
+        let change = |file: &str, change: &dyn Fn(&mut Value)| {
+            let mut json: Value = serde_json::from_slice(&std::fs::read(golden(file)).unwrap()).unwrap();
+            change(&mut json);
+            std::fs::write(folder.path().join(file), json.to_string()).unwrap();
+        };
+        change("config.json", &|config| drop(config.as_object_mut().unwrap().remove("eos_token_id")));
+        change("generation_config.json", &|config| *config = json!({"repetition_penalty": 50}));
+        change("tokenizer.json", &|tokenizer| {
+            let tokens = tokenizer["added_tokens"].as_array_mut().unwrap();
+            let mut image = tokens[0].clone();
+            (image["id"], image["content"]) = (json!(800), json!("<image_soft_token>"));
+            tokens.push(image);
+        });
+        let file = folder.path().join("odd.snapshot");
+        let options = models::SealOptions { model: "odd".into(), weights: models::Weights::F32 };
+        models::seal(&models::Source::open(folder.path()).unwrap(), &file, &options, &mut |_, _| {}).unwrap();
+        (folder, file)
+    });
+    &SEALED.1
+}
+
 /// The golden cases.
 pub fn cases() -> Vec<Value> {
     let golden: Value = serde_json::from_slice(&std::fs::read(golden("golden.json")).unwrap()).unwrap();
@@ -113,6 +143,13 @@ impl Child {
     pub async fn ready_with_tools() -> Self {
         let child = Self::launch(options()).await;
         child.restore(snapshot_with_tools()).await;
+        child
+    }
+
+    /// Ready with [`snapshot_with_oddities`].
+    pub async fn ready_with_oddities() -> Self {
+        let child = Self::launch(options()).await;
+        child.restore(snapshot_with_oddities()).await;
         child
     }
 
@@ -188,6 +225,13 @@ impl Child {
     pub async fn send(&self, method: Method, path: &str, body: impl Into<Bytes>) -> http::Response<Incoming> {
         let request = Request::builder().method(method).uri(format!("http://runtime{path}"));
         self.http.clone().send_request(request.body(Full::new(body.into())).unwrap()).await.unwrap()
+    }
+
+    /// As the activator sends it, with one of its headers.
+    pub async fn post_with(&self, header: (&str, &str), path: &str, body: &Value) -> (StatusCode, Value) {
+        let request = Request::builder().method(Method::POST).uri(format!("http://runtime{path}"));
+        let request = request.header(header.0, header.1).body(Full::new(body.to_string().into())).unwrap();
+        whole(self.http.clone().send_request(request).await.unwrap()).await
     }
 
     pub async fn get(&self, path: &str) -> (StatusCode, Value) {

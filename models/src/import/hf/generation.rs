@@ -23,12 +23,15 @@ pub(super) fn parse(config: &Json, generation: Option<&Json>) -> Result<Generati
             .transpose()?
             .and_then(|ids| ids.first().copied()),
         eos: find("eos_token_id").map(|value| ids("eos_token_id", value)).transpose()?.unwrap_or_default(),
+        // Penalties are no part of sampling: greedy decoding has them, too.
+        repetition_penalty: number("repetition_penalty")?,
         ..Generation::default()
     };
     // Without `do_sample` the makers mean greedy decoding by these files, yet servers sample at 1.0 where nothing is said.
     if sampled {
         wanted.temperature = number("temperature")?;
         wanted.top_p = number("top_p")?;
+        wanted.min_p = number("min_p")?;
         wanted.top_k = own("top_k").map(|value| id("top_k", value)).transpose()?;
     }
     Ok(wanted)
