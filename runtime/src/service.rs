@@ -6,7 +6,7 @@ use crate::{
     engine::{Engine, Gate, Guide, Job, Params, Refused, Scope},
     guide::Guides,
     text::{Choice, decoder::Decoder},
-    tools::{Format, Parser},
+    tools::{Format, Parser, Reading},
 };
 use models::{ChatTemplate, Generation, Tokenizer};
 use protocol::{ApiError, Constraint, ErrorKind, Generate, Prompt, tools::Tools};
@@ -88,11 +88,7 @@ impl Service {
         tools: Option<&Tools>,
         add_generation_prompt: bool,
     ) -> Result<String, ApiError> {
-        let template = self
-            .generator()?
-            .template
-            .as_ref()
-            .ok_or_else(|| ApiError::field("messages", "this model has no chat template; use /v1/completions"))?;
+        let template = self.template()?;
         let tools = tools.map(|tools| &tools.list);
         template.render(messages, tools, add_generation_prompt).map_err(|e| ApiError::field("messages", e))
     }
@@ -100,11 +96,14 @@ impl Service {
     /// How this model writes calls of tools.
     ///
     /// # Errors
-    /// 400 where its template has no place for tools.
+    /// 400 where the model cannot chat.
     pub fn tool_format(&self) -> Result<Format, ApiError> {
-        let text = self.generator()?.template.as_ref().and_then(ChatTemplate::for_tools);
-        let none = || ApiError::field("tools", "this model's chat template has no place for tools");
-        text.map(|text| Format::of_template(&text)).ok_or_else(none)
+        self.template().map(Format::of)
+    }
+
+    fn template(&self) -> Result<&ChatTemplate, ApiError> {
+        let none = || ApiError::field("messages", "this model has no chat template; use /v1/completions");
+        self.generator()?.template.as_ref().ok_or_else(none)
     }
 
     /// Text as token ids.
@@ -138,7 +137,7 @@ impl Service {
     pub fn start(
         &self,
         generate: &Generate,
-        tools: Option<Format>,
+        tools: Option<&Reading>,
         scope: Scope,
         prompts: Vec<Vec<u32>>,
     ) -> Result<Vec<Choice>, ApiError> {
@@ -191,7 +190,7 @@ impl Service {
         &self,
         generator: &Generator,
         generate: &Generate,
-        tools: Option<Format>,
+        tools: Option<&Reading>,
         scope: Scope,
         guide: Option<Box<dyn Guide>>,
         index: u32,
@@ -206,7 +205,7 @@ impl Service {
         let output = generator.engine.submit(job).map_err(refusal)?;
         // Marks of calls can be special tokens, which are no text otherwise.
         let decoder = Decoder::new(self.tokenizer.stream(tools.is_none()), generate.stop.clone());
-        Ok(Choice::new(index, output, self.gate.clone(), decoder, tools.map(Parser::new)))
+        Ok(Choice::new(index, output, self.gate.clone(), decoder, tools.cloned().map(Parser::new)))
     }
 }
 
