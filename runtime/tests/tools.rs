@@ -99,12 +99,16 @@ async fn a_conversation_with_results_goes_on_and_a_template_without_tools_is_tol
         child.post("/v1/chat/completions", &ask(json!({"tool_choice": "none", "max_tokens": 2}))).await;
     assert_eq!(status, 200, "{answer}");
     let plain = Child::ready().await;
+    let (status, answer) = plain
+        .post("/v1/chat/completions", &ask(json!({"messages": messages, "tool_choice": "auto", "max_tokens": 4})))
+        .await;
+    assert_eq!(status, 200, "{answer}");
     for (choice, names) in [
         (json!("required"), vec!["get_weather", "switch_lamp"]),
         (json!({"type": "function", "function": {"name": "switch_lamp"}}), vec!["switch_lamp"]),
     ] {
         let (status, answer) =
-            plain.post("/v1/chat/completions", &ask(json!({"messages": messages, "tool_choice": choice}))).await;
+            plain.post("/v1/chat/completions", &ask(json!({"tool_choice": choice, "max_tokens": 100}))).await;
         assert_eq!(status, 200, "{answer}");
         let calls = answer["choices"][0]["message"]["tool_calls"].as_array().unwrap();
         assert!(calls.len() == 1 && names.contains(&calls[0]["function"]["name"].as_str().unwrap()), "{answer}");
@@ -118,8 +122,12 @@ async fn an_answer_with_a_form_of_its_own_is_content_though_it_may_call() {
     let schema = json!({"type": "object", "properties": {"name": {"const": "switch_lamp"}, "parameters": {"const": {}}},
         "required": ["name", "parameters"], "additionalProperties": false});
     let format = json!({"type": "json_schema", "json_schema": {"name": "a", "schema": schema}});
-    let (status, answer) =
-        child.post("/v1/chat/completions", &ask(json!({"tool_choice": "auto", "response_format": format}))).await;
+    let (status, answer) = child
+        .post(
+            "/v1/chat/completions",
+            &ask(json!({"tool_choice": "auto", "response_format": format, "max_tokens": 100})),
+        )
+        .await;
     assert_eq!(status, 200, "{answer}");
     let choice = &answer["choices"][0];
     let content: Value = serde_json::from_str(choice["message"]["content"].as_str().unwrap()).unwrap();

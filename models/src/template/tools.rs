@@ -181,9 +181,9 @@ fn functions(tools: &Json) -> Vec<Json> {
 fn instructions(tools: &Json) -> String {
     let functions: Vec<String> = functions(tools).iter().map(python_json).collect();
     format!(
-        "You can call functions. To call one, answer with a JSON object and nothing else: {{\"name\": the function's name, \
-         \"parameters\": an object with its arguments}}. Write several calls one to a line. The results are sent to you in the next \
-         message. Call a function only where it helps; else answer as usual. The functions:\n{}",
+        "You can call functions. To call one, answer with nothing but a JSON object: {{\"name\": its name, \"parameters\": an object \
+         of its arguments}}; several calls, one to a line. The next message has the results. Where no call helps, answer as \
+         usual. The functions:\n{}",
         functions.join("\n")
     )
 }
