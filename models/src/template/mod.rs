@@ -6,13 +6,14 @@ mod messages;
 mod python;
 mod time;
 mod tools;
+mod ways;
 
 use crate::{Error, import::template::Templates};
 use minijinja::{Environment, ErrorKind, Value, context};
 use serde_json::Value as Json;
 use snapshot::{SectionKind, Snapshot};
 use std::{collections::BTreeMap, sync::OnceLock};
-use tools::{Place, Ways};
+use ways::{Place, Ways};
 
 /// Most instructions one rendering may take; a conversation of thousands of messages needs far fewer.
 const FUEL: u64 = 20_000_000;

@@ -1,111 +1,21 @@
 //! Tools, their calls and results, for templates that have no place for them, or not the usual one.
 //!
-//! What a template does is asked and not guessed: it renders small conversations once, and what does not come out of it is put
-//! where it does. Tools go to the variable `tools`, else into the field `tools` of the system message (Phi-4-mini), else, with a
-//! word on how to call them, into the text of the system message, or of the first user message where there is no system role.
-//! There a call is `{"name": …, "parameters": {…}}`, and so are past ones; results are messages of the user, because roles that
-//! a template does not know are refused or lost. **Invariant:** a conversation without tools, calls and results is left alone.
+//! Tools go to the variable `tools`, else into the field `tools` of the system message, else, with a word on how to call them, into
+//! the text of the system message, or of the first user message where there is no system role. There a call is
+//! `{"name": …, "parameters": {…}}`, and so are past ones; results are messages of the user, because roles that a template does not
+//! know are refused or lost. **Invariant:** a conversation without tools, calls and results is left alone.
 
-use super::{ChatTemplate, json::python_json};
+use super::{
+    json::python_json,
+    ways::{Calls, Place, Ways},
+};
 use serde_json::{Map, Value as Json, json};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// Where a template takes tools from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// The variable `tools`.
-    Variable,
-    /// The field `tools` of the system message, as text.
-    SystemField,
-    /// Nowhere: they are written into a message.
-    Text,
-}
-
-/// What a template does with calls in the conversation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Calls {
-    /// Renders them, however many a message has.
-    Several,
-    /// Renders one in a message.
-    One,
-    /// Loses them: they are written into the message.
-    Lost,
-}
-
-/// What a template can do.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Ways {
-    pub place: Place,
-    system: bool,
-    calls: Calls,
-    results: bool,
-    /// Ids of calls must have nine letters and digits (Mistral).
-    short_ids: bool,
-}
-
-/// Words that no template has of itself.
-const TOOL: &str = "probe_tool";
-const ASKED: &str = "probe_argument";
-const FOUND: &str = "probe_result";
-const SYSTEM: &str = "probe_system";
 /// As long as ids of calls may be everywhere.
 const ID_CHARS: usize = 9;
 
 impl Ways {
-    pub fn of(template: &ChatTemplate) -> Self {
-        let user = json!({"role": "user", "content": "u"});
-        let tools = json!([{"type": "function", "function": {
-            "name": TOOL, "description": "d", "parameters": {"type": "object", "properties": {}}}}]);
-        let shows = |messages: &Json, tools: Option<&Json>, words: &[&str]| {
-            let text = template.render_prepared(messages, tools, true);
-            text.is_ok_and(|text| words.iter().all(|word| text.contains(word)))
-        };
-        // Nothing can be asked of a template that wants more than this; what it mentions, it may have.
-        if !shows(&json!([user]), None, &[]) && template.choose(true).is_ok_and(|text| text.source().contains("tools"))
-        {
-            return Self {
-                place: Place::Variable,
-                system: true,
-                calls: Calls::Several,
-                results: true,
-                short_ids: false,
-            };
-        }
-        let field = json!({"role": "system", "content": "s", "tools": TOOL});
-        let place = match () {
-            () if shows(&json!([user]), Some(&tools), &[TOOL]) => Place::Variable,
-            () if shows(&json!([field, user]), None, &[TOOL]) => Place::SystemField,
-            () => Place::Text,
-        };
-        let given = Some(&tools).filter(|_| place == Place::Variable);
-        let call = |n: &str, id: &str| json!({"id": id, "type": "function", "function": {"name": format!("{TOOL}{n}"), "arguments": {"a": format!("{ASKED}{n}")}}});
-        let result = |n: &str, id: &str| json!({"role": "tool", "tool_call_id": id, "content": format!("{FOUND}{n}")});
-        let calling = |calls: Json| json!({"role": "assistant", "content": "", "tool_calls": calls});
-        let one = |id: &str| json!([user, calling(json!([call("1", id)])), result("1", id)]);
-        let (first, second) = ("probe0001", "probe0002");
-        let two = json!([
-            user,
-            calling(json!([call("1", first), call("2", second)])),
-            result("1", first),
-            result("2", second)
-        ]);
-        let asked = [&format!("{TOOL}1")[..], &format!("{ASKED}1")];
-        let both = [asked[0], asked[1], &format!("{TOOL}2"), &format!("{ASKED}2")];
-        let calls = match place {
-            Place::Text => Calls::Lost,
-            Place::Variable | Place::SystemField if shows(&two, given, &both) => Calls::Several,
-            Place::Variable | Place::SystemField if shows(&one(first), given, &asked) => Calls::One,
-            Place::Variable | Place::SystemField => Calls::Lost,
-        };
-        Self {
-            place,
-            system: shows(&json!([{"role": "system", "content": SYSTEM}, user]), None, &[SYSTEM]),
-            calls,
-            results: place != Place::Text && shows(&one(first), given, &[FOUND]),
-            short_ids: calls != Calls::Lost && !shows(&one("call_0123456789abcdef"), given, &asked),
-        }
-    }
-
     /// The conversation as this template takes it. What is left of `tools` is for the variable.
     pub fn adapt<'a>(&self, mut messages: Vec<Json>, tools: Option<&'a Json>) -> (Vec<Json>, Option<&'a Json>) {
         if self.short_ids {
