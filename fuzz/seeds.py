@@ -138,6 +138,26 @@ def main() -> None:
     put("openai_json", "completion", json.dumps(completion).encode())
     put("openai_json", "texts", b'{"model":"m","prompt":["a","\\u00e9\\ud83d\\ude00"],"stop":"x","max_tokens":0}')
     put("openai_json", "tokenize", b'{"model":"m","prompt":"a","add_special_tokens":false,"tokens":[1]}')
+    # How calls are written, whether several may come, two lengths of pieces, and the text.
+    texts = {
+        "hermes": b'I look. <tool_call>\n{"name": "f", "arguments": {"a": [1, "}"]}}\n</tool_call>\n<tool_call>{"name": "gg"}</tool_call>',
+        "mistral": b'[TOOL_CALLS] [{"name": "f", "arguments": {}}, {"arguments": null, "name": "gg"}] so',
+        "mistral-named": b'[TOOL_CALLS]f[ARGS]{"a": "\\""}[TOOL_CALLS]gg[CALL_ID]1[ARGS]{}',
+        "phi": b'<|tool_call|>[{"name": "f", "arguments": "{}"}]<|/tool_call|>',
+        "json": b'```json\n[{"type": "function", "name": "f", "parameters": {}}]\n```',
+    }  # fmt: skip
+    for i, (name, text) in enumerate(texts.items()):
+        put("tool_calls", name, bytes([i, 1, 3, 7]) + text)
+    # What the form is, and the form.
+    schema = {
+        "type": "object", "properties": {"a": {"$ref": "#/$defs/n"}, "b": {"enum": ["x", 1, None]}, "c": {"pattern": "^a+$"}},
+        "$defs": {"n": {"type": "integer", "minimum": 1, "maximum": 40}}, "required": ["a"], "additionalProperties": False,
+        "anyOf": [{"minProperties": 1}, {"type": "array", "items": {"type": "string", "maxLength": 9}, "maxItems": 3}],
+    }  # fmt: skip
+    put("guides", "schema", b"\0" + json.dumps(schema).encode())
+    put("guides", "expression", b"\x01[a-c]{2,5}-(on|off)\\d*")
+    put("guides", "grammar", b'\x02start: "a" other+ | NUMBER\nother: /[b-d]+/ ","?\nNUMBER: /[0-9]{1,3}/\n')
+    put("guides", "tools", b'\x02start: (<[7]> call)+\ncall: "{" %json {"type": "object"} "}"\n')
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 //! Forms of answers (JSON schemas, regular expressions, grammars) as guides of the engine, by llguidance.
 //!
-//! What it needs to know of the vocabulary is made at the first request that asks for a form: no cold start pays for it.
+//! What it needs to know of the vocabulary is made at the first request that asks for a form: no cold start pays for it. Forms are
+//! read by recursion, which follows chains of references as long as a request has room for: on a thread whose stack has it, too.
 
 use crate::engine::{Guide, Mask};
 use llguidance::{
@@ -11,7 +12,13 @@ use llguidance::{
 use models::Tokenizer;
 use protocol::constraint::Form;
 use serde_json::{Value, json};
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    thread,
+};
+
+/// More than any form of [`protocol::constraint::CONSTRAINT_BYTES_MAX`] takes; memory that is not touched is not used.
+const STACK_BYTES: usize = 128 << 20;
 
 /// Makes guides for one model's vocabulary.
 pub struct Guides {
@@ -35,6 +42,14 @@ impl Guides {
     /// # Errors
     /// What is wrong with the schema, the expression or the grammar.
     pub fn compile(&self, form: &Form) -> Result<Compiled, String> {
+        thread::scope(|scope| {
+            let reader = thread::Builder::new().name("form".into()).stack_size(STACK_BYTES);
+            let reading = reader.spawn_scoped(scope, || self.read(form)).map_err(|e| e.to_string())?;
+            reading.join().unwrap_or_else(|_| Err("this form cannot be read".into()))
+        })
+    }
+
+    fn read(&self, form: &Form) -> Result<Compiled, String> {
         let factory = self.factory.get_or_init(|| self.make_factory()).as_ref().map_err(Clone::clone)?;
         let matcher = Matcher::new(factory.create_parser(grammar(form)));
         match matcher.get_error() {
@@ -148,6 +163,39 @@ mod tests {
             assert_eq!(allowed(&mut *guide), [letter], "an empty answer is one, but nothing says that it is over");
             guide.accept(letter).unwrap();
             assert!(guide.is_over());
+        }
+    }
+
+    /// A chain of so many links, in an order that a reader has to follow down to its end.
+    fn chain(links: usize, link: impl Fn(usize) -> String) -> String {
+        (0..links).map(link).collect::<Vec<_>>().concat()
+    }
+
+    #[test]
+    fn chains_as_long_as_a_request_has_room_for_are_read_without_overflow() {
+        let guides = guides(Some(0));
+        let lark = |name: &str| {
+            format!("start: {name}0\n{}{name}9000: \"a\"\n", chain(9000, |i| format!("{name}{i}: {name}{}\n", i + 1)))
+        };
+        let schema = |inner: fn(String) -> String| {
+            let reference = |i: usize| format!("{{\"$ref\": \"#/$defs/a{i}\"}}");
+            let defs = chain(4000, |i| format!("\"a{i}\": {},", inner(reference(i + 1))));
+            let all = format!("{{\"$defs\": {{{defs} \"a4000\": {{}}}}, \"$ref\": \"#/$defs/a0\"}}");
+            Form::JsonSchema(serde_json::from_str(&all).unwrap())
+        };
+        for form in [
+            Form::Lark(lark("T")),
+            Form::Lark(lark("r")),
+            Form::Lark(format!("start: {}", "(".repeat(200_000))),
+            Form::Regex("(".repeat(200_000)),
+            schema(|reference| reference),
+            schema(|reference| format!("{{\"allOf\": [{reference}]}}")),
+            schema(|reference| format!("{{\"anyOf\": [{reference}, {{\"type\": \"null\"}}]}}")),
+        ] {
+            // Understood or refused; and what is understood is followed on a thread like any other.
+            if let Ok(compiled) = guides.compile(&form) {
+                let _ = compiled.guide().mask();
+            }
         }
     }
 }

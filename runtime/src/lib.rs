@@ -20,13 +20,13 @@ mod descriptors;
 mod embedder;
 mod engine;
 mod failure;
-mod guide;
+pub mod guide;
 mod http;
 mod process;
 mod restore;
 mod service;
 mod text;
-mod tools;
+pub mod tools;
 
 pub use engine::SEQUENCES_MAX;
 

@@ -6,7 +6,7 @@ use crate::{
     engine::{Engine, Gate, Job, Params, Refused, Scope},
     guide::{Compiled, Guides},
     text::{Choice, decoder::Decoder},
-    tools::{Format, Parser},
+    tools::{Format, Parser, Reading},
 };
 use models::{ChatTemplate, Generation, Tokenizer};
 use protocol::{ApiError, Constraint, ErrorKind, Generate, Prompt, generate::REPETITION_PENALTY_MIN, tools::Tools};
@@ -94,11 +94,7 @@ impl Service {
         tools: Option<&Tools>,
         add_generation_prompt: bool,
     ) -> Result<String, ApiError> {
-        let template = self
-            .generator()?
-            .template
-            .as_ref()
-            .ok_or_else(|| ApiError::field("messages", "this model has no chat template; use /v1/completions"))?;
+        let template = self.template()?;
         let tools = tools.map(|tools| &tools.list);
         template.render(messages, tools, add_generation_prompt).map_err(|e| ApiError::field("messages", e))
     }
@@ -106,11 +102,14 @@ impl Service {
     /// How this model writes calls of tools.
     ///
     /// # Errors
-    /// 400 where its template has no place for tools.
+    /// 400 where the model cannot chat.
     pub fn tool_format(&self) -> Result<Format, ApiError> {
-        let text = self.generator()?.template.as_ref().and_then(ChatTemplate::for_tools);
-        let none = || ApiError::field("tools", "this model's chat template has no place for tools");
-        text.map(|text| Format::of_template(&text)).ok_or_else(none)
+        self.template().map(Format::of)
+    }
+
+    fn template(&self) -> Result<&ChatTemplate, ApiError> {
+        let none = || ApiError::field("messages", "this model has no chat template; use /v1/completions");
+        self.generator()?.template.as_ref().ok_or_else(none)
     }
 
     /// Text as token ids.
@@ -124,13 +123,12 @@ impl Service {
     /// 400 where it does not fit the context whatever its tokens are, before it is encoded; 400 where it has a token that the
     /// tokenizer knows and the model does not.
     pub fn encode_for_model(&self, param: &str, text: &str, add_special: bool) -> Result<Vec<u32>, ApiError> {
-        match self.text_bytes_max() {
-            most if text.len() > most => Err(ApiError::text_too_long(param, text.len(), most, self.context)),
-            _ => {
-                let ids = self.encode(text, add_special)?;
-                self.check_ids(param, &ids).map(|()| ids)
-            }
+        // What has a byte for each token of the context at most fits, and need not wait for the longest token to be found.
+        if text.len() > self.context && text.len() > self.text_bytes_max() {
+            return Err(ApiError::text_too_long(param, text.len(), self.text_bytes_max(), self.context));
         }
+        let ids = self.encode(text, add_special)?;
+        self.check_ids(param, &ids).map(|()| ids)
     }
 
     /// No text that is longer fits the context.
@@ -157,15 +155,17 @@ impl Service {
         Err(ApiError::field(param, problem))
     }
 
-    /// Starts `n` choices for each prompt, in order. Keys and values are shared within `scope` alone.
+    /// Starts `n` choices for each prompt, in order. Keys and values are shared within `scope` alone. `completes`: their text
+    /// goes on where the prompt's ends; else it is a text of its own.
     ///
     /// # Errors
     /// 400 where a prompt does not fit, 429 where too much waits. What was started before it is cancelled.
     pub fn start(
         &self,
         generate: &Generate,
-        tools: Option<Format>,
+        tools: Option<&Reading>,
         scope: Scope,
+        completes: bool,
         prompts: Vec<Vec<u32>>,
     ) -> Result<Vec<Choice>, ApiError> {
         let generator = self.generator()?;
@@ -178,7 +178,7 @@ impl Service {
         };
         let form = generate.constraint.as_ref().map(compile).transpose()?;
         let seed = generate.seed.unwrap_or_else(|| RandomState::new().hash_one(0));
-        let start = Start { service: self, generator, generate, tools, scope, form, seed };
+        let start = Start { service: self, generator, generate, tools, scope, completes, form, seed };
         // Nothing can be wrong with the request any more.
         let mut choices = Vec::new();
         for (prompt, max_tokens) in prompts.iter().zip(budgets) {
@@ -207,8 +207,9 @@ struct Start<'a> {
     service: &'a Service,
     generator: &'a Generator,
     generate: &'a Generate,
-    tools: Option<Format>,
+    tools: Option<&'a Reading>,
     scope: Scope,
+    completes: bool,
     form: Option<Compiled>,
     seed: u64,
 }
@@ -228,9 +229,11 @@ impl Start<'_> {
             guide: self.form.as_ref().map(Compiled::guide),
         };
         let output = generator.engine.submit(job).map_err(refusal)?;
+        let (words, skip_special) = (&self.service.tokenizer, tools.is_none());
         // Marks of calls can be special tokens, which are no text otherwise.
-        let decoder = Decoder::new(self.service.tokenizer.stream(tools.is_none()), generate.stop.clone());
-        Ok(Choice::new(index, output, self.service.gate.clone(), decoder, tools.map(Parser::new)))
+        let stream = if self.completes { words.stream_on(skip_special) } else { words.stream(skip_special) };
+        let decoder = Decoder::new(stream, generate.stop.clone());
+        Ok(Choice::new(index, output, self.service.gate.clone(), decoder, tools.cloned().map(Parser::new)))
     }
 }
 

@@ -31,7 +31,7 @@ fn check(call: &Value) {
         "switch_lamp" => assert!(arguments["on"].is_boolean(), "{call}"),
         other => panic!("{other}"),
     }
-    assert!(call["id"].as_str().unwrap().starts_with("call_") && call["type"] == "function", "{call}");
+    assert!(call["id"].as_str().unwrap().len() == 9 && call["type"] == "function", "{call}");
 }
 
 #[tokio::test]
@@ -83,7 +83,7 @@ async fn required_and_named_calls_follow_their_schemas_whole_and_streamed() {
 }
 
 #[tokio::test]
-async fn a_conversation_with_results_goes_on_and_a_template_without_tools_refuses_them() {
+async fn a_conversation_with_results_goes_on_and_a_template_without_tools_is_told_them() {
     let child = Child::ready_with_tools().await;
     let messages = json!([
         {"role": "user", "content": "lamp?"},
@@ -99,6 +99,38 @@ async fn a_conversation_with_results_goes_on_and_a_template_without_tools_refuse
         child.post("/v1/chat/completions", &ask(json!({"tool_choice": "none", "max_tokens": 2}))).await;
     assert_eq!(status, 200, "{answer}");
     let plain = Child::ready().await;
-    let (status, answer) = plain.post("/v1/chat/completions", &ask(json!({}))).await;
-    assert_eq!((status.as_u16(), &answer["error"]["param"]), (400, &json!("tools")), "{answer}");
+    let (status, answer) = plain
+        .post("/v1/chat/completions", &ask(json!({"messages": messages, "tool_choice": "auto", "max_tokens": 4})))
+        .await;
+    assert_eq!(status, 200, "{answer}");
+    for (choice, names) in [
+        (json!("required"), vec!["get_weather", "switch_lamp"]),
+        (json!({"type": "function", "function": {"name": "switch_lamp"}}), vec!["switch_lamp"]),
+    ] {
+        let (status, answer) =
+            plain.post("/v1/chat/completions", &ask(json!({"tool_choice": choice, "max_tokens": 100}))).await;
+        assert_eq!(status, 200, "{answer}");
+        let calls = answer["choices"][0]["message"]["tool_calls"].as_array().unwrap();
+        assert!(calls.len() == 1 && names.contains(&calls[0]["function"]["name"].as_str().unwrap()), "{answer}");
+        check(&calls[0]);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_with_a_form_of_its_own_is_content_though_it_may_call() {
+    let child = Child::ready().await;
+    let schema = json!({"type": "object", "properties": {"name": {"const": "switch_lamp"}, "parameters": {"const": {}}},
+        "required": ["name", "parameters"], "additionalProperties": false});
+    let format = json!({"type": "json_schema", "json_schema": {"name": "a", "schema": schema}});
+    let (status, answer) = child
+        .post(
+            "/v1/chat/completions",
+            &ask(json!({"tool_choice": "auto", "response_format": format, "max_tokens": 100})),
+        )
+        .await;
+    assert_eq!(status, 200, "{answer}");
+    let choice = &answer["choices"][0];
+    let content: Value = serde_json::from_str(choice["message"]["content"].as_str().unwrap()).unwrap();
+    assert_eq!((&content["name"], &choice["finish_reason"]), (&json!("switch_lamp"), &json!("stop")), "{answer}");
+    assert!(choice["message"].get("tool_calls").is_none(), "{answer}");
 }

@@ -28,6 +28,13 @@ pub(super) fn tojson(value: &Value, positional_indent: Option<Value>, options: K
     String::from_utf8(out).map(Value::from_safe_string).map_err(invalid)
 }
 
+/// Python's `json.dumps` as it is without options.
+pub(super) fn python_json(json: &serde_json::Value) -> String {
+    let mut out = Vec::new();
+    json.serialize(&mut Serializer::with_formatter(&mut out, Style::new(None, None))).expect("a vector takes all");
+    String::from_utf8(out).expect("JSON is text")
+}
+
 const INDENT_MAX: usize = 64;
 
 /// What one level of indentation is: a number of spaces, or a string.

@@ -12,6 +12,10 @@ pub(super) fn prepared(messages: &Json) -> Result<Vec<Json>, Error> {
 }
 
 fn prepare(index: usize, message: &Json) -> Result<Json, Error> {
+    let objects = |calls: &Json| calls.as_array().is_none_or(|calls| calls.iter().all(Json::is_object));
+    if !message.is_object() || !message.get("tool_calls").is_none_or(objects) {
+        return Err(Error::BadModel(format!("messages[{index}]: not an object, or calls that are none")));
+    }
     let mut message = message.clone();
     if let Some(parts) = message.get("content").and_then(Json::as_array) {
         message["content"] = Json::String(joined(index, parts)?);

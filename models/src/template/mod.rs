@@ -5,12 +5,15 @@ mod json;
 mod messages;
 mod python;
 mod time;
+mod tools;
+mod ways;
 
 use crate::{Error, import::template::Templates};
 use minijinja::{Environment, ErrorKind, Value, context};
 use serde_json::Value as Json;
 use snapshot::{SectionKind, Snapshot};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::OnceLock};
+use ways::{Place, Ways};
 
 /// Most instructions one rendering may take; a conversation of thousands of messages needs far fewer.
 const FUEL: u64 = 20_000_000;
@@ -29,6 +32,8 @@ pub struct ChatTemplate {
     environment: Environment<'static>,
     /// `bos_token`, `eos_token`, … as the template names them.
     tokens: BTreeMap<String, String>,
+    /// What it does with tools; known once a conversation has some.
+    ways: OnceLock<Ways>,
 }
 
 impl ChatTemplate {
@@ -53,21 +58,35 @@ impl ChatTemplate {
                 .add_template_owned(name.clone(), without_generation_tags(&text))
                 .map_err(|error| Error::BadModel(format!("chat template `{name}`: {error:#}")))?;
         }
-        Ok(Some(Self { environment, tokens: templates.tokens }))
+        Ok(Some(Self { environment, tokens: templates.tokens, ways: OnceLock::new() }))
     }
 
-    /// `messages`: the JSON array of an OpenAI request.
+    /// `messages`: the JSON array of an OpenAI request. Tools, calls and results go where the template has a place for them;
+    /// where it has none, into the text of messages.
     ///
     /// # Errors
     /// [`Error::BadModel`] with the template's own words where it raises one, or with what it could not do;
     /// [`Error::Unsupported`] for parts of messages that are no text.
     pub fn render(&self, messages: &Json, tools: Option<&Json>, add_generation_prompt: bool) -> Result<String, Error> {
         let messages = messages::prepared(messages)?;
+        if !tools::concerns(&messages, tools) {
+            return self.render_prepared(&messages.into(), None, add_generation_prompt);
+        }
+        let (messages, tools) = self.ways().adapt(messages, tools);
+        self.render_prepared(&messages.into(), tools, add_generation_prompt)
+    }
+
+    fn render_prepared(
+        &self,
+        messages: &Json,
+        tools: Option<&Json>,
+        add_generation_prompt: bool,
+    ) -> Result<String, Error> {
         let template = self.choose(tools.is_some())?;
         let tools = tools.map(Value::from_serialize).unwrap_or_else(|| Value::from(()));
         let tokens = Value::from_serialize(&self.tokens);
         let values = context! {
-            messages => Value::from_serialize(&messages),
+            messages => Value::from_serialize(messages),
             tools => tools,
             documents => (),
             add_generation_prompt => add_generation_prompt,
@@ -80,10 +99,15 @@ impl ChatTemplate {
         String::from_utf8(text.0).map_err(|error| Error::BadModel(format!("chat template: {error}")))
     }
 
-    /// The text of the template for conversations with tools, where that mentions them.
-    pub fn for_tools(&self) -> Option<String> {
-        let template = self.choose(true).ok()?;
-        template.source().contains("tools").then(|| template.source().to_owned())
+    /// The text of the template for conversations with tools. `None`: it has no place for them, and they are written into a
+    /// message that asks for calls of the form `{"name": …, "parameters": {…}}`.
+    pub fn source_for_tools(&self) -> Option<String> {
+        let template = self.choose(true).ok().filter(|_| self.ways().place != Place::Text)?;
+        Some(template.source().to_owned())
+    }
+
+    fn ways(&self) -> &Ways {
+        self.ways.get_or_init(|| Ways::of(self))
     }
 
     /// As transformers: `tool_use` where tools are given and there is one, else `default`, else the only one.

@@ -9,4 +9,5 @@ mod huggingface;
 mod seal;
 mod template;
 mod tokenizer;
+mod tools;
 mod vocabularies;

@@ -11,7 +11,7 @@ use crate::{
     engine::Scope,
     service::Service,
     text::{Choice, Piece, Totals},
-    tools::Format,
+    tools::Reading,
 };
 use axum::{body::Body, extract::State, response::Response};
 use futures_util::stream::{BoxStream, StreamExt, select_all, unfold};
@@ -19,6 +19,7 @@ use http::{HeaderMap, Request};
 use protocol::{
     ApiError, Constraint, Generate, parse_chat, parse_completion,
     timings::{SCOPE_HEADER, SEED_HEADER, WAKE_HEADER, Wake},
+    tools::Tools,
 };
 use std::{sync::Arc, time::Instant};
 
@@ -33,21 +34,34 @@ pub async fn chat(State(app): State<App>, request: Request<Body>) -> Result<Resp
     request.generate.seed = request.generate.seed.or(seed);
     let service = app.model(&request.generate.model).await?;
     let tools = request.tools.take();
-    let format = tools.as_ref().map(|_| service.tool_format()).transpose()?;
-    if let (Some(tools), Some(format)) = (tools.as_ref().filter(|tools| tools.required), format) {
-        let form = format.grammar(tools, &service.tokenizer);
-        request.generate.constraint = Some(Constraint { field: "tools".into(), form });
-    }
-    let words = service.clone();
+    let (asked, mut generate) = (service.clone(), request.generate);
     let (messages, add) = (request.messages, request.add_generation_prompt);
-    let tokenize = move || {
-        let text = words.render(&messages, tools.as_ref(), add)?;
+    let render = move || {
+        let reading = match &tools {
+            Some(tools) => calls(&asked, tools, &mut generate)?,
+            None => None,
+        };
         // A template writes its own special tokens.
-        words.encode_for_model("messages", &text, false)
+        let text = asked.render(&messages, tools.as_ref(), add)?;
+        let prompt = asked.encode_for_model("messages", &text, false)?;
+        Ok((reading, prompt, generate))
     };
-    let prompt = tokenizing(&app, &body, tokenize).await?;
-    let origin = Origin { wake, arrived, scope, chat: true, tools: format };
-    answer(service, request.generate, vec![prompt], origin).await
+    let (reading, prompt, generate) = tokenizing(&app, &body, render).await?;
+    let origin = Origin { wake, arrived, scope, chat: true, tools: reading };
+    answer(service, generate, vec![prompt], origin).await
+}
+
+/// What calls to look for in the answer. One that must call has their grammar for its form; one that has another form cannot call.
+fn calls(service: &Service, tools: &Tools, generate: &mut Generate) -> Result<Option<Reading>, ApiError> {
+    let format = service.tool_format()?;
+    if generate.constraint.is_some() {
+        return Ok(None);
+    }
+    if tools.required {
+        let form = format.grammar(tools, &service.tokenizer);
+        generate.constraint = Some(Constraint { field: "tools".into(), form });
+    }
+    Ok(Some(Reading::new(format, tools)))
 }
 
 pub async fn completion(State(app): State<App>, request: Request<Body>) -> Result<Response, Refusal> {
@@ -74,7 +88,7 @@ struct Origin {
     scope: Scope,
     chat: bool,
     /// How calls are written, where there may be some.
-    tools: Option<Format>,
+    tools: Option<Reading>,
 }
 
 async fn answer(
@@ -85,7 +99,7 @@ async fn answer(
 ) -> Result<Response, Refusal> {
     let prompt_tokens = prompts.iter().map(Vec::len).sum::<usize>() as u32;
     let (starting, asked) = (service.clone(), generate.clone());
-    let start = move || starting.start(&asked, origin.tools, origin.scope, prompts);
+    let start = move || starting.start(&asked, origin.tools.as_ref(), origin.scope, !origin.chat, prompts);
     // A form has to be understood first, which can take a while.
     let choices = if generate.constraint.is_some() { blocking(start).await? } else { start()? };
     let totals = Totals::new(origin.wake, origin.arrived, prompt_tokens);

@@ -116,6 +116,8 @@ impl Choice {
             return Piece { index, text, calls: Vec::new(), tokens, last: reason.map(|r| (r, meter)) };
         };
         let mut parsed = parser.push(&text);
+        // No more than one call is wanted, and it is whole.
+        let reason = reason.or(parser.is_over().then_some(FinishReason::ToolCalls));
         if reason.is_some() {
             let rest = parser.finish();
             parsed.content += &rest.content;

@@ -1,6 +1,6 @@
 //! How families of models write tool calls. A new one is a variant here and its marks.
 
-use models::Tokenizer;
+use models::{ChatTemplate, Tokenizer};
 use protocol::{
     constraint::Form,
     tools::{Function, Tools},
@@ -16,32 +16,38 @@ pub enum Format {
     Mistral,
     /// `[TOOL_CALLS]name[ARGS]{…}`, several one after the other (Mistral since 2025).
     MistralNamed,
-    /// `<|tool_call|>[{"name": …, "arguments": {…}}, …]<|/tool_call|>` (Phi-4).
+    /// `<|tool_call|>[{"name": …, "arguments": {…}}, …]<|/tool_call|>`, or `functools[…]` (Phi-4-mini).
     Phi,
-    /// The whole answer is `{"name": …, "parameters": {…}}` (Llama 3), and whatever else has templates with tools.
+    /// The whole answer is `{"name": …, "parameters": {…}}`, or several: Llama 3, whatever else has templates with tools, and what
+    /// [`ChatTemplate`] asks for where a template has no place for them.
     Json,
 }
 
 impl Format {
-    /// What a template that mentions tools asks the model to write.
-    pub fn of_template(text: &str) -> Self {
+    /// How a model with this template writes calls.
+    pub fn of(template: &ChatTemplate) -> Self {
+        template.source_for_tools().map_or(Self::Json, |text| Self::of_text(&text))
+    }
+
+    /// What a template that lists tools asks the model to write.
+    fn of_text(text: &str) -> Self {
         let has = |mark: &str| text.contains(mark);
         match () {
             () if has("<tool_call>") => Self::Hermes,
             () if has("[TOOL_CALLS]") && has("[ARGS]") => Self::MistralNamed,
             () if has("[TOOL_CALLS]") => Self::Mistral,
-            () if has("<|tool_call|>") => Self::Phi,
+            () if has("<|tool_call|>") || has("<|tool|>") => Self::Phi,
             () => Self::Json,
         }
     }
 
-    /// What stands before calls; `None`: the answer begins with them.
-    pub(super) fn open(self) -> Option<&'static str> {
+    /// What stands before calls, the usual first; none: the answer begins with them.
+    pub(super) fn open(self) -> &'static [&'static str] {
         match self {
-            Self::Hermes => Some("<tool_call>"),
-            Self::Mistral | Self::MistralNamed => Some("[TOOL_CALLS]"),
-            Self::Phi => Some("<|tool_call|>"),
-            Self::Json => None,
+            Self::Hermes => &["<tool_call>"],
+            Self::Mistral | Self::MistralNamed => &["[TOOL_CALLS]"],
+            Self::Phi => &["<|tool_call|>", "functools"],
+            Self::Json => &[],
         }
     }
 
@@ -57,7 +63,7 @@ impl Format {
     /// A grammar whose words are calls of these functions, with arguments that their schemas allow.
     pub fn grammar(self, tools: &Tools, tokenizer: &Tokenizer) -> Form {
         let mark = |mark: Option<&str>| mark.map_or(String::new(), |mark| terminal(mark, tokenizer));
-        let (open, close) = (mark(self.open()), mark(self.close()));
+        let (open, close) = (mark(self.open().first().copied()), mark(self.close()));
         let several = tools.parallel;
         let mut rules = match (self, several) {
             (Self::Hermes | Self::MistralNamed, true) => format!("start: ({open} call {close})+\n"),
@@ -120,9 +126,10 @@ mod tests {
             ("{{ '[TOOL_CALLS]' + call.name + '[ARGS]' }}", Format::MistralNamed),
             ("{{ '[AVAILABLE_TOOLS]' }}{{ '[TOOL_CALLS]' }}", Format::Mistral),
             ("<|tool|>{{ tools }}<|/tool|> <|tool_call|>", Format::Phi),
+            ("{{ message['content'] + '<|tool|>' + message['tools'] + '<|/tool|>' }}", Format::Phi),
             ("Given the functions {{ tools }} respond in {\"name\":", Format::Json),
         ] {
-            assert_eq!(Format::of_template(text), format, "{text}");
+            assert_eq!(Format::of_text(text), format, "{text}");
         }
     }
 }

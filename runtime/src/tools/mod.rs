@@ -6,6 +6,32 @@
 mod format;
 mod object;
 mod parser;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+mod value;
 
 pub use format::Format;
-pub use parser::{CallDelta, Parser};
+pub use parser::{CallDelta, Parsed, Parser};
+
+use protocol::tools::Tools;
+use std::sync::Arc;
+
+/// What calls there may be in an answer.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// How they are written.
+    pub format: Format,
+    /// Functions that may be called; calls of others are content.
+    pub names: Arc<[String]>,
+    /// There may be several; else the answer ends behind the first.
+    pub parallel: bool,
+}
+
+impl Reading {
+    /// For a request's tools.
+    pub fn new(format: Format, tools: &Tools) -> Self {
+        let names = tools.functions.iter().map(|function| function.name.clone()).collect();
+        Self { format, names, parallel: tools.parallel }
+    }
+}

@@ -1,9 +1,13 @@
 //! An answer's text, piece by piece → content and tool calls, in the OpenAI style: a call's name comes once, its arguments as
 //! fragments.
+//!
+//! Text that may become a call is held back until it is one or cannot be one any more; then it is content, all of it. What a call
+//! is made of beside its name and arguments (marks, brackets, white space around it) is neither.
 
 use super::{
-    Format,
-    object::{Object, Said},
+    Format, Reading,
+    object::{End, Object, Said},
+    value::{Took, Value},
 };
 use std::hash::{BuildHasher, RandomState};
 
@@ -32,40 +36,57 @@ pub struct Parsed {
 enum At {
     /// In content, or before anything.
     Content,
-    /// Among calls: behind the opening mark, or between two.
-    Calls,
-    /// In a name that stands before its arguments.
-    Name(String),
-    /// In a call's object, with its text until its name is known.
-    Object(Object, String),
-    /// In arguments that stand alone: a name came before.
-    Arguments(Bare),
+    /// Behind an opening mark or bracket, or what stands between two calls: before an object or a name.
+    Opened { list: bool },
+    /// In a name that stands before its arguments; it began here in what is held.
+    Name(usize),
+    /// In an object: a call, or text that may become one.
+    Object { object: Object, list: bool },
+    /// Behind a name's mark, before its arguments.
+    Named(String),
+    /// In arguments that stand alone.
+    Arguments(Value),
+    /// Behind a call.
+    Behind { list: bool, closed: bool },
+    /// Behind the only call there may be.
+    Over,
 }
 
 /// Reads calls out of one choice's text.
 pub struct Parser {
-    format: Format,
+    reading: Reading,
     at: At,
-    /// Content that may still be the beginning of a mark.
+    /// Text that may still become a part of a call.
     held: String,
-    /// Something other than white space has come.
+    /// Formats without a mark: what came is no call, so nothing that follows is one.
     begun: bool,
     /// Calls that have begun.
     calls: u32,
 }
 
-const PYTHON_TAG: &str = "<|python_tag|>";
+/// What may stand before a first call that has no mark: Llama's tag, and what models put around JSON.
+const LEADS: [&str; 3] = ["<|python_tag|>", "```json", "```"];
 const ARGS: &str = "[ARGS]";
+const CALL_ID: &str = "[CALL_ID]";
+/// Bytes of an id between a name and its arguments.
+const ID_BYTES_MAX: usize = 64;
+/// Calls' ids are this many letters and digits: Mistral's templates take no others.
+const ID_CHARS: usize = 9;
 
 impl Parser {
     /// Before any text.
-    pub fn new(format: Format) -> Self {
-        Self { format, at: At::Content, held: String::new(), begun: false, calls: 0 }
+    pub fn new(reading: Reading) -> Self {
+        Self { reading, at: At::Content, held: String::new(), begun: false, calls: 0 }
     }
 
     /// A call has begun.
     pub fn has_calls(&self) -> bool {
         self.calls > 0
+    }
+
+    /// The only call there may be is over; more text is ignored.
+    pub fn is_over(&self) -> bool {
+        matches!(self.at, At::Over)
     }
 
     /// Takes more text.
@@ -77,138 +98,205 @@ impl Parser {
 
     /// The text has ended: what was held back, and what looked like a call and was none.
     pub fn finish(&mut self) -> Parsed {
-        let mut out = Parsed { content: std::mem::take(&mut self.held), calls: Vec::new() };
-        match std::mem::replace(&mut self.at, At::Content) {
-            At::Object(_, raw) | At::Name(raw) => out.content += &raw,
-            At::Content | At::Calls | At::Arguments(_) => {}
-        }
-        out
+        let held = std::mem::take(&mut self.held);
+        let content = match std::mem::replace(&mut self.at, At::Content) {
+            At::Behind { list, closed } if self.is_frame(&held, list, closed) => String::new(),
+            At::Opened { .. } if self.calls > 0 && held.trim_matches(between).is_empty() => String::new(),
+            At::Content | At::Opened { .. } | At::Name(_) | At::Named(_) | At::Behind { .. } | At::Object { .. } => {
+                held
+            }
+            At::Arguments(_) | At::Over => String::new(),
+        };
+        Parsed { content, calls: Vec::new() }
     }
 
     fn take(&mut self, c: char, out: &mut Parsed) {
-        match std::mem::replace(&mut self.at, At::Calls) {
-            At::Content => {
-                self.at = At::Content;
-                self.content(c, out);
-            }
-            At::Calls => self.between(c),
-            At::Name(name) => self.name(name, c, out),
-            At::Object(object, raw) => self.object(object, raw, c, out),
-            At::Arguments(bare) => self.arguments(bare, c, out),
+        match std::mem::replace(&mut self.at, At::Content) {
+            At::Content => self.content(c, out),
+            At::Opened { list } => self.opened(list, c, out),
+            At::Name(start) => self.name(start, c, out),
+            At::Object { object, list } => self.object(object, list, c, out),
+            At::Named(name) => self.named(name, c, out),
+            At::Arguments(value) => self.arguments(value, c, out),
+            At::Behind { list, closed } => self.behind(list, closed, c, out),
+            At::Over => self.at = At::Over,
         }
     }
 
     fn content(&mut self, c: char, out: &mut Parsed) {
         self.held.push(c);
-        let Some(open) = self.format.open() else { return self.whole(c, out) };
-        if let Some(before) = self.held.strip_suffix(open) {
-            out.content += before.trim_end();
-            self.held.clear();
-            self.at = At::Calls;
+        let open = self.reading.format.open();
+        if open.is_empty() {
+            return self.whole(out);
+        }
+        if open.iter().any(|mark| self.held.ends_with(mark)) {
+            self.at = At::Opened { list: false };
             return;
         }
         // White space before a mark belongs to it.
-        let keep = beginning_of(&self.held, open);
-        let content = self.held.len() - keep;
-        let content = self.held[..content].trim_end().len();
+        let keep = open.iter().map(|mark| beginning_of(&self.held, mark)).max().unwrap_or(0);
+        let content = self.held[..self.held.len() - keep].trim_end().len();
         let rest = self.held.split_off(content);
         out.content += &std::mem::replace(&mut self.held, rest);
     }
 
     /// Formats without a mark: the answer is a call if it begins like one.
-    fn whole(&mut self, c: char, out: &mut Parsed) {
+    fn whole(&mut self, out: &mut Parsed) {
         let text = self.held.trim_start();
-        if self.begun || !(text.is_empty() || PYTHON_TAG.starts_with(text) || c == '{' && text == "{") {
-            if text.strip_prefix(PYTHON_TAG).is_some_and(|rest| rest.trim_start() == "{") && !self.begun {
-                return self.begin_object();
-            }
-            if !self.begun && text.strip_prefix(PYTHON_TAG).is_some_and(|rest| rest.trim().is_empty()) {
-                return;
-            }
-            self.begun = true;
-            out.content += &std::mem::take(&mut self.held);
-            return;
-        }
-        if text == "{" {
-            self.begin_object();
-        }
-    }
-
-    fn begin_object(&mut self) {
-        let raw = std::mem::take(&mut self.held);
-        self.at = At::Object(Object::default(), raw);
-    }
-
-    /// Brackets, commas, white space and closing marks between calls mean nothing.
-    fn between(&mut self, c: char) {
-        match (self.format, c) {
-            (_, '{') => self.at = At::Object(Object::default(), "{".into()),
-            (Format::MistralNamed, c) if !c.is_whitespace() && c != '[' => self.at = At::Name(c.into()),
-            (Format::Hermes | Format::Phi, '>') => self.at = self.behind_close(),
+        let lead = LEADS.iter().find(|lead| text.starts_with(**lead));
+        let rest = lead.map_or(text, |lead| text[lead.len()..].trim_start());
+        match rest {
+            _ if self.begun => {}
+            "{" => return self.at = At::Object { object: Object::new(), list: false },
+            "[" => return self.at = At::Opened { list: true },
+            "" => return,
+            _ if LEADS.iter().any(|lead| lead.starts_with(text)) => return,
             _ => {}
         }
+        self.begun = true;
+        out.content += &std::mem::take(&mut self.held);
     }
 
-    /// A closing mark has ended; the next opening one, if any, stands in content again.
-    fn behind_close(&self) -> At {
-        debug_assert!(self.format.close().is_some_and(|close| close.ends_with('>')));
-        At::Content
+    /// What was held is no call. The last character may begin something.
+    fn no_call(&mut self, out: &mut Parsed) {
+        let last = self.held.pop();
+        out.content += &std::mem::take(&mut self.held);
+        self.begun = true;
+        self.at = At::Content;
+        last.into_iter().for_each(|c| self.content(c, out));
     }
 
-    fn name(&mut self, mut name: String, c: char, out: &mut Parsed) {
-        name.push(c);
-        let known = match name.strip_suffix(ARGS) {
-            Some(known) => known.to_owned(),
-            // Some write the arguments right behind the name.
-            None if c == '{' => name[..name.len() - 1].to_owned(),
-            None => return self.at = At::Name(name),
+    fn opened(&mut self, list: bool, c: char, out: &mut Parsed) {
+        let start = self.held.len();
+        self.held.push(c);
+        match c {
+            '{' => self.at = At::Object { object: Object::new(), list },
+            '[' if !list => self.at = At::Opened { list: true },
+            c if c.is_whitespace() => self.at = At::Opened { list },
+            _ if self.reading.format == Format::MistralNamed && !list => self.follow_name(start, out),
+            _ => self.no_call(out),
+        }
+    }
+
+    fn name(&mut self, start: usize, c: char, out: &mut Parsed) {
+        self.held.push(c);
+        self.follow_name(start, out);
+    }
+
+    fn follow_name(&mut self, start: usize, out: &mut Parsed) {
+        let text = &self.held[start..];
+        let fits =
+            |name: &&String| name.starts_with(text) || text.strip_prefix(name.as_str()).is_some_and(may_end_name);
+        let Some(name) = self.reading.names.iter().filter(fits).max_by_key(|name| name.len().min(text.len())) else {
+            return self.no_call(out);
         };
-        self.begin(known.trim().to_owned(), out);
-        let mut bare = Bare::default();
-        if c == '{' {
-            bare.push(c);
-            self.more("{", out);
+        let name = name.clone();
+        match text.strip_prefix(name.as_str()).map(str::trim_start) {
+            Some(rest) if rest.ends_with(ARGS) => self.at = At::Named(name),
+            // Some write the arguments right behind the name.
+            Some("{") => {
+                self.held.pop();
+                self.named(name, '{', out);
+            }
+            Some(_) | None => self.at = At::Name(start),
         }
-        self.at = At::Arguments(bare);
     }
 
-    fn arguments(&mut self, mut bare: Bare, c: char, out: &mut Parsed) {
-        if !(bare.depth == 0 && c.is_whitespace()) {
-            self.more(c.encode_utf8(&mut [0; 4]), out);
+    fn named(&mut self, name: String, c: char, out: &mut Parsed) {
+        self.held.push(c);
+        match c {
+            '{' => {
+                self.begin(name, "{", out);
+                let mut value = Value::default();
+                value.push(c);
+                self.at = At::Arguments(value);
+            }
+            c if c.is_whitespace() => self.at = At::Named(name),
+            _ => self.no_call(out),
         }
-        bare.push(c);
-        self.at = if bare.is_over { At::Content } else { At::Arguments(bare) };
     }
 
-    fn object(&mut self, mut object: Object, mut raw: String, c: char, out: &mut Parsed) {
-        raw.push(c);
-        match object.push(c) {
+    fn arguments(&mut self, mut value: Value, c: char, out: &mut Parsed) {
+        self.more(c.encode_utf8(&mut [0; 4]), out);
+        match value.push(c) {
+            Took::Last => self.call_ended(false),
+            Took::Part | Took::Behind => self.at = At::Arguments(value),
+        }
+    }
+
+    fn object(&mut self, mut object: Object, list: bool, c: char, out: &mut Parsed) {
+        let said = object.push(c, &self.reading.names);
+        if !object.is_call() {
+            self.held.push(c);
+        }
+        match said {
             Said::Nothing => {}
-            Said::Name(name) => {
-                self.begin(name, out);
-                self.more(&object.early(), out);
-                raw.clear();
-            }
+            Said::Call { name, arguments } => self.begin(name, &arguments, out),
             Said::Arguments(c) => self.more(c.encode_utf8(&mut [0; 4]), out),
-            Said::End => {
-                if !object.is_named() {
-                    // JSON, but no call.
-                    out.content += &raw;
-                    self.begun = true;
-                    self.at = At::Content;
-                }
-                return;
+            Said::No => return self.no_call(out),
+        }
+        match object.end() {
+            None => self.at = At::Object { object, list },
+            Some(End::Here) => self.call_ended(list),
+            Some(End::Before) => {
+                self.call_ended(list);
+                self.take(c, out);
             }
         }
-        if object.is_named() {
-            raw.clear();
-        }
-        self.at = At::Object(object, raw);
     }
 
-    fn begin(&mut self, name: String, out: &mut Parsed) {
-        let id = format!("call_{:016x}", RandomState::new().hash_one(self.calls));
-        out.calls.push(CallDelta { index: self.calls, begins: Some((id, name)), arguments: String::new() });
+    fn call_ended(&mut self, list: bool) {
+        self.at = if self.reading.parallel { At::Behind { list, closed: false } } else { At::Over };
+    }
+
+    /// Commas, brackets, marks and white space between calls and behind the last mean nothing.
+    fn behind(&mut self, list: bool, closed: bool, c: char, out: &mut Parsed) {
+        self.held.push(c);
+        let text = self.held.trim_start();
+        let format = self.reading.format;
+        match text {
+            "" => self.at = At::Behind { list, closed },
+            "," if list => self.at = At::Opened { list },
+            "]" if list => self.framed(false, self.close().is_none()),
+            "{" if !closed => self.at = At::Object { object: Object::new(), list },
+            ";" if format == Format::Json && !list => self.at = At::Opened { list },
+            text if !closed && self.close() == Some(text) => self.framed(false, true),
+            text if !list && format.open().contains(&text) => self.at = At::Opened { list: false },
+            text if self.is_frame(text, list, closed) || self.may_open(text, list) => {
+                self.at = At::Behind { list, closed };
+            }
+            _ => {
+                let held = std::mem::take(&mut self.held);
+                self.begun = true;
+                held.chars().for_each(|c| self.take(c, out));
+            }
+        }
+    }
+
+    fn framed(&mut self, list: bool, closed: bool) {
+        self.held.clear();
+        self.at = At::Behind { list, closed };
+    }
+
+    /// Behind a call: the beginning of what belongs to it.
+    fn is_frame(&self, text: &str, list: bool, closed: bool) -> bool {
+        let text = text.trim_start();
+        text.is_empty() || !closed && !list && self.close().is_some_and(|close| close.starts_with(text))
+    }
+
+    /// What may stand behind calls: the format's mark, or the end of what models put around JSON.
+    fn close(&self) -> Option<&'static str> {
+        let format = self.reading.format;
+        format.close().or((format == Format::Json).then_some("```"))
+    }
+
+    fn may_open(&self, text: &str, list: bool) -> bool {
+        !list && self.reading.format.open().iter().any(|mark| mark.starts_with(text))
+    }
+
+    fn begin(&mut self, name: String, arguments: &str, out: &mut Parsed) {
+        self.held.clear();
+        out.calls.push(CallDelta { index: self.calls, begins: Some((id(), name)), arguments: arguments.to_owned() });
         self.calls += 1;
     }
 
@@ -222,29 +310,23 @@ impl Parser {
     }
 }
 
-/// An object without anything around it.
-#[derive(Debug, Default)]
-struct Bare {
-    depth: usize,
-    in_string: bool,
-    escaped: bool,
-    is_over: bool,
+/// What separates two calls.
+fn between(c: char) -> bool {
+    c.is_whitespace() || matches!(c, ',' | ';')
 }
 
-impl Bare {
-    fn push(&mut self, c: char) {
-        match c {
-            _ if self.escaped => self.escaped = false,
-            '\\' if self.in_string => self.escaped = true,
-            '"' => self.in_string = !self.in_string,
-            '{' | '[' if !self.in_string => self.depth += 1,
-            '}' | ']' if !self.in_string => {
-                self.depth = self.depth.saturating_sub(1);
-                self.is_over = self.depth == 0;
-            }
-            _ => {}
-        }
-    }
+/// Behind a function's name: what stands before its arguments, or the beginning of it.
+fn may_end_name(rest: &str) -> bool {
+    let rest = rest.trim_start();
+    let id = || rest.strip_prefix(CALL_ID).is_some_and(|id| id.len() <= ID_BYTES_MAX);
+    rest == "{" || ARGS.starts_with(rest) || CALL_ID.starts_with(rest) || id()
+}
+
+/// Letters and digits that nobody has had.
+fn id() -> String {
+    const LETTERS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    let random = RandomState::new().hash_one(0);
+    (0..ID_CHARS as u32).map(|i| LETTERS[(random / 62u64.pow(i) % 62) as usize] as char).collect()
 }
 
 /// How many of `text`'s last bytes are the first of `mark`.
@@ -254,115 +336,4 @@ fn beginning_of(text: &str, mark: &str) -> usize {
         text.is_char_boundary(text.len() - n) && mark.as_bytes().starts_with(&text.as_bytes()[text.len() - n..])
     };
     (1..=longest).rev().find(fits).unwrap_or(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    /// Content, and each call's name and arguments; the text in pieces of these lengths.
-    fn parse(format: Format, text: &str, cuts: &[usize]) -> (String, Vec<(String, String)>) {
-        let mut parser = Parser::new(format);
-        let (mut content, mut calls) = (String::new(), Vec::<(String, String)>::new());
-        let chars: Vec<char> = text.chars().collect();
-        let (mut rest, mut cuts) = (&chars[..], cuts.iter().cycle());
-        let mut gather = |parsed: Parsed| {
-            content += &parsed.content;
-            for delta in parsed.calls {
-                if let Some((id, name)) = delta.begins {
-                    assert!(id.starts_with("call_"));
-                    assert_eq!(delta.index as usize, calls.len());
-                    calls.push((name, String::new()));
-                }
-                calls[delta.index as usize].1 += &delta.arguments;
-            }
-        };
-        while !rest.is_empty() {
-            let (piece, more) = rest.split_at(rest.len().min(*cuts.next().unwrap_or(&1)));
-            gather(parser.push(&piece.iter().collect::<String>()));
-            rest = more;
-        }
-        gather(parser.finish());
-        (content, calls)
-    }
-
-    #[allow(clippy::type_complexity, reason = "a table")]
-    const CASES: [(Format, &str, &str, &[(&str, &str)]); 15] = [
-        (
-            Format::Hermes,
-            "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": [1, \"}\"]}}\n</tool_call>",
-            "",
-            &[("f", r#"{"a": [1, "}"]}"#)],
-        ),
-        (
-            Format::Hermes,
-            "Let me look. <tool_call>{\"name\":\"f\",\"arguments\":{}}</tool_call>\n<tool_call>{\"arguments\": {\"x\":\"ü\"}, \"name\": \"g\"}</tool_call>",
-            "Let me look.",
-            &[("f", "{}"), ("g", r#"{"x":"ü"}"#)],
-        ),
-        (Format::Hermes, "no call < here, <tool", "no call < here, <tool", &[]),
-        (
-            Format::Hermes,
-            "<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": \"\\\"{\"",
-            "",
-            &[("f", "{\"a\": \"\\\"{\"")],
-        ),
-        (
-            Format::Mistral,
-            "[TOOL_CALLS][{\"name\": \"f\", \"arguments\": {\"a\": 1}}, {\"name\": \"g\", \"arguments\": {}}]",
-            "",
-            &[("f", r#"{"a": 1}"#), ("g", "{}")],
-        ),
-        (
-            Format::MistralNamed,
-            "[TOOL_CALLS]get_it[ARGS]{\"a\": {\"b\": 2}}[TOOL_CALLS]g[ARGS]{}",
-            "",
-            &[("get_it", r#"{"a": {"b": 2}}"#), ("g", "{}")],
-        ),
-        (Format::MistralNamed, "[TOOL_CALLS]f{\"a\": 1}", "", &[("f", r#"{"a": 1}"#)]),
-        (
-            Format::Phi,
-            "<|tool_call|>[{\"name\": \"f\", \"arguments\": {\"q\": \"x\"}}]<|/tool_call|>",
-            "",
-            &[("f", r#"{"q": "x"}"#)],
-        ),
-        (Format::Json, "{\"name\": \"f\", \"parameters\": {\"a\": null}}", "", &[("f", r#"{"a": null}"#)]),
-        (Format::Json, "<|python_tag|>{\"name\": \"f\", \"parameters\": {}}", "", &[("f", "{}")]),
-        (
-            Format::Json,
-            " \n{\"name\": \"f\", \"parameters\": {}}; {\"name\": \"g\", \"parameters\": {\"b\":[]}}",
-            "",
-            &[("f", "{}"), ("g", r#"{"b":[]}"#)],
-        ),
-        (Format::Json, "It is {\"name\": 1}.", "It is {\"name\": 1}.", &[]),
-        (Format::Json, "{\"answer\": 42} is all", "{\"answer\": 42} is all", &[]),
-        (Format::Json, "{\"half\": ", "{\"half\": ", &[]),
-        (Format::Json, "<|python", "<|python", &[]),
-    ];
-
-    #[test]
-    fn calls_of_every_format_are_read_and_the_rest_is_content() {
-        for (format, text, content, calls) in CASES {
-            let calls: Vec<_> =
-                calls.iter().map(|(name, arguments)| (name.to_string(), arguments.to_string())).collect();
-            for cuts in [&[1][..], &[1000], &[3, 1, 7]] {
-                let got = parse(format, text, cuts);
-                assert_eq!(got, (content.to_owned(), calls.clone()), "{format:?}: {text}");
-            }
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn cutting_elsewhere_changes_nothing_and_nothing_panics(
-            format in 0usize..5, parts in proptest::collection::vec(0usize..14, 0..24), cuts in proptest::collection::vec(1usize..9, 1..30)
-        ) {
-            let format = [Format::Hermes, Format::Mistral, Format::MistralNamed, Format::Phi, Format::Json][format];
-            let words = ["<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<|tool_call|>", "{", "}", "\"name\": \"f\"", ", ",
-                "\"arguments\": ", "[1, 2]", "\"\\", "é ", "<|python_tag|>"];
-            let text: String = parts.iter().map(|&part| words[part]).collect();
-            prop_assert_eq!(parse(format, &text, &cuts), parse(format, &text, &[1]));
-        }
-    }
 }
