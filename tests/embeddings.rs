@@ -69,3 +69,21 @@ fn what_cannot_be_embedded_is_named() {
     assert_eq!(answer.status, 400, "{}", answer.text());
     assert!(answer.text().contains("generates text"), "{}", answer.text());
 }
+
+#[test]
+fn a_text_far_beyond_the_context_is_refused_or_cut_before_it_is_tokenized() {
+    let Some(server) = serve() else { return };
+    let ask = |text: String, more: Value| {
+        let mut body = json!({"model": "minilm", "input": ["a", text]});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        server.post("/v1/embeddings", &body)
+    };
+    let refused = ask("lamp ".repeat(1_000_000), json!({}));
+    assert_eq!(refused.status, 400, "{}", refused.text());
+    let error = refused.json()["error"].clone();
+    assert_eq!((&error["code"], &error["param"]), (&json!("context_length_exceeded"), &json!("input[1]")), "{error}");
+    let cut = json!({"truncate_prompt_tokens": -1});
+    let (long, short) = (ask("lamp ".repeat(1_000_000), cut.clone()).json(), ask("lamp ".repeat(1000), cut).json());
+    assert_eq!(long["data"][1]["embedding"], short["data"][1]["embedding"], "{}", long["usage"]);
+    assert_eq!(long["usage"], short["usage"]);
+}

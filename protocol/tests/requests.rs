@@ -41,9 +41,9 @@ fn a_wrong_field_is_named_with_what_was_expected() {
             "repetition_penalty: must be between 0.01 and 100, got 0",
         ),
         (
-            json!({"repetition_penalty": 1e-40}),
+            json!({"repetition_penalty": 0.001}),
             "repetition_penalty",
-            "repetition_penalty: must be between 0.01 and 100, got 1e-40",
+            "repetition_penalty: must be between 0.01 and 100, got 0.001",
         ),
         (json!({"user": 7}), "user", "user: expected a string, got a number"),
         (

@@ -87,9 +87,12 @@ pub fn snapshot_with_oddities() -> &'static Path {
         change("generation_config.json", &|config| *config = json!({"repetition_penalty": 50}));
         change("tokenizer.json", &|tokenizer| {
             let tokens = tokenizer["added_tokens"].as_array_mut().unwrap();
-            let mut image = tokens[0].clone();
-            (image["id"], image["content"]) = (json!(800), json!("<image_soft_token>"));
-            tokens.push(image);
+            // Ids of added tokens have no gaps.
+            for (id, content) in (796..).zip(["<1>", "<2>", "<3>", "<4>", "<image_soft_token>"]) {
+                let mut token = tokens[0].clone();
+                (token["id"], token["content"]) = (json!(id), json!(content));
+                tokens.push(token);
+            }
         });
         let file = folder.path().join("odd.snapshot");
         let options = models::SealOptions { model: "odd".into(), weights: models::Weights::F32 };
