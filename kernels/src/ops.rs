@@ -5,7 +5,7 @@
 //! implementation can rely on them. Calls that break a contract panic: they are errors of the
 //! program, never of its input.
 
-use crate::{BLOCK_TOKENS, Format, KvLayer, Matrix};
+use crate::{BLOCK_TOKENS, Format, KvFormat, KvLayer, Matrix};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch};
 use burn::tensor::{DType, Tensor};
@@ -86,13 +86,14 @@ pub trait Kernels: Backend {
     fn gather(w: IntTensor<Self>, shape: MatrixShape, ids: Vec<u32>) -> FloatTensor<Self>;
 
     /// Writes `k, v [rows, kv_heads, head_dim]` into `keys` and `values`, in place, and gives the
-    /// attention of `q [rows, heads, head_dim]`, `keys` and `values`.
+    /// attention of `q [rows, heads, head_dim]`, `keys` and `values`. `format` says what their bytes are.
     fn attention(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         keys: FloatTensor<Self>,
         values: FloatTensor<Self>,
+        format: KvFormat,
         segments: Arc<[Segment]>,
         scores: Scores,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
@@ -195,7 +196,7 @@ pub fn attention(
         assert_eq!(tensor.dtype(), DType::F32, "queries, keys and values");
     }
     check_segments(segments, rows, kv.blocks());
-    let segments = segments.clone();
+    let (segments, format) = (segments.clone(), kv.format());
     kv.lend(|keys, values| {
         let (out, keys, values) = Dispatch::attention(
             q.into_dispatch(),
@@ -203,6 +204,7 @@ pub fn attention(
             v.into_dispatch(),
             keys.into_dispatch(),
             values.into_dispatch(),
+            format,
             segments,
             scores,
         );

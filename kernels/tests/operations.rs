@@ -106,7 +106,7 @@ fn wrong_shapes_and_lengths_are_named() {
 fn attention_writes_in_place_and_continues_a_sequence() {
     let (heads, kv_heads, dim, tokens) = (4, 2, 16, BLOCK_TOKENS + 5);
     let device = Device::flex();
-    for format in [KvFormat::F32, KvFormat::F16] {
+    for format in [KvFormat::F32, KvFormat::F16, KvFormat::Q8] {
         let q = tensor(wave(tokens * heads * dim, 0.21), [tokens, heads, dim]);
         let k = tensor(wave(tokens * kv_heads * dim, 0.37), [tokens, kv_heads, dim]);
         let v = tensor(wave(tokens * kv_heads * dim, 0.11), [tokens, kv_heads, dim]);

@@ -62,7 +62,7 @@ impl<'a> Run<'a> {
         let token = |i: usize| (7 + 31 * i % 1000) as u32 % self.model.config().vocab_size as u32;
         let segment = |s: usize| {
             let blocks = (s * self.blocks..(s + 1) * self.blocks).map(|b| b as u32).collect();
-            Segment { row: s * rows, rows, position, prompt: rows, blocks }
+            Segment { row: s * rows, rows, position, length: position + rows, blocks }
         };
         let batch = Batch {
             tokens: (position..position + sequences * rows).map(token).collect(),

@@ -68,9 +68,9 @@ pub enum RopeScaling {
 }
 
 impl Rope {
-    /// A sequence with a prompt of so many tokens is rotated otherwise than a shorter one, from its first token on.
-    pub fn is_long(&self, prompt: usize) -> bool {
-        matches!(&self.scaling, RopeScaling::LongRope { original_context, .. } if prompt > *original_context)
+    /// A sequence of so many tokens is rotated otherwise than a shorter one, from its first token on.
+    pub fn is_long(&self, length: usize) -> bool {
+        matches!(&self.scaling, RopeScaling::LongRope { original_context, .. } if length > *original_context)
     }
 
     /// Refuses what cannot be computed with `rotated` elements of a head.

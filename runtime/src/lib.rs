@@ -40,6 +40,8 @@ pub struct Options {
     pub threads: Option<usize>,
     /// Memory for keys and values; `None`: 16 full contexts, but at most 2 GiB. It is touched only as it is used.
     pub kv_memory_bytes: Option<u64>,
+    /// What keys and values are kept in; `None`: float32 where the weights are sealed so, else float16.
+    pub kv_format: Option<kernels::KvFormat>,
     /// Sequences computed at once, at most [`SEQUENCES_MAX`]; `None`: 64.
     pub max_sequences: Option<usize>,
 }

@@ -9,7 +9,7 @@ use crate::{
     guide::Guides,
     service::{Generator, Service, Work},
 };
-use kernels::BLOCK_TOKENS;
+use kernels::{BLOCK_TOKENS, KvFormat};
 use models::{Batch, ChatTemplate, Encoder, Generation, Kv, Model, ModelConfig, Tokenizer};
 use protocol::control::{FailureKind, RestoreTimings};
 use snapshot::{SectionKind, Snapshot};
@@ -116,7 +116,8 @@ fn start_engine(
     let limits = options.max_sequences.map_or_else(Limits::default, Limits::with_sequences);
     let load = {
         let snapshot = snapshot.clone();
-        move || load(&snapshot, kv_memory_bytes, &loaded)
+        let kv = Keep { memory_bytes: kv_memory_bytes, format: options.kv_format };
+        move || load(&snapshot, &kv, &loaded)
     };
     let engine = Engine::start(limits, gate, load, ended);
     let engine = engine.map_err(|e| Failure::internal(format!("starting the engine's thread: {e}")))?;
@@ -166,15 +167,25 @@ struct Facts {
     weights_us: u64,
 }
 
+/// How keys and values are to be kept.
+struct Keep {
+    memory_bytes: Option<u64>,
+    format: Option<KvFormat>,
+}
+
 /// The model and its KV pool, on the engine's thread. Tells its facts, or why there are none.
 fn load(
     snapshot: &Arc<Snapshot>,
-    kv_memory_bytes: Option<u64>,
+    keep: &Keep,
     tell: &mpsc::SyncSender<Result<Facts, Failure>>,
 ) -> Option<(Loaded, u32)> {
     let start = Instant::now();
     let made = Model::restore(snapshot).map_err(Failure::from).and_then(|model| {
-        let blocks = blocks(&model, kv_memory_bytes)?;
+        let model = match keep.format {
+            Some(format) => model.with_kv_format(format),
+            None => model,
+        };
+        let blocks = blocks(&model, keep.memory_bytes)?;
         let kv = model.new_kv(blocks as usize);
         let config = model.config();
         let context = config.context_length.min(blocks as usize * BLOCK_TOKENS);
@@ -216,8 +227,8 @@ impl Compute for Loaded {
         (0..batch.wanted.len()).for_each(|i| row(i, logits.row(i)));
     }
 
-    fn regime(&self, prompt: usize) -> u32 {
-        u32::from(self.model.config().rope.is_long(prompt))
+    fn regime(&self, length: usize) -> u32 {
+        u32::from(self.model.config().rope.is_long(length))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The shape of the commands that answer requests: `serve`, `run` and the hidden `runtime`.
 
 use super::values::{ModelArg, address, duration, model, sequences, size};
-use clap::{Args, FromArgMatches};
+use clap::{Args, FromArgMatches, ValueEnum};
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
 const SERVE_EXAMPLES: &str = "\
@@ -72,6 +72,32 @@ pub struct Run {
     pub engine: Engine,
 }
 
+/// What keys and values are kept in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KvFormat {
+    F32,
+    F16,
+    Q8,
+}
+
+impl KvFormat {
+    fn of_kernels(self) -> kernels::KvFormat {
+        match self {
+            Self::F32 => kernels::KvFormat::F32,
+            Self::F16 => kernels::KvFormat::F16,
+            Self::Q8 => kernels::KvFormat::Q8,
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Q8 => "q8",
+        }
+    }
+}
+
 /// What a runtime may use.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Engine {
@@ -81,6 +107,9 @@ pub struct Engine {
     /// Memory for keys and values [default: chosen from the model's context length]
     #[arg(long, value_parser = size, value_name = "SIZE")]
     pub kv_memory: Option<u64>,
+    /// What keys and values are kept in; q8 needs half the memory of f16 [default: f32 for weights sealed in f32, else f16]
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub kv_format: Option<KvFormat>,
     /// Sequences that run at the same time, at most 4096 [default: 64]
     #[arg(long, value_parser = sequences, value_name = "N")]
     pub max_sequences: Option<usize>,
@@ -89,15 +118,21 @@ pub struct Engine {
 impl Engine {
     /// For the runtime.
     pub fn options(&self) -> runtime::Options {
-        runtime::Options { threads: self.threads, kv_memory_bytes: self.kv_memory, max_sequences: self.max_sequences }
+        runtime::Options {
+            threads: self.threads,
+            kv_memory_bytes: self.kv_memory,
+            kv_format: self.kv_format.map(KvFormat::of_kernels),
+            max_sequences: self.max_sequences,
+        }
     }
 
     /// The same as words, for a process that this one launches.
     pub fn words(&self) -> Vec<OsString> {
         let threads = self.threads.map(|n| ["--threads".into(), n.to_string()]);
         let memory = self.kv_memory.map(|n| ["--kv-memory".into(), n.to_string()]);
+        let format = self.kv_format.map(|format| ["--kv-format".into(), format.word().to_owned()]);
         let sequences = self.max_sequences.map(|n| ["--max-sequences".into(), n.to_string()]);
-        [threads, memory, sequences].into_iter().flatten().flatten().map(OsString::from).collect()
+        [threads, memory, format, sequences].into_iter().flatten().flatten().map(OsString::from).collect()
     }
 }
 
@@ -123,7 +158,12 @@ mod tests {
 
     #[test]
     fn an_engines_words_mean_the_same_engine() {
-        let engine = Engine { threads: Some(2), kv_memory: Some(1 << 20), max_sequences: Some(8) };
+        let engine = Engine {
+            threads: Some(2),
+            kv_memory: Some(1 << 20),
+            kv_format: Some(KvFormat::Q8),
+            max_sequences: Some(8),
+        };
         let words: Vec<OsString> = std::iter::once("runtime".into()).chain(engine.words()).collect();
         let again = RuntimeArgs::parse_alone(&words).unwrap().engine;
         assert_eq!(format!("{again:?}"), format!("{engine:?}"));

@@ -119,5 +119,5 @@ MODELS = {
                                                 rope_parameters={"full_attention": rope(1e6, "linear", factor=8.0), "sliding_attention": rope(1e4)}),
                       "bfloat16", {"edit": seeing, "rename": "language_model.{}".format, "gguf": "its converter takes only whole ones"}),
     "phi3-crossing": (t.Phi3Config, shape(64, 72, 2, 4, 2, rope_parameters=long_rope(8, 96), original_max_position_embeddings=96,
-                                          tie_word_embeddings=False), "float32", {}),
+                                          tie_word_embeddings=False), "bfloat16", {}),
 }

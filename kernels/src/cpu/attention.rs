@@ -136,10 +136,11 @@ impl<T: Element, const Q: usize> Tile<'_, T, Q> {
         self.firsts.into_iter().min().unwrap_or(0) / BLOCK_TOKENS..longest.div_ceil(BLOCK_TOKENS)
     }
 
-    fn block<'a>(&self, of: &'a [T], block: usize) -> &'a [T] {
+    /// Its numbers, and where its scales are.
+    fn block<'a>(&self, of: &'a [T], block: usize) -> (&'a [T], &'a [T]) {
         let heads = &self.input.heads;
-        let start = heads.block_start(self.task.segment.blocks[block], self.task.kv_head);
-        &of[start..start + heads.block_elements()]
+        let start = heads.block_start::<T>(self.task.segment.blocks[block], self.task.kv_head);
+        of[start..start + heads.block_elements() + T::SCALES].split_at(heads.block_elements())
     }
 
     /// `scores [query, reach]`, scaled; where a query sees nothing they mean nothing.
@@ -147,7 +148,8 @@ impl<T: Element, const Q: usize> Tile<'_, T, Q> {
     fn scores<V: Vector, const N: usize>(&self, scores: &mut [f32]) {
         let scale = self.input.scoring.scale;
         for block in self.blocks() {
-            let keys = self.block(self.input.keys, block).as_chunks::<BLOCK_TOKENS>().0;
+            let (keys, scales) = self.block(self.input.keys, block);
+            let keys = keys.as_chunks::<BLOCK_TOKENS>().0;
             let mut sums = [[V::splat(0.0); N]; Q];
             for (d, keys) in keys.iter().enumerate() {
                 let mut key = [V::splat(0.0); N];
@@ -159,6 +161,14 @@ impl<T: Element, const Q: usize> Tile<'_, T, Q> {
                     let q = V::splat(self.q[i][d] * scale);
                     for n in 0..N {
                         sums[i][n] = sums[i][n].add_product(q, key[n]);
+                    }
+                }
+            }
+            if T::SCALES > 0 {
+                let scales = T::scales(scales);
+                for i in 0..Q {
+                    for n in 0..N {
+                        sums[i][n] = V::splat(0.0).add_product(sums[i][n], V::load(&scales[n * V::LANES..]));
                     }
                 }
             }
@@ -178,14 +188,25 @@ impl<T: Element, const Q: usize> Tile<'_, T, Q> {
         sums.fill(0.0);
         for block in self.blocks() {
             let first = block * BLOCK_TOKENS;
-            let values = self.block(self.input.values, block);
+            let (values, scales) = self.block(self.input.values, block);
+            let mut scaled = [[0.0; BLOCK_TOKENS]; Q];
+            if T::SCALES > 0 {
+                let scales = T::scales(scales);
+                for i in 0..Q {
+                    let weights = &weights[i * self.reach + first..][..BLOCK_TOKENS];
+                    for slot in 0..BLOCK_TOKENS {
+                        scaled[i][slot] = weights[slot] * scales[slot];
+                    }
+                }
+            }
             let mut ends = [0; Q];
             let mut all = BLOCK_TOKENS;
             let mut block_weights: [&[f32]; Q] = [&[]; Q];
             for i in 0..Q {
                 ends[i] = self.lengths[i].saturating_sub(first).min(BLOCK_TOKENS);
                 all = all.min(ends[i]);
-                block_weights[i] = &weights[i * self.reach + first..][..BLOCK_TOKENS];
+                block_weights[i] =
+                    if T::SCALES > 0 { &scaled[i] } else { &weights[i * self.reach + first..][..BLOCK_TOKENS] };
             }
             weigh_values::<V, N, Q, T>(&block_weights, values, dim, 0..all, sums);
             for i in 0..Q {

@@ -11,17 +11,26 @@ use half::slice::HalfFloatSliceExt;
 
 /// A number that keys and values are kept in.
 pub(crate) trait Element: Copy + Default + Send + Sync + 'static {
-    /// Rounds `from` into `into`.
-    fn narrow(from: &[f32], into: &mut [Self]);
+    /// Elements behind a head's block in which the scales of its positions are; 0: it has none.
+    const SCALES: usize = 0;
+    /// Rounds the row `from` into `into` and gives its scale.
+    fn narrow(from: &[f32], into: &mut [Self]) -> f32;
     /// It as f32.
     fn widen(self) -> f32;
     /// The first elements of `from` as f32.
     fn load<V: Vector>(from: &[Self]) -> V;
+    /// Notes the scale of position `slot`, where there are scales.
+    fn put_scale(_scales: &mut [Self], _slot: usize, _scale: f32) {}
+    /// The scales of a block's positions.
+    fn scales(_scales: &[Self]) -> [f32; BLOCK_TOKENS] {
+        [1.0; BLOCK_TOKENS]
+    }
 }
 
 impl Element for f32 {
-    fn narrow(from: &[f32], into: &mut [Self]) {
+    fn narrow(from: &[f32], into: &mut [Self]) -> f32 {
         into.copy_from_slice(from);
+        1.0
     }
     #[inline(always)]
     fn widen(self) -> f32 {
@@ -35,7 +44,7 @@ impl Element for f32 {
 
 impl Element for f16 {
     /// What is beyond its range becomes the end of it: an infinity times a weight of 0 would be no number.
-    fn narrow(from: &[f32], into: &mut [Self]) {
+    fn narrow(from: &[f32], into: &mut [Self]) -> f32 {
         const AT_ONCE: usize = 64;
         let mut within = [0.0; AT_ONCE];
         for (from, into) in from.chunks(AT_ONCE).zip(into.chunks_mut(AT_ONCE)) {
@@ -45,6 +54,7 @@ impl Element for f16 {
             }
             into.convert_from_f32_slice(within);
         }
+        1.0
     }
     #[inline(always)]
     fn widen(self) -> f32 {
@@ -53,6 +63,43 @@ impl Element for f16 {
     #[inline(always)]
     fn load<V: Vector>(from: &[Self]) -> V {
         V::load_halves(from)
+    }
+}
+
+impl Element for i8 {
+    const SCALES: usize = BLOCK_TOKENS * size_of::<f32>();
+
+    /// The largest becomes 127 or -127. What is no number stays none: the scale is.
+    fn narrow(from: &[f32], into: &mut [Self]) -> f32 {
+        let largest = from.iter().fold(0f32, |most, x| most.max(x.abs())).min(f32::MAX);
+        let largest = if from.iter().any(|x| x.is_nan()) { f32::NAN } else { largest };
+        let scale = largest / 127.0;
+        let inverse = if scale > 0.0 { scale.recip().min(f32::MAX) } else { 0.0 };
+        for (into, from) in into.iter_mut().zip(from) {
+            // Saturates, and makes 0 of what is no number.
+            *into = (from * inverse).round_ties_even() as i8;
+        }
+        scale
+    }
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from(self)
+    }
+    #[inline(always)]
+    fn load<V: Vector>(from: &[Self]) -> V {
+        V::load_bytes(from)
+    }
+    fn put_scale(scales: &mut [Self], slot: usize, scale: f32) {
+        let place = &mut scales.as_chunks_mut::<{ size_of::<f32>() }>().0[slot];
+        *place = scale.to_ne_bytes().map(|byte| byte as i8);
+    }
+    #[inline(always)]
+    fn scales(scales: &[Self]) -> [f32; BLOCK_TOKENS] {
+        let mut out = [0.0; BLOCK_TOKENS];
+        for (out, bytes) in out.iter_mut().zip(scales.as_chunks::<{ size_of::<f32>() }>().0) {
+            *out = f32::from_ne_bytes(bytes.map(|byte| byte as u8));
+        }
+        out
     }
 }
 
@@ -66,14 +113,14 @@ pub(crate) struct Heads {
 }
 
 impl Heads {
-    /// Elements of one head in one block.
+    /// Elements of one head in one block, scales left out.
     pub fn block_elements(&self) -> usize {
         self.dim * BLOCK_TOKENS
     }
 
     /// Where block `block` of head `kv_head` begins.
-    pub fn block_start(&self, block: u32, kv_head: usize) -> usize {
-        (block as usize * self.kv + kv_head) * self.block_elements()
+    pub fn block_start<T: Element>(&self, block: u32, kv_head: usize) -> usize {
+        (block as usize * self.kv + kv_head) * (self.block_elements() + T::SCALES)
     }
 }
 
@@ -91,14 +138,17 @@ pub(crate) fn write<T: Element>(
             let (block, slot) = (position / BLOCK_TOKENS, position % BLOCK_TOKENS);
             for head in 0..heads.kv {
                 let row = ((segment.row + i) * heads.kv + head) * heads.dim;
-                let block = heads.block_start(segment.blocks[block], head);
-                T::narrow(&k[row..][..heads.dim], &mut narrowed);
-                let keys = &mut keys[block..][..heads.block_elements()];
+                let block = heads.block_start::<T>(segment.blocks[block], head);
+                let range = block..block + heads.block_elements() + T::SCALES;
+                let scale = T::narrow(&k[row..][..heads.dim], &mut narrowed);
+                let (keys, scales) = keys[range.clone()].split_at_mut(heads.block_elements());
                 for (keys, k) in keys.chunks_exact_mut(BLOCK_TOKENS).zip(&narrowed) {
                     keys[slot] = *k;
                 }
-                let value = &mut values[block + slot * heads.dim..][..heads.dim];
-                T::narrow(&v[row..][..heads.dim], value);
+                T::put_scale(scales, slot, scale);
+                let (values, scales) = values[range].split_at_mut(heads.block_elements());
+                let scale = T::narrow(&v[row..][..heads.dim], &mut values[slot * heads.dim..][..heads.dim]);
+                T::put_scale(scales, slot, scale);
             }
         }
     }

@@ -14,6 +14,8 @@ pub(crate) trait Vector: Copy {
     fn load(from: &[f32]) -> Self;
     /// The first elements of `from`, widened.
     fn load_halves(from: &[f16]) -> Self;
+    /// The first elements of `from`, widened.
+    fn load_bytes(from: &[i8]) -> Self;
     /// Writes the first elements of `to`.
     fn store(self, to: &mut [f32]);
     /// `self + a * b`, rounded once where the instruction set has it.
@@ -48,6 +50,14 @@ impl Vector for Plain {
         let mut to = [0.0; 8];
         for (to, from) in to.iter_mut().zip(&from[..8]) {
             *to = from.to_f32();
+        }
+        Self(to)
+    }
+    #[inline(always)]
+    fn load_bytes(from: &[i8]) -> Self {
+        let mut to = [0.0; 8];
+        for (to, from) in to.iter_mut().zip(&from[..8]) {
+            *to = f32::from(*from);
         }
         Self(to)
     }
@@ -88,7 +98,7 @@ mod x86 {
 
     macro_rules! vector {
         ($name:ident, $lanes:literal, $inner:ty, $splat:ident, $load:ident, $store:ident, $fma:ident, $max:ident,
-         $halves:ty, $load_halves:ident, $widen:ident) => {
+         $halves:ty, $load_halves:ident, $widen:ident, $load_bytes:ident, $sign_extend:ident, $to_floats:ident) => {
             #[derive(Clone, Copy)]
             pub(in crate::cpu) struct $name($inner);
 
@@ -111,6 +121,12 @@ mod x86 {
                     let from: &[f16; $lanes] = from.first_chunk().expect("a whole vector");
                     // SAFETY: as many elements as lanes; the instructions as above.
                     Self(unsafe { $widen($load_halves(from.as_ptr().cast::<$halves>())) })
+                }
+                #[inline(always)]
+                fn load_bytes(from: &[i8]) -> Self {
+                    let from: &[i8; $lanes] = from.first_chunk().expect("a whole vector");
+                    // SAFETY: as many bytes are read as there are lanes; the instructions as above.
+                    Self(unsafe { $to_floats($sign_extend($load_bytes(from.as_ptr().cast::<__m128i>()))) })
                 }
                 #[inline(always)]
                 fn store(self, to: &mut [f32]) {
@@ -152,7 +168,10 @@ mod x86 {
         _mm256_max_ps,
         __m128i,
         _mm_loadu_si128,
-        _mm256_cvtph_ps
+        _mm256_cvtph_ps,
+        _mm_loadl_epi64,
+        _mm256_cvtepi8_epi32,
+        _mm256_cvtepi32_ps
     );
     vector!(
         Avx512,
@@ -165,7 +184,10 @@ mod x86 {
         _mm512_max_ps,
         __m256i,
         _mm256_loadu_si256,
-        _mm512_cvtph_ps
+        _mm512_cvtph_ps,
+        _mm_loadu_si128,
+        _mm512_cvtepi8_epi32,
+        _mm512_cvtepi32_ps
     );
 }
 #[cfg(target_arch = "x86_64")]

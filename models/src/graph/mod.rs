@@ -44,6 +44,11 @@ impl Model {
         &self.config
     }
 
+    /// The same, with keys and values kept in another format.
+    pub fn with_kv_format(self, kv_format: KvFormat) -> Self {
+        Self { kv_format, ..self }
+    }
+
     /// A KV pool of `blocks` blocks of [`kernels::BLOCK_TOKENS`] tokens over all layers, in memory that is not touched
     /// until a block is written.
     pub fn new_kv(&self, blocks: usize) -> Kv {
@@ -93,8 +98,8 @@ pub struct Segment {
     pub rows: usize,
     /// Position of the first row in its sequence.
     pub position: usize,
-    /// Tokens of the sequence's prompt: some rotations differ for prompts beyond the original context.
-    pub prompt: usize,
+    /// Tokens of the sequence: some rotations are others, from the first token on, once it is beyond the original context.
+    pub length: usize,
     /// Block table: block `i` holds the positions from `i * BLOCK_TOKENS` on.
     pub blocks: Vec<u32>,
 }

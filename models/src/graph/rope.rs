@@ -57,7 +57,7 @@ impl Frequencies {
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
         for segment in segments {
             for position in segment.position..segment.position + segment.rows {
-                for frequency in self.at(position, segment.prompt) {
+                for frequency in self.at(segment.length) {
                     // The product is rounded to float32 as the reference implementations do.
                     let (s, c) = (position as f32 * frequency).sin_cos();
                     cos.push(c * self.factor);
@@ -73,11 +73,11 @@ impl Frequencies {
         Turns { cos: tensor(cos), sin: tensor(sin) }
     }
 
-    /// A prompt beyond the original context has the long frequencies from its first token on, a shorter one once it has
-    /// grown beyond it: what a row gets follows from prompt and position alone, however the rows are cut into steps.
-    fn at(&self, position: usize, prompt: usize) -> &[f32] {
+    /// A sequence beyond the original context has the long frequencies from its first token on: who grows beyond it is
+    /// computed anew.
+    fn at(&self, length: usize) -> &[f32] {
         match &self.long {
-            Some(long) if prompt.max(position + 1) > long.beyond => &long.frequencies,
+            Some(long) if length > long.beyond => &long.frequencies,
             _ => &self.usual,
         }
     }

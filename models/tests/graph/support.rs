@@ -65,8 +65,8 @@ impl Pool {
                 Wanted::Last => batch.wanted.push(row + rows - 1),
                 Wanted::None => {}
             }
-            let (prompt, blocks) = (sequence.prompt, sequence.blocks.clone());
-            batch.segments.push(Segment { row, rows, position, prompt, blocks });
+            let (length, blocks) = (sequence.prompt.max(sequence.length), sequence.blocks.clone());
+            batch.segments.push(Segment { row, rows, position, length, blocks });
         }
         self.model.forward(&mut self.kv, &batch)
     }

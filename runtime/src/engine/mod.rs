@@ -38,8 +38,9 @@ pub trait Compute {
     /// One step over the batch; calls `row(i, logits)` for each wanted row `i` in order.
     fn forward(&mut self, batch: &Batch, row: &mut dyn FnMut(usize, &[f32]));
 
-    /// What the keys of a sequence depend on beside its tokens: only sequences with the same may share them.
-    fn regime(&self, _prompt: usize) -> u32 {
+    /// What the keys of a sequence of so many tokens depend on beside them: only sequences with the same may share them, and
+    /// one that grows into another is computed anew.
+    fn regime(&self, _length: usize) -> u32 {
         0
     }
 }

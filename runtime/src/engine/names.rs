@@ -15,6 +15,7 @@ pub type Name = [u8; 32];
 /// The names of one sequence's full blocks, each made from the one before.
 #[derive(Clone, Debug)]
 pub struct Names {
+    scope: Scope,
     origin: Name,
     list: Vec<Name>,
 }
@@ -25,7 +26,12 @@ impl Names {
         let mut hash = Sha256::new();
         hash.update(scope.0.to_le_bytes());
         hash.update(regime.to_le_bytes());
-        Self { origin: hash.finalize().into(), list: Vec::new() }
+        Self { scope, origin: hash.finalize().into(), list: Vec::new() }
+    }
+
+    /// Of the same sequence in another regime.
+    pub fn anew(&self, regime: u32) -> Self {
+        Self::new(self.scope, regime)
     }
 
     /// The names that have been made.

@@ -32,6 +32,8 @@ pub(super) struct Task {
     logprobs: Option<usize>,
     pub drafter: Drafter,
     guided: Option<Guided>,
+    /// What its keys depend on beside its tokens.
+    regime: u32,
     /// `None`: kept out of the prefix cache.
     names: Option<Names>,
     events: Sender<Event>,
@@ -57,6 +59,7 @@ impl Task {
             // What may come after a guess would have to be known before the guess is.
             drafter: Drafter::new(job.speculate && job.guide.is_none()),
             guided: job.guide.map(Guided::new),
+            regime,
             names: job.cache.map(|scope| Names::new(scope, regime)),
             events,
             outbox: VecDeque::with_capacity(OUTBOX_MAX),
@@ -65,6 +68,19 @@ impl Task {
             admitted: None,
             over: false,
         }
+    }
+
+    /// Its keys now depend on this; true where that is new, and what has been computed is of no use.
+    pub fn enter(&mut self, regime: u32) -> bool {
+        let is_new = std::mem::replace(&mut self.regime, regime) != regime;
+        if is_new {
+            self.names.iter_mut().for_each(|names| *names = names.anew(regime));
+        }
+        is_new
+    }
+
+    pub fn regime(&self) -> u32 {
+        self.regime
     }
 
     /// Names of the blocks that may be reused: all full ones, but never the last row's, whose logits are wanted.

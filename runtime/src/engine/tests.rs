@@ -18,6 +18,10 @@ struct Hashing {
     steps: Option<channel::Sender<Vec<u32>>>,
     /// Logits are not numbers after this token.
     broken_at: Option<u32>,
+    /// Longer sequences are of another regime.
+    crosses_at: Option<usize>,
+    /// What each slot was computed in.
+    regimes: Vec<u32>,
     /// Says 0 to 9 again and again, by position.
     periodic: bool,
 }
@@ -29,6 +33,8 @@ impl Default for Hashing {
             panics_at: None,
             steps: None,
             broken_at: None,
+            crosses_at: None,
+            regimes: vec![0; BLOCKS as usize * BLOCK_TOKENS],
             periodic: false,
         }
     }
@@ -46,6 +52,10 @@ fn expected(prompt: &[u32], n: usize) -> Vec<u32> {
 }
 
 impl Compute for Hashing {
+    fn regime(&self, length: usize) -> u32 {
+        u32::from(self.crosses_at.is_some_and(|at| length > at))
+    }
+
     fn forward(&mut self, batch: &Batch, row: &mut dyn FnMut(usize, &[f32])) {
         if let Some(steps) = &self.steps {
             steps.blocking_send(batch.tokens.clone()).unwrap();
@@ -56,6 +66,10 @@ impl Compute for Hashing {
             let slot =
                 |position: usize| s.blocks[position / BLOCK_TOKENS] as usize * BLOCK_TOKENS + position % BLOCK_TOKENS;
             for r in 0..s.rows {
+                let regime = self.regime(s.length);
+                self.regimes[slot(s.position + r)] = regime;
+                let all = (0..=s.position + r).all(|p| self.regimes[slot(p)] == regime);
+                assert!(all, "keys of two regimes in one sequence");
                 self.kv[slot(s.position + r)] = Some(batch.tokens[s.row + r]);
                 let history = (0..=s.position + r).map(|p| self.kv[slot(p)].expect("computed before"));
                 let periodic = (s.position + r + 1) as u32 % 10;
@@ -138,6 +152,23 @@ async fn many_sequences_at_once_give_what_each_gives_alone() {
     until(&bench, |s| s.running == 0 && s.blocks_used == 0).await;
     drop(bench.engine);
     assert_eq!(bench.ended.await.unwrap(), Ok(()));
+}
+
+#[tokio::test]
+async fn who_grows_into_another_regime_is_computed_anew_and_shares_with_its_like() {
+    for periodic in [false, true] {
+        let bench = start(limits(), Hashing { crosses_at: Some(70), periodic, ..Hashing::default() });
+        let prompts: Vec<Vec<u32>> = (0..12).map(|i| (0..52 + 3 * i).map(|t| t * 7 % VOCAB).collect()).collect();
+        let outputs: Vec<_> = prompts.iter().map(|p| bench.engine.submit(greedy(p, 40)).unwrap()).collect();
+        for (prompt, output) in prompts.iter().zip(outputs) {
+            let (tokens, last) = collect(output).await;
+            let says = |n: usize| (prompt.len() + n) as u32 % 10;
+            let want = if periodic { (0..40).map(says).collect() } else { expected(prompt, 40) };
+            assert_eq!(tokens, want, "{} tokens", prompt.len());
+            assert!(matches!(last, Some(Event::Finished(FinishReason::Length))));
+        }
+        until(&bench, |s| s.running == 0 && s.blocks_used == 0 && s.reused_tokens > 0).await;
+    }
 }
 
 #[tokio::test]

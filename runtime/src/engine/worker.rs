@@ -117,6 +117,7 @@ impl<C: Compute> Worker<C> {
         loop {
             self.take_submissions();
             self.retire(Instant::now());
+            self.change_regimes();
             self.admit(Instant::now());
             let shares = self.provide();
             self.publish();
@@ -168,6 +169,19 @@ impl<C: Compute> Worker<C> {
         self.waiting.extend(self.aside.extract_if(.., |task| task.may_run()));
         // Those that have had the most time for it are cut.
         self.leaving.drain(..self.leaving.len().saturating_sub(self.limits.waiting));
+    }
+
+    /// Who has grown into another regime starts again from its tokens.
+    fn change_regimes(&mut self) {
+        for task in &mut self.waiting {
+            task.enter(self.compute.regime(task.sequence.tokens().len()));
+        }
+        for Running { task, table } in &mut self.running {
+            if task.enter(self.compute.regime(task.sequence.tokens().len())) {
+                *table = self.blocks.table();
+                task.sequence.rewind(0);
+            }
+        }
     }
 
     /// In order of arrival: a large sequence at the head is not overtaken, so it does not starve. Only who waits for a prefix
@@ -290,7 +304,7 @@ impl<C: Compute> Worker<C> {
     fn add_rows(&mut self, share: &Share, guessing: bool, batch: &mut Batch) -> Rows {
         let running = &mut self.running[share.index];
         let sequence = &mut running.task.sequence;
-        let (position, prompt) = (sequence.pending().start, sequence.prompt());
+        let (position, length) = (sequence.pending().start, sequence.tokens().len());
         let row = batch.tokens.len();
         batch.tokens.extend_from_slice(&sequence.tokens()[position..position + share.rows]);
         let mut rows = Rows { index: share.index, wanted: None, guesses: Vec::new() };
@@ -299,7 +313,8 @@ impl<C: Compute> Worker<C> {
                 // The last token that may come needs no row.
                 let most = sequence.left().saturating_sub(1);
                 rows.guesses = running.task.drafter.guess(sequence.tokens(), most);
-                if !running.table.grow(sequence.tokens().len() + rows.guesses.len()) {
+                let reach = length + rows.guesses.len();
+                if self.compute.regime(reach) != running.task.regime() || !running.table.grow(reach) {
                     rows.guesses.clear();
                 }
             }
@@ -310,7 +325,7 @@ impl<C: Compute> Worker<C> {
         }
         let count = batch.tokens.len() - row;
         let blocks = running.table.blocks().to_vec();
-        batch.segments.push(Segment { row, rows: count, position, prompt, blocks });
+        batch.segments.push(Segment { row, rows: count, position, length, blocks });
         rows
     }
 

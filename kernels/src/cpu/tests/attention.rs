@@ -64,9 +64,12 @@ fn pages<T: Element>(sequences: &[Sequence], heads: Heads) -> Pages<T> {
         tables.push((free..free + count).rev().collect());
         free += count;
     }
-    let len = free as usize * heads.kv * heads.block_elements();
+    let len = free as usize * heads.kv * (heads.block_elements() + T::SCALES);
     let mut stale = vec![T::default(); len];
     T::narrow(&vec![f32::NAN; len], &mut stale);
+    for block in stale.chunks_exact_mut(heads.block_elements() + T::SCALES) {
+        (0..BLOCK_TOKENS).for_each(|slot| T::put_scale(&mut block[heads.block_elements()..], slot, f32::NAN));
+    }
     Pages { keys: stale.clone(), values: stale, tables }
 }
 
@@ -135,6 +138,8 @@ fn several_sequences_over_block_borders_agree_with_float64() {
         check::<f32>(Heads { query, kv, dim }, scaled, 2e-6);
         // Keys and values between -1 and 1 are off by at most 2^-12 each.
         check::<f16>(Heads { query, kv, dim }, scaled, 1e-3);
+        // At most 1/254 each.
+        check::<i8>(Heads { query, kv, dim }, scaled, 1e-2);
     }
 }
 
@@ -148,21 +153,37 @@ fn windows_agree_with_float64() {
 
 #[test]
 fn in_chunks_alone_or_together_gives_the_same_bits() {
-    same_bits(Scores::scaled(0.2));
-    same_bits(Scores { scale: 0.2, window: Some(19) });
+    same_bits::<f16>(Scores::scaled(0.2));
+    same_bits::<f16>(Scores { scale: 0.2, window: Some(19) });
+    same_bits::<i8>(Scores { scale: 0.2, window: Some(19) });
 }
 
-fn same_bits(scoring: Scores) {
+#[test]
+fn a_row_in_eight_bits_is_as_near_as_said_and_has_no_surprises() {
+    let mut row = [0i8; 4];
+    for values in [[0.0, -2.0, 1.0, 0.01], [1e-40, 0.0, 0.0, -1e-41], [f32::INFINITY, 1.0, 0.0, -1.0], [0.0; 4]] {
+        let scale = i8::narrow(&values, &mut row);
+        assert!(scale.is_finite() && scale >= 0.0, "{values:?}");
+        let largest = values.iter().fold(0f32, |most, x| most.max(x.abs())).min(f32::MAX);
+        for (value, number) in values.iter().zip(row) {
+            let error = (f32::from(number) * scale - value.clamp(f32::MIN, f32::MAX)).abs();
+            assert!(error <= largest * 1.0001 / 254.0 || largest < f32::MIN_POSITIVE, "{value} is {number} of {scale}");
+        }
+    }
+    assert!(i8::narrow(&[1.0, f32::NAN, 2.0, 3.0], &mut row).is_nan());
+}
+
+fn same_bits<T: Element>(scoring: Scores) {
     let heads = Heads { query: 6, kv: 2, dim: 32 };
     let sequences = [sequence(1, 77, heads), sequence(5, 40, heads)];
     let (one, four) = (pool(1), pool(4));
     for level in Level::available() {
-        let mut together = pages::<f16>(&sequences, heads);
+        let mut together = pages::<T>(&sequences, heads);
         let on = On { level, pool: four };
         let all = step(on, &mut together, &sequences, heads, &[0..77, 0..40], scoring);
         for (s, expected) in sequences.iter().zip(&all) {
             let s = std::slice::from_ref(s);
-            let mut alone = pages::<f16>(s, heads);
+            let mut alone = pages::<T>(s, heads);
             let on = On { level, pool: one };
             let mut out = Vec::new();
             let cuts = [0, 5, 6, 31, 32, 33, s[0].length];
