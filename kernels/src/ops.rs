@@ -87,6 +87,7 @@ pub trait Kernels: Backend {
 
     /// Writes `k, v [rows, kv_heads, head_dim]` into `keys` and `values`, in place, and gives the
     /// attention of `q [rows, heads, head_dim]`, `keys` and `values`. `format` says what their bytes are.
+    #[allow(clippy::too_many_arguments, reason = "an operation takes its tensors one by one")]
     fn attention(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,

@@ -3,7 +3,7 @@
 use crate::{
     error::ApiError,
     fields::{Fields, expected, object},
-    generate::{Generate, TOP_LOGPROBS_MAX, ignores_the_forms_end},
+    generate::{Generate, TOP_LOGPROBS_MAX},
     tools::{Tools, past_calls},
     unsupported,
 };
@@ -36,9 +36,6 @@ pub fn parse_chat(body: &[u8]) -> Result<ChatRequest, ApiError> {
     let tools = Tools::read(&fields)?;
     if let (Some(constraint), Some(true)) = (&generate.constraint, tools.as_ref().map(|tools| tools.required)) {
         return Err(ApiError::field(&constraint.field, "cannot be combined with a tool_choice that requires a call"));
-    }
-    if generate.ignore_eos && tools.as_ref().is_some_and(|tools| tools.required) {
-        return Err(ignores_the_forms_end("a tool_choice that requires a call"));
     }
     Ok(ChatRequest {
         messages: messages(&fields)?,

@@ -56,7 +56,7 @@ pub struct Generate {
     pub max_tokens: Option<u32>,
     /// Generation ends before any of these.
     pub stop: Vec<String>,
-    /// End tokens are counted and returned like any other.
+    /// End tokens are counted and returned like any other, but for the end of a form.
     pub ignore_eos: bool,
     /// Makes sampling reproducible.
     pub seed: Option<u64>,
@@ -80,10 +80,6 @@ impl Generate {
         let stream = fields.bool("stream")?.unwrap_or(false);
         // It changes nothing in the answer.
         fields.string("user")?;
-        let (ignore_eos, constraint) = (fields.bool("ignore_eos")?.unwrap_or(false), Constraint::read(fields)?);
-        if let (true, Some(constraint)) = (ignore_eos, &constraint) {
-            return Err(ignores_the_forms_end(&constraint.field));
-        }
         Ok(Self {
             model: fields.model()?,
             stream,
@@ -91,21 +87,16 @@ impl Generate {
             n: fields.integer("n", 1..=CHOICES_MAX as i64)?.map_or(1, |n| n as u32),
             max_tokens: max_tokens(fields)?,
             stop: stop(fields)?,
-            ignore_eos,
+            ignore_eos: fields.bool("ignore_eos")?.unwrap_or(false),
             seed: fields.integer("seed", i64::MIN..=i64::MAX)?.map(i64::cast_unsigned),
             sampling: sampling(fields)?,
             logprobs: None,
             return_tokens_as_token_ids: fields.bool("return_tokens_as_token_ids")?.unwrap_or(false),
             cache_prompt: fields.bool("cache_prompt")?.unwrap_or(true),
             speculate: fields.bool("speculate")?.unwrap_or(true),
-            constraint,
+            constraint: Constraint::read(fields)?,
         })
     }
-}
-
-/// Only the end token can say that a form is complete.
-pub(crate) fn ignores_the_forms_end(field: &str) -> ApiError {
-    ApiError::field("ignore_eos", format_args!("cannot be combined with {field}, whose end is an end of the answer"))
 }
 
 fn include_usage(fields: &Fields<'_>, stream: bool) -> Result<bool, ApiError> {

@@ -46,11 +46,6 @@ fn a_wrong_field_is_named_with_what_was_expected() {
             "repetition_penalty: must be between 0.01 and 100, got 0.001",
         ),
         (json!({"user": 7}), "user", "user: expected a string, got a number"),
-        (
-            json!({"ignore_eos": true, "guided_regex": "a+"}),
-            "ignore_eos",
-            "ignore_eos: cannot be combined with guided_regex, whose end is an end of the answer",
-        ),
         (json!({"stop": 7}), "stop", "stop: expected a string or an array of strings, got a number"),
         (json!({"stop": ["a", 7]}), "stop[1]", "stop[1]: expected a string, got a number"),
         (json!({"stop": ""}), "stop", "stop: must not be empty"),

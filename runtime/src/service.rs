@@ -221,7 +221,12 @@ impl Start<'_> {
         let job = Job {
             prompt: prompt.to_vec(),
             max_tokens,
-            ends: if generate.ignore_eos { Vec::new() } else { generator.generation.eos.clone() },
+            // A form's end is an end, whatever is ignored: only the end token can say it.
+            ends: if generate.ignore_eos && self.form.is_none() {
+                Vec::new()
+            } else {
+                generator.generation.eos.clone()
+            },
             params: generator.params(generate, self.seed, nth),
             logprobs: generate.logprobs.map(|k| k as usize),
             cache: generate.cache_prompt.then_some(self.scope),

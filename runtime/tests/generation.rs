@@ -157,6 +157,10 @@ async fn an_end_token_ends_a_generation_unless_it_is_ignored() {
     let ignored = child.complete(prompt, 5, bias(true)).await;
     assert_eq!((ids(&ignored), &ignored["choices"][0]["finish_reason"]), (vec![1; 5], &json!("length")));
     assert_eq!(ignored["usage"]["completion_tokens"], 5);
+    let form = json!({"ignore_eos": true, "guided_regex": "a{2}"});
+    let formed = child.complete(prompt, 5, form).await;
+    let choice = &formed["choices"][0];
+    assert_eq!((&choice["text"], &choice["finish_reason"]), (&json!("aa"), &json!("stop")), "a form ends all the same");
 }
 
 #[tokio::test]
