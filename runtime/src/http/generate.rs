@@ -48,7 +48,7 @@ pub async fn chat(State(app): State<App>, request: Request<Body>) -> Result<Resp
     };
     let (reading, prompt, generate) = tokenizing(&app, &body, render).await?;
     let origin = Origin { wake, arrived, scope, chat: true, tools: reading };
-    answer(service, generate, vec![prompt], origin).await
+    answer(&app, service, generate, vec![prompt], origin).await
 }
 
 /// What calls to look for in the answer. One that must call has their grammar for its form; one that has another form cannot call.
@@ -78,7 +78,7 @@ pub async fn completion(State(app): State<App>, request: Request<Body>) -> Resul
     };
     let prompts = tokenizing(&app, &body, tokenize).await?;
     let origin = Origin { wake, arrived, scope, chat: false, tools: None };
-    answer(service, request.generate, prompts, origin).await
+    answer(&app, service, request.generate, prompts, origin).await
 }
 
 /// Where a request came in and what it has been through.
@@ -92,6 +92,7 @@ struct Origin {
 }
 
 async fn answer(
+    app: &App,
     service: Arc<Service>,
     generate: Generate,
     prompts: Vec<Vec<u32>>,
@@ -100,8 +101,17 @@ async fn answer(
     let prompt_tokens = prompts.iter().map(Vec::len).sum::<usize>() as u32;
     let (starting, asked) = (service.clone(), generate.clone());
     let start = move || starting.start(&asked, origin.tools.as_ref(), origin.scope, !origin.chat, prompts);
-    // A form has to be understood first, which can take a while.
-    let choices = if generate.constraint.is_some() { blocking(start).await? } else { start()? };
+    let choices = if generate.constraint.is_some() {
+        // A form has to be understood first, which can take a while, and goes on where the client leaves.
+        let turn = app.forms.clone().acquire_owned().await.expect("never closed");
+        let work = move || {
+            let _turn = turn;
+            start()
+        };
+        blocking(work).await?
+    } else {
+        start()?
+    };
     let totals = Totals::new(origin.wake, origin.arrived, prompt_tokens);
     let shape = Shape::new(&service, &generate, origin.chat, choices.len());
     let pieces = pieces(choices);

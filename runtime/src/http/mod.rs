@@ -25,7 +25,7 @@ use axum::{
 use body::{Bodies, Tokenizing};
 use protocol::{ApiError, ErrorKind};
 use std::sync::Arc;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// How far the process is.
 #[derive(Clone)]
@@ -49,17 +49,27 @@ pub struct App {
     pub bodies: Bodies,
     /// How much is tokenized at once.
     pub tokenizing: Tokenizing,
+    /// Turns of understanding a form.
+    pub forms: Arc<Semaphore>,
 }
+
+/// Forms that are understood at once. Some take most of a minute, and must not keep everybody's texts from being tokenized.
+const FORMS_AT_ONCE: usize = 2;
 
 impl App {
     /// Behind an activator, which bounds what it lets through and how long it waits.
     pub fn behind_activator(phase: watch::Receiver<Phase>) -> Self {
-        Self { phase, behind_activator: true, bodies: Bodies::unbounded(), tokenizing: Tokenizing::new() }
+        Self::new(phase, true, Bodies::unbounded())
     }
 
     /// On a port of its own.
     pub fn alone(phase: watch::Receiver<Phase>) -> Self {
-        Self { phase, behind_activator: false, bodies: Bodies::bounded(), tokenizing: Tokenizing::new() }
+        Self::new(phase, false, Bodies::bounded())
+    }
+
+    fn new(phase: watch::Receiver<Phase>, behind_activator: bool, bodies: Bodies) -> Self {
+        let forms = Arc::new(Semaphore::new(FORMS_AT_ONCE));
+        Self { phase, behind_activator, bodies, tokenizing: Tokenizing::new(), forms }
     }
 
     /// The service, waited for.
