@@ -12,7 +12,7 @@ const DEPTH_MAX: usize = 8;
 const FILES_MAX: usize = 100_000;
 
 /// Held while a name is pulled or removed. The system lets go of it with the process.
-pub(crate) struct Lock(#[allow(dead_code, reason = "held, not read")] File);
+pub(crate) struct Lock(File);
 
 impl Lock {
     pub(crate) fn take(root: &Path, name: &str) -> Result<Self, Error> {
@@ -23,6 +23,15 @@ impl Lock {
             Err(TryLockError::WouldBlock) => Err(Error::Busy { name: name.into() }),
             Err(TryLockError::Error(error)) => Err(Error::io("locking", &path)(error)),
         }
+    }
+}
+
+impl Drop for Lock {
+    /// Said aloud, because closing is not enough: a process that is being started just now has a copy of the descriptor until
+    /// it runs its program.
+    fn drop(&mut self) {
+        // Where this fails the system lets go of it with the last copy.
+        let _ = self.0.unlock();
     }
 }
 
