@@ -53,6 +53,19 @@ fn in_eight_bits_tiny_models_are_within_the_reduced_tolerance() {
     }
 }
 
+/// Sealed for this machine and run as on lesser ones: weights are laid out anew at restore, and the other kernels compute.
+#[test]
+fn a_machine_with_other_instructions_repacks_and_is_within_the_tolerances() {
+    for set in ["portable", "avx2"] {
+        if cfg!(target_arch = "x86_64") || set == "portable" {
+            for (weights, tolerance) in [("f32", &FLOAT32), ("native", &REDUCED), ("q8", &REDUCED)] {
+                check_tiny("llama3-tiny", weights, tolerance, &["--instruction-set", set]);
+            }
+            check_smollm2(&["--instruction-set", set]);
+        }
+    }
+}
+
 #[test]
 fn smollm2_sealed_native_is_within_the_reduced_tolerance() {
     check_smollm2(&[]);

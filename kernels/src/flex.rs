@@ -50,7 +50,7 @@ impl Kernels for Flex {
         let weight = weight(&w, shape);
         let mut out = vec![0f32; ids.len() * shape.k];
         for (id, out) in ids.iter().zip(out.chunks_exact_mut(shape.k)) {
-            shape.format.dequantize_row(weight.row(*id as usize), out);
+            weight.dequantize_row(*id as usize, out);
         }
         tensor(out, &[ids.len(), shape.k])
     }
@@ -157,7 +157,8 @@ fn whole(x: FlexTensor) -> FlexTensor {
 
 fn weight(w: &FlexTensor, shape: MatrixShape) -> Weight<'_> {
     assert!(w.is_contiguous() && w.layout().start_offset() == 0, "a weight is a whole tensor");
-    Weight::new(w.bytes(), shape.format, shape.n, shape.k).expect("a matrix's shape was checked when it was made")
+    let MatrixShape { format, packing, n, k } = shape;
+    Weight::packed(w.bytes(), format, packing, n, k).expect("a matrix's shape was checked when it was made")
 }
 
 fn tensor(values: Vec<f32>, shape: &[usize]) -> FlexTensor {

@@ -23,6 +23,7 @@ mod format;
 mod kv;
 mod matrix;
 mod ops;
+mod packing;
 
 pub use elementwise::{gelu_mul, rms_norm, rotate, silu_mul};
 pub use error::Error;
@@ -30,11 +31,34 @@ pub use format::Format;
 pub use kv::{BLOCK_TOKENS, KvFormat, KvLayer};
 pub use matrix::Matrix;
 pub use ops::{Kernels, MatrixShape, Scores, Segment, attention, gather, linear, linear_2, linear_3};
+pub use packing::{Packing, TILE_ROWS};
 
 /// Threads the kernels use, the caller's included; has an effect only before the first operation.
 /// `false` where it came too late. Without it there are as many as the machine offers.
 pub fn set_threads(n: usize) -> bool {
     cpu::pool::configure(n)
+}
+
+/// Lets the kernels use these instructions at most, one of [`instruction_sets`]; has an effect only before the first operation.
+/// For comparisons and tests: without it the best are used.
+///
+/// # Errors
+/// This processor has no such instructions, or it came too late.
+pub fn set_instruction_set(name: &str) -> Result<(), String> {
+    cpu::dispatch::Level::configure(name)
+}
+
+/// The instruction sets of this processor, the best last.
+pub fn instruction_sets() -> Vec<&'static str> {
+    cpu::dispatch::Level::available().into_iter().map(cpu::dispatch::Level::name).collect()
+}
+
+/// Whether [`linear`] multiplies weights that are packed so, on this processor.
+pub fn takes(packing: Packing, format: Format) -> bool {
+    match packing {
+        Packing::Rows => true,
+        Packing::Tiles16 => cpu::dispatch::Level::best().takes_tiles(format),
+    }
 }
 
 /// The instruction set chosen at run time: `avx512-vnni`, `avx2` or `portable`.

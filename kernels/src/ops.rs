@@ -5,7 +5,7 @@
 //! implementation can rely on them. Calls that break a contract panic: they are errors of the
 //! program, never of its input.
 
-use crate::{BLOCK_TOKENS, Format, KvFormat, KvLayer, Matrix};
+use crate::{BLOCK_TOKENS, Format, KvFormat, KvLayer, Matrix, Packing};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch};
 use burn::tensor::{DType, Tensor};
@@ -50,6 +50,8 @@ impl Scores {
 pub struct MatrixShape {
     /// How the bytes are read.
     pub format: Format,
+    /// How they are laid out.
+    pub packing: Packing,
     /// Rows.
     pub n: usize,
     /// Elements of a row.
@@ -114,7 +116,7 @@ pub trait Kernels: Backend {
 }
 
 fn shape_of(w: &Matrix) -> MatrixShape {
-    MatrixShape { format: w.format(), n: w.n(), k: w.k() }
+    MatrixShape { format: w.format(), packing: w.packing(), n: w.n(), k: w.k() }
 }
 
 /// `x [m, k] f32 · w [n, k]ᵀ → [m, n] f32`. A row has the same bits alone or among others, and on

@@ -22,6 +22,6 @@ pub use generation::Generation;
 pub use graph::{Batch, Encoder, Kv, Logits, Model, Segment};
 pub use import::Source;
 pub use rope_config::{Rope, RopeScaling};
-pub use seal::{SealOptions, Weights, seal};
+pub use seal::{SealOptions, Target, Weights, seal};
 pub use template::ChatTemplate;
 pub use tokenizer::{TokenStream, Tokenizer};

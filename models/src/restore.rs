@@ -8,16 +8,14 @@ use crate::graph::{
     Linear, Mlp, Model, RmsNorm,
 };
 use crate::import::plan::{EMBEDDING, HEAD, NORM};
-use crate::{Error, ModelConfig};
+use crate::{Error, ModelConfig, Target};
 use burn::tensor::{Device, Tensor, TensorData};
 use bytes::Bytes;
-use kernels::{Format, KvFormat, Matrix, Scores};
+use kernels::{Format, KvFormat, Matrix, Packing, Scores};
 use snapshot::Snapshot;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
-
-/// The only layout this version writes and reads: rows one after another, as in the model's own files.
-const ROW_MAJOR: &str = "row-major";
 
 impl Model {
     /// The model in `snapshot`, computing on the mapping itself.
@@ -31,7 +29,8 @@ impl Model {
         }
         let device = Device::flex();
         let tensors = snapshot.tensors().iter().map(|t| (t.name.as_str(), t)).collect();
-        let graph = Weights { snapshot, tensors, device: &device, config: &config }.decoder()?;
+        let graph =
+            Weights { snapshot, tensors, device: &device, config: &config, warned: Cell::new(false) }.decoder()?;
         let kv_format = if snapshot.weights() == "f32" { KvFormat::F32 } else { KvFormat::F16 };
         Ok(Self { config, graph, kv_format, device })
     }
@@ -48,7 +47,8 @@ impl Encoder {
         let shape = config.variant.encoder.clone().ok_or_else(decoder)?;
         let tensors = snapshot.tensors().iter().map(|t| (t.name.as_str(), t)).collect();
         let device = Device::flex();
-        let graph = Weights { snapshot, tensors, device: &device, config: &config }.encoder(&shape)?;
+        let graph = Weights { snapshot, tensors, device: &device, config: &config, warned: Cell::new(false) }
+            .encoder(&shape)?;
         Ok(Self { config, shape, graph })
     }
 }
@@ -59,6 +59,7 @@ struct Weights<'a> {
     tensors: HashMap<&'a str, &'a snapshot::Tensor>,
     device: &'a Device,
     config: &'a ModelConfig,
+    warned: Cell<bool>,
 }
 
 impl Weights<'_> {
@@ -194,9 +195,25 @@ impl Weights<'_> {
     }
 
     fn matrix(&self, name: &str, n: usize, k: usize) -> Result<Matrix, Error> {
-        let (format, bytes) = self.stored(name, &[n, k], k)?;
-        let matrix = Matrix::from_bytes(bytes, format, n, k, self.device);
+        let Found { format, packing, bytes } = self.stored(name, &[n, k], k)?;
+        let matrix = if kernels::takes(packing, format) {
+            Matrix::packed(bytes, format, packing, n, k, self.device)
+        } else {
+            self.warn_of_repacking();
+            Matrix::from_bytes(unpacked(&bytes, format, packing, n, k).into(), format, n, k, self.device)
+        };
         matrix.map_err(|e| Error::BadModel(format!("tensor {name}: {e}")))
+    }
+
+    /// Once for a model.
+    fn warn_of_repacking(&self) {
+        if !self.warned.replace(true) {
+            let (model, sealed, here) = (self.snapshot.model(), self.snapshot.target(), Target::here().name());
+            tracing::warn!(
+                "{model} is sealed for {sealed}, which this processor is not: its weights are laid out anew at each start, in \
+                 memory of this process's own; seal it once more: pilotlight seal MODEL --target {here}"
+            );
+        }
     }
 
     fn norm(&self, name: &str, n: usize) -> Result<RmsNorm, Error> {
@@ -212,34 +229,56 @@ impl Weights<'_> {
 
     /// `[n] f32`: a few kilobytes, read into float32 whatever they are stored as.
     fn vector(&self, name: &str, n: usize) -> Result<Vec<f32>, Error> {
-        let (format, bytes) = self.stored(name, &[n], n)?;
+        let Found { format, bytes, .. } = self.stored(name, &[n], n)?;
         let mut values = vec![0.0; n];
         format.dequantize_row(&bytes, &mut values);
         Ok(values)
     }
 
     /// The tensor `name`, which must have `shape` in rows of `k` elements.
-    fn stored(&self, name: &str, shape: &[usize], k: usize) -> Result<(Format, Bytes), Error> {
+    fn stored(&self, name: &str, shape: &[usize], k: usize) -> Result<Found, Error> {
         let bad = |what: String| Error::BadModel(format!("tensor {name}: {what}"));
         let stored = *self.tensors.get(name).ok_or_else(|| bad("missing".into()))?;
         let bytes = self.snapshot.tensor_bytes(stored);
         let Some(format) = Format::from_name(&stored.dtype) else {
             return Err(Error::Unsupported(format!("tensor {name}: dtype {}", stored.dtype)));
         };
-        if stored.layout != ROW_MAJOR {
+        let Some(packing) = Packing::from_name(&stored.layout).filter(|p| shape.len() == 2 || *p == Packing::Rows)
+        else {
             return Err(Error::Unsupported(format!("tensor {name}: layout {}", stored.layout)));
-        }
+        };
         if !stored.shape.iter().copied().eq(shape.iter().map(|&d| d as u64)) {
             return Err(bad(format!("shape {:?}, where the configuration asks for {shape:?}", stored.shape)));
         }
-        let row_bytes = format.row_bytes(k);
-        let row_bytes =
-            row_bytes.ok_or_else(|| bad(format!("rows of {k} elements are no whole {} blocks", format.name())))?;
-        let rows: usize = shape.iter().product::<usize>() / k;
-        let expected = row_bytes.checked_mul(rows);
-        if expected != Some(bytes.len()) {
-            return Err(bad(format!("{} bytes, where {rows} rows of {row_bytes} are expected", bytes.len())));
+        if !packing.takes(format, k) {
+            return Err(bad(format!(
+                "rows of {k} elements are no whole {} blocks in {}",
+                format.name(),
+                packing.name()
+            )));
         }
-        Ok((format, bytes))
+        let rows: usize = shape.iter().product::<usize>() / k;
+        if packing.bytes(format, rows, k) != Some(bytes.len()) {
+            let expected = format!("{rows} rows of {k} {} are expected", format.name());
+            return Err(bad(format!("{} bytes, where {expected}", bytes.len())));
+        }
+        Ok(Found { format, packing, bytes })
     }
+}
+
+/// A tensor of the snapshot, checked.
+struct Found {
+    format: Format,
+    packing: Packing,
+    bytes: Bytes,
+}
+
+/// The same matrix row by row.
+fn unpacked(bytes: &[u8], format: Format, packing: Packing, n: usize, k: usize) -> Vec<u8> {
+    let row_bytes = format.row_bytes(k).expect("what is packed has whole rows");
+    let mut rows = vec![0; n * row_bytes];
+    for (i, row) in rows.chunks_exact_mut(row_bytes).enumerate() {
+        packing.row(format, k, bytes, i, row);
+    }
+    rows
 }

@@ -40,6 +40,8 @@ pub struct Options {
     pub threads: Option<usize>,
     /// Memory for keys and values; `None`: 16 full contexts, but at most 2 GiB. It is touched only as it is used.
     pub kv_memory_bytes: Option<u64>,
+    /// Instructions that the kernels use at most; `None`: the best there are.
+    pub instruction_set: Option<String>,
     /// What keys and values are kept in; `None`: float32 where the weights are sealed so, else float16.
     pub kv_format: Option<kernels::KvFormat>,
     /// Sequences computed at once, at most [`SEQUENCES_MAX`]; `None`: 64.
@@ -77,6 +79,10 @@ pub fn alone(snapshot: PathBuf, listen: SocketAddr, options: Options) -> ExitCod
 
 /// One thread for all that waits; the processors belong to the kernels.
 fn run(options: &Options, work: impl Future<Output = ExitCode>) -> ExitCode {
+    if let Some(Err(error)) = options.instruction_set.as_deref().map(kernels::set_instruction_set) {
+        eprintln!("pilotlight: --instruction-set: {error}");
+        return ExitCode::from(64);
+    }
     let threads = options.threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
     // Starts the kernels' threads now, which a standby has done before it is needed.
     kernels::set_threads(threads.max(1));

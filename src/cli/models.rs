@@ -35,7 +35,7 @@ pub struct Pull {
 /// Make a model's files one snapshot, from which it can be restored at once
 #[derive(Debug, Args)]
 #[command(
-    after_help = "EXAMPLES:\n  pilotlight seal smollm2\n  pilotlight seal ./my-model -o my-model.snapshot --weights q8\n  pilotlight seal model.gguf -o reference.snapshot --weights f32"
+    after_help = "EXAMPLES:\n  pilotlight seal smollm2\n  pilotlight seal ./my-model -o my-model.snapshot --weights q8\n  pilotlight seal model.gguf -o reference.snapshot --weights f32\n  pilotlight seal model.gguf --target cpu:portable     (for machines of any kind)"
 )]
 pub struct Seal {
     /// A model of the store, a Hugging Face folder or a .gguf file
@@ -46,6 +46,24 @@ pub struct Seal {
     /// How weights are kept
     #[arg(long, value_enum, default_value_t = Weights::Native)]
     pub weights: Weights,
+    /// For which processors weights are laid out: cpu:avx512, cpu:avx2 or cpu:portable [default: this machine's]
+    #[arg(long, value_name = "TARGET", value_parser = target)]
+    pub target: Option<models::Target>,
+}
+
+impl Seal {
+    /// For which processors.
+    pub fn target(&self) -> models::Target {
+        self.target.unwrap_or_else(models::Target::here)
+    }
+}
+
+fn target(word: &str) -> Result<models::Target, String> {
+    let all = models::Target::ALL;
+    all.into_iter().find(|target| target.name() == word).ok_or_else(|| {
+        let known: Vec<_> = all.iter().map(|target| target.name()).collect();
+        format!("this version seals for {}; GPUs are not among them", known.join(", "))
+    })
 }
 
 /// How a snapshot keeps its weights.

@@ -110,6 +110,9 @@ pub struct Engine {
     /// What keys and values are kept in; q8 needs half the memory of f16 [default: f32 for weights sealed in f32, else f16]
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub kv_format: Option<KvFormat>,
+    /// Instructions that the kernels use at most, for comparisons: portable, avx2, avx512-vnni [default: the best there are]
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
+    pub instruction_set: Option<String>,
     /// Sequences that run at the same time, at most 4096 [default: 64]
     #[arg(long, value_parser = sequences, value_name = "N")]
     pub max_sequences: Option<usize>,
@@ -121,6 +124,7 @@ impl Engine {
         runtime::Options {
             threads: self.threads,
             kv_memory_bytes: self.kv_memory,
+            instruction_set: self.instruction_set.clone(),
             kv_format: self.kv_format.map(KvFormat::of_kernels),
             max_sequences: self.max_sequences,
         }
@@ -131,8 +135,9 @@ impl Engine {
         let threads = self.threads.map(|n| ["--threads".into(), n.to_string()]);
         let memory = self.kv_memory.map(|n| ["--kv-memory".into(), n.to_string()]);
         let format = self.kv_format.map(|format| ["--kv-format".into(), format.word().to_owned()]);
+        let instructions = self.instruction_set.clone().map(|name| ["--instruction-set".into(), name]);
         let sequences = self.max_sequences.map(|n| ["--max-sequences".into(), n.to_string()]);
-        [threads, memory, format, sequences].into_iter().flatten().flatten().map(OsString::from).collect()
+        [threads, memory, format, instructions, sequences].into_iter().flatten().flatten().map(OsString::from).collect()
     }
 }
 
@@ -162,6 +167,7 @@ mod tests {
             threads: Some(2),
             kv_memory: Some(1 << 20),
             kv_format: Some(KvFormat::Q8),
+            instruction_set: Some("avx2".into()),
             max_sequences: Some(8),
         };
         let words: Vec<OsString> = std::iter::once("runtime".into()).chain(engine.words()).collect();

@@ -7,7 +7,7 @@ use crate::{
     output,
     progress::Progress,
 };
-use models::{SealOptions, Source};
+use models::{SealOptions, Source, Target};
 use std::path::{Path, PathBuf};
 use store::{Entry, Store};
 
@@ -25,6 +25,7 @@ pub struct Job {
     /// The snapshot's path.
     pub out: PathBuf,
     weights: Weights,
+    target: Target,
 }
 
 impl Job {
@@ -35,6 +36,7 @@ impl Job {
             source: entry.path.clone(),
             out: store.snapshot_path(&entry.name, weights.word()),
             weights,
+            target: Target::here(),
         }
     }
 
@@ -45,7 +47,7 @@ impl Job {
                 .map_err(|error| Error::file(format!("creating {}", folder.display()), error))?;
         }
         let source = Source::open(&self.source)?;
-        let options = SealOptions { model: self.model.clone(), weights: self.weights.into() };
+        let options = SealOptions { model: self.model.clone(), weights: self.weights.into(), target: self.target };
         let step = format!("sealing {}", self.model);
         let mut progress = Progress::new();
         let sealed =
@@ -65,12 +67,13 @@ fn resolve(args: &Seal, environment: &Environment) -> Result<Job> {
     if source.exists() {
         let model = name_of(source)?;
         let out = args.output.clone().unwrap_or_else(|| PathBuf::from(format!("{model}.snapshot")));
-        return Ok(Job { model, source: source.into(), out, weights: args.weights });
+        return Ok(Job { model, source: source.into(), out, weights: args.weights, target: args.target() });
     }
     let store = Store::open(&environment.store()?)?;
     let entry = store.get(&args.model)?.ok_or_else(|| unknown(&args.model))?;
     let mut job = Job::of_entry(&store, &entry, args.weights);
     job.out = args.output.clone().unwrap_or(job.out);
+    job.target = args.target();
     Ok(job)
 }
 

@@ -11,6 +11,17 @@ use crate::format::BLOCK;
 /// Groups of four elements in a block.
 pub(super) const GROUPS: usize = BLOCK / 4;
 
+/// What a kernel wants of its activations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// Most rows of a panel.
+    pub width: usize,
+    /// How much higher than meant the weights' integers are.
+    pub zero: i32,
+    /// Columns whose products with that are subtracted together: 32 or 16.
+    pub unit: usize,
+}
+
 /// `[m, k]` quantised, in panels of `width` rows (the last of what remains), and what the kernels
 /// need of each block. Within a panel the rows' numbers stand side by side, so that a kernel walks
 /// through it with one pointer.
@@ -22,6 +33,8 @@ pub(crate) struct Activations {
     d: Vec<f32>,
     sum: Vec<f32>,
     start: Vec<i32>,
+    /// Columns of a unit.
+    unit: usize,
 }
 
 /// Rows of [`Activations`] that are worked on together.
@@ -37,18 +50,21 @@ pub(super) struct Panel<'a> {
     pub d: &'a [f32],
     /// `[block, row]`: scale times the block's sum, what a weight's minimum is multiplied by.
     pub sum: &'a [f32],
-    /// `[block, row]`: `-zero` times the block's sum, where an integer dot product with weights
+    /// `[unit, row]`: `-zero` times the unit's sum, where an integer dot product with weights
     /// that are stored `zero` too high starts.
     pub start: &'a [i32],
 }
 
 impl Activations {
-    /// `x [m, k]` in panels of `width` rows, for weights whose integers are stored `zero` too high.
-    pub fn new(on: On, x: &[f32], k: usize, width: usize, zero: i32) -> Self {
+    /// `x [m, k]` as `wanted`.
+    pub fn new(on: On, x: &[f32], k: usize, wanted: Wanted) -> Self {
         let (m, blocks) = (x.len() / k, x.len() / BLOCK);
+        let Wanted { zero, unit, .. } = wanted;
+        // As many panels as there have to be, all about the same.
+        let width = m.div_ceil(m.div_ceil(wanted.width).max(1)).max(1);
         let mut fours = vec![[0; 4]; x.len() / 4];
         let (mut d, mut sum) = (vec![0.0; blocks], vec![0.0; blocks]);
-        let mut start = vec![0; blocks];
+        let mut start = vec![0; x.len() / unit];
         {
             let (fours, d) = (Shared::new(&mut fours), Shared::new(&mut d));
             let (sum, start) = (Shared::new(&mut sum), Shared::new(&mut start));
@@ -60,11 +76,12 @@ impl Activations {
                 // SAFETY: each task has its own rows, and so its own elements and blocks.
                 let (fours, d) = unsafe { (fours.part(part), d.part(blocks.clone())) };
                 // SAFETY: as above.
-                let (sum, start) = unsafe { (sum.part(blocks.clone()), start.part(blocks)) };
+                let (sum, start) =
+                    unsafe { (sum.part(blocks), start.part(elements.start / unit..elements.end / unit)) };
                 quantize(on.level, &x[elements], k, fours, d, sum, start, zero);
             });
         }
-        Self { m, k, width, fours, d, sum, start }
+        Self { m, k, width, fours, d, sum, start, unit }
     }
 
     pub(super) fn panels(&self) -> impl Iterator<Item = Panel<'_>> {
@@ -78,7 +95,7 @@ impl Activations {
                 fours: &self.fours[blocks.start * GROUPS..blocks.end * GROUPS],
                 d: &self.d[blocks.clone()],
                 sum: &self.sum[blocks.clone()],
-                start: &self.start[blocks],
+                start: &self.start[row * (self.k / self.unit)..(row + rows) * (self.k / self.unit)],
             }
         })
     }
@@ -109,13 +126,16 @@ fn quantize_panel<const L: usize, const FMA: bool>(
 ) {
     let rows = x.len() / k;
     let mut q = [0; BLOCK];
+    let units = start.len() / d.len();
     for (row, x) in x.chunks_exact(k).enumerate() {
         for (b, x) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
-            let (scale, total) = quantize_block(x, &mut q);
+            let scale = quantize_block(x, &mut q);
             let at = b * rows + row;
             d[at] = scale;
-            sum[at] = scale * total as f32;
-            start[at] = -zero * total;
+            sum[at] = scale * q.iter().map(|q| i32::from(*q)).sum::<i32>() as f32;
+            for (u, q) in q.chunks_exact(BLOCK / units).enumerate() {
+                start[(b * units + u) * rows + row] = -zero * q.iter().map(|q| i32::from(*q)).sum::<i32>();
+            }
             for (g, four) in q.as_chunks::<4>().0.iter().enumerate() {
                 fours[(b * GROUPS + g) * rows + row] = *four;
             }
@@ -123,19 +143,73 @@ fn quantize_panel<const L: usize, const FMA: bool>(
     }
 }
 
-/// Scale, and sum of `q`.
+/// The scale of `q`.
 #[inline(always)]
-fn quantize_block(x: &[f32; BLOCK], q: &mut [i8; BLOCK]) -> (f32, i32) {
+fn quantize_block(x: &[f32; BLOCK], q: &mut [i8; BLOCK]) -> f32 {
     // Compared as integers, because then what is no number is the largest.
     let bits = x.iter().fold(0, |a, x| a.max(x.to_bits() & 0x7fff_ffff));
     let largest = f32::from_bits(bits);
     let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
     // Added to it, a small number is rounded to an integer that stands in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
-    let mut total = 0;
     for (q, x) in q.iter_mut().zip(x) {
         *q = (x * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i8;
-        total += i32::from(*q);
     }
-    (largest / 127.0, total)
+    largest / 127.0
+}
+
+/// `[m, k]` rounded to bfloat16, in panels as [`Activations`]: two columns of a row are one number of 32 bits.
+pub(super) struct Pairs {
+    m: usize,
+    k: usize,
+    width: usize,
+    /// Of each panel `[k / 2, row]`.
+    pairs: Vec<u32>,
+}
+
+impl Pairs {
+    /// `k` is even.
+    pub fn new(on: On, x: &[f32], k: usize, width: usize) -> Self {
+        let m = x.len() / k;
+        let width = m.div_ceil(m.div_ceil(width).max(1)).max(1);
+        let mut pairs = vec![0; x.len() / 2];
+        {
+            let pairs = Shared::new(&mut pairs);
+            on.pool.run(m.div_ceil(width), &|panel| {
+                let elements = panel * width * k..m.min((panel + 1) * width) * k;
+                // SAFETY: each task has its own rows.
+                let pairs = unsafe { pairs.part(elements.start / 2..elements.end / 2) };
+                round_panel(on.level, &x[elements], k, pairs);
+            });
+        }
+        Self { m, k, width, pairs }
+    }
+
+    /// First row, rows, and their pairs.
+    pub fn panels(&self) -> impl Iterator<Item = (usize, usize, &[u32])> {
+        (0..self.m).step_by(self.width).map(move |row| {
+            let rows = self.width.min(self.m - row);
+            (row, rows, &self.pairs[row * self.k / 2..(row + rows) * self.k / 2])
+        })
+    }
+}
+
+leveled! { fn round_panel(x: &[f32], k: usize, pairs: &mut [u32]) = round_rows }
+
+#[inline(always)]
+fn round_rows<const L: usize, const FMA: bool>(x: &[f32], k: usize, pairs: &mut [u32]) {
+    let rows = x.len() / k;
+    for (row, x) in x.chunks_exact(k).enumerate() {
+        for (c, [first, second]) in x.as_chunks::<2>().0.iter().enumerate() {
+            pairs[c * rows + row] = rounded(*first) | rounded(*second) << 16;
+        }
+    }
+}
+
+/// The upper half of a binary32, to nearest, ties to even; what is no number stays none.
+#[inline(always)]
+fn rounded(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    if x.is_nan() { bits >> 16 | 0x40 } else { nearest }
 }

@@ -5,6 +5,7 @@
 //! instruction set is made by [`leveled`] and stands on that.
 
 use super::pool::Pool;
+use crate::Format;
 use std::sync::OnceLock;
 
 /// An instruction set the kernels are written for. Results of different levels differ in the last
@@ -40,10 +41,29 @@ impl Level {
         levels
     }
 
-    /// The best this processor has.
+    /// The best this processor has, or what was [configured](Level::configure).
     pub fn best() -> Self {
-        static BEST: OnceLock<Level> = OnceLock::new();
         *BEST.get_or_init(|| Self::available().pop().unwrap_or(Self::Portable))
+    }
+
+    /// Makes the level called `name` the best.
+    pub fn configure(name: &str) -> Result<(), String> {
+        let all = Self::available();
+        let names = || all.iter().map(|level| level.name()).collect::<Vec<_>>().join(", ");
+        let found = all.iter().find(|level| level.name() == name);
+        let level = *found.ok_or_else(|| format!("this processor has the instruction sets {}", names()))?;
+        if *BEST.get_or_init(|| level) == level { Ok(()) } else { Err("the kernels are in use already".into()) }
+    }
+
+    /// Packed weights in this format are multiplied at this level.
+    pub fn takes_tiles(self, format: Format) -> bool {
+        match self {
+            Self::Portable => false,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => false,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => format != Format::BF16 || std::arch::is_x86_feature_detected!("avx512bf16"),
+        }
     }
 
     pub fn name(self) -> &'static str {
@@ -56,6 +76,8 @@ impl Level {
         }
     }
 }
+
+static BEST: OnceLock<Level> = OnceLock::new();
 
 /// What a kernel runs on.
 #[derive(Clone, Copy)]

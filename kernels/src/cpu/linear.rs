@@ -4,16 +4,17 @@
 //! `x`, so a weight is read and unpacked once a call. Weights that multiply the same `x` go in one
 //! call: it is quantised once for them, and the threads are called together once.
 
-use super::activations::Activations;
+use super::activations::{Activations, Pairs, Wanted};
 use super::dispatch::{Level, On};
 use super::shared::Shared;
 use super::weight::Weight;
 use super::{floats, portable, scratch};
-use crate::Format;
+use crate::format::BLOCK;
+use crate::{Format, Packing};
 use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
-use super::{avx2, avx512};
+use super::{avx2, avx512, tiles};
 
 /// Weight rows that are worked on together.
 pub(super) const TILE: usize = 16;
@@ -23,6 +24,8 @@ const TASKS_PER_THREAD: usize = 6;
 /// The same where a weight is read for few rows of `x`: the first tile of a task comes from memory unannounced, so that many
 /// small tasks cost more than they balance (measured: 4.5 ms a token in the layers of SmolLM2 with 6, 3.9 ms with 2).
 const TASKS_PER_THREAD_FEW_ROWS: usize = 2;
+/// Tiles that packed weights are cut into multiples of.
+const TILES_TOGETHER: usize = 4;
 /// Up to so many rows of `x` are few.
 const FEW_ROWS: usize = 8;
 
@@ -37,21 +40,22 @@ pub(crate) fn linears<const W: usize>(on: On, x: &[f32], parts: [(&Weight, &mut 
         assert_eq!(w.k(), k, "columns of the weights");
         assert_eq!(x.len() / k, out.len() / w.n(), "rows of x and of out");
     }
-    let zeros = parts.each_ref().map(|(w, _)| zero(w.format(), on.level));
-    let mut quantised: Vec<(i32, Activations)> = Vec::new();
-    for zero in zeros.into_iter().flatten() {
-        if !quantised.iter().any(|(have, _)| *have == zero) {
-            quantised.push((zero, Activations::new(on, x, k, width(on.level), zero)));
+    let takes = parts.each_ref().map(|(w, _)| Takes::of(w, on.level));
+    let mut prepared: Vec<(Takes, Prepared)> = Vec::new();
+    for takes in takes {
+        if !prepared.iter().any(|(have, _)| *have == takes) {
+            prepared.push((takes, takes.prepare(on, x, k)));
         }
     }
     let tiles: usize = parts.iter().map(|(w, _)| w.n().div_ceil(TILE)).sum();
     let tasks = if x.len() / k <= FEW_ROWS { TASKS_PER_THREAD_FEW_ROWS } else { TASKS_PER_THREAD };
-    let rows = TILE * tiles.div_ceil(on.pool.threads() * tasks);
+    // Whole tiles, and of packed weights as many as are worked on together.
+    let rows = TILE * tiles.div_ceil(on.pool.threads() * tasks).next_multiple_of(TILES_TOGETHER);
     let mut first = 0;
-    let mut zeros = zeros.into_iter();
+    let mut takes = takes.into_iter();
     let parts = parts.map(|(w, out)| {
-        let zero = zeros.next().flatten();
-        let x = quantised.iter().find(|(have, _)| Some(*have) == zero).map(|(_, x)| x);
+        let takes = takes.next();
+        let x = prepared.iter().find(|(have, _)| Some(*have) == takes).map(|(_, x)| x).expect("all were prepared");
         let tasks = first..first + w.n().div_ceil(rows);
         first = tasks.end;
         Part { w, x, out: Shared::new(out), tasks }
@@ -59,33 +63,98 @@ pub(crate) fn linears<const W: usize>(on: On, x: &[f32], parts: [(&Weight, &mut 
     on.pool.run(first, &|i| {
         let part = parts.iter().find(|part| part.tasks.contains(&i)).expect("tasks are the parts' tasks");
         let start = (i - part.tasks.start) * rows;
-        part.run(on.level, x, start..part.w.n().min(start + rows));
+        part.run(on.level, start..part.w.n().min(start + rows));
     });
 }
 
 /// One weight of a call.
 struct Part<'a> {
     w: &'a Weight<'a>,
-    /// For weights in blocks; the others take `x` as it is.
-    x: Option<&'a Activations>,
+    x: &'a Prepared<'a>,
     out: Shared<'a, f32>,
     tasks: Range<usize>,
 }
 
 impl Part<'_> {
     /// Computes the outputs of the weight rows `rows`, which begin at a whole tile.
-    fn run(&self, level: Level, floats: &[f32], rows: Range<usize>) {
+    fn run(&self, level: Level, rows: Range<usize>) {
         let (w, out) = (self.w, &self.out);
+        #[cfg(target_arch = "x86_64")]
+        if w.packing() == Packing::Tiles16 {
+            let tiles = rows.start / TILE..rows.end.div_ceil(TILE);
+            return match self.x {
+                // SAFETY: packed weights are taken only where the processor has AVX-512 and VNNI ([`Takes::of`]).
+                Prepared::Blocks(x) => unsafe { tiles::blocks(x, w, tiles, out) },
+                // SAFETY: as above, with BF16.
+                Prepared::Pairs(x) => unsafe { tiles::bf16(x, w, tiles, out) },
+                Prepared::Floats(_) => unreachable!("no packed weight takes floats"),
+            };
+        }
         scratch::with(|scratch| match (self.x, level) {
-            (None, _) => floats::tiles(level, floats, w, rows, scratch, out),
-            (Some(x), Level::Portable) => portable::tiles(x, w, rows, scratch, out),
+            (Prepared::Floats(x), _) => floats::tiles(level, x, w, rows, scratch, out),
+            (Prepared::Pairs(_), _) => unreachable!("rows are not multiplied in pairs"),
+            (Prepared::Blocks(x), Level::Portable) => portable::tiles(x, w, rows, scratch, out),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: a level exists only where the processor has it.
-            (Some(x), Level::Avx2) => unsafe { avx2::tiles(x, w, rows, scratch, out) },
+            (Prepared::Blocks(x), Level::Avx2) => unsafe { avx2::tiles(x, w, rows, scratch, out) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            (Some(x), Level::Avx512) => unsafe { avx512::tiles(x, w, rows, scratch, out) },
+            (Prepared::Blocks(x), Level::Avx512) => unsafe { avx512::tiles(x, w, rows, scratch, out) },
         });
+    }
+}
+
+/// What a weight is multiplied by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Takes {
+    /// `x` as it is.
+    Floats,
+    /// `x` in 8 bits.
+    Blocks(Wanted),
+    /// `x` in bfloat16.
+    Pairs { width: usize },
+}
+
+/// `x` as some weights take it.
+enum Prepared<'a> {
+    Floats(&'a [f32]),
+    Blocks(Activations),
+    Pairs(Pairs),
+}
+
+impl Takes {
+    fn of(w: &Weight, level: Level) -> Self {
+        match w.packing() {
+            Packing::Rows => zero(w.format(), level)
+                .map_or(Self::Floats, |zero| Self::Blocks(Wanted { width: width(level), zero, unit: BLOCK })),
+            Packing::Tiles16 => Self::of_tiles(w.format(), level),
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn of_tiles(format: Format, level: Level) -> Self {
+        assert!(level.takes_tiles(format), "packed weights of {} for another processor", format.name());
+        match format {
+            Format::BF16 => Self::Pairs { width: tiles::WIDTH },
+            _ => Self::Blocks(Wanted {
+                width: tiles::WIDTH,
+                zero: tiles::zero(format),
+                unit: tiles::unit_columns(format),
+            }),
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn of_tiles(format: Format, _: Level) -> Self {
+        panic!("packed weights of {} for another processor", format.name())
+    }
+
+    fn prepare<'a>(&self, on: On, x: &'a [f32], k: usize) -> Prepared<'a> {
+        match *self {
+            Self::Floats => Prepared::Floats(x),
+            Self::Blocks(wanted) => Prepared::Blocks(Activations::new(on, x, k, wanted)),
+            Self::Pairs { width } => Prepared::Pairs(Pairs::new(on, x, k, width)),
+        }
     }
 }
 

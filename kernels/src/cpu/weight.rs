@@ -1,25 +1,41 @@
 //! A weight as the kernels see it: bytes whose length has been checked once.
 //!
-//! **Invariant:** `bytes.len() == n * row_bytes` and, for block formats, `k` is a multiple of the
-//! block: the kernels that read through pointers rely on it.
+//! **Invariant:** `bytes` are as many as packing, format and shape need, so `k` is a multiple of the format's block (packed: of
+//! its chunk): the kernels that read through pointers rely on it.
 
-use crate::Format;
+use crate::packing::tile_bytes;
+use crate::{Format, Packing};
 
-/// `[n, k]` in `format`, row by row.
+/// `[n, k]` in `format`, laid out as `packing` says.
 #[derive(Clone, Copy)]
 pub(crate) struct Weight<'a> {
     bytes: &'a [u8],
     format: Format,
+    packing: Packing,
     n: usize,
     k: usize,
-    row_bytes: usize,
+    /// Of a row, or of a tile.
+    part_bytes: usize,
 }
 
 impl<'a> Weight<'a> {
-    /// `None` where the length of `bytes` does not fit.
+    /// Row by row; `None` where the length of `bytes` does not fit.
+    #[cfg(test)]
     pub fn new(bytes: &'a [u8], format: Format, n: usize, k: usize) -> Option<Self> {
-        let row_bytes = format.row_bytes(k)?;
-        (n.checked_mul(row_bytes)? == bytes.len()).then_some(Self { bytes, format, n, k, row_bytes })
+        Self::packed(bytes, format, Packing::Rows, n, k)
+    }
+
+    /// `None` where the length of `bytes` does not fit.
+    pub fn packed(bytes: &'a [u8], format: Format, packing: Packing, n: usize, k: usize) -> Option<Self> {
+        let part_bytes = match packing {
+            Packing::Rows => format.row_bytes(k)?,
+            Packing::Tiles16 => tile_bytes(format, k)?,
+        };
+        (packing.bytes(format, n, k)? == bytes.len()).then_some(Self { bytes, format, packing, n, k, part_bytes })
+    }
+
+    pub fn packing(&self) -> Packing {
+        self.packing
     }
 
     pub fn format(&self) -> Format {
@@ -34,12 +50,34 @@ impl<'a> Weight<'a> {
         self.k
     }
 
+    /// Tile `tile` of a packed weight.
+    #[cfg(target_arch = "x86_64")]
+    pub fn tile(&self, tile: usize) -> &'a [u8] {
+        debug_assert_eq!(self.packing, Packing::Tiles16);
+        &self.bytes[tile * self.part_bytes..][..self.part_bytes]
+    }
+
+    /// Writes row `row` as floats to `out`.
+    pub fn dequantize_row(&self, row: usize, out: &mut [f32]) {
+        match self.packing {
+            Packing::Rows => self.format.dequantize_row(self.row(row), out),
+            Packing::Tiles16 => {
+                let mut stored = vec![0; self.format.row_bytes(self.k).expect("checked when it was made")];
+                self.packing.row(self.format, self.k, self.bytes, row, &mut stored);
+                self.format.dequantize_row(&stored, out);
+            }
+        }
+    }
+
+    /// Rows of a weight that is not packed.
     #[cfg(target_arch = "x86_64")]
     pub fn rows(&self, rows: std::ops::Range<usize>) -> &'a [u8] {
-        &self.bytes[rows.start * self.row_bytes..rows.end * self.row_bytes]
+        debug_assert_eq!(self.packing, Packing::Rows);
+        &self.bytes[rows.start * self.part_bytes..rows.end * self.part_bytes]
     }
 
     pub fn row(&self, row: usize) -> &'a [u8] {
-        &self.bytes[row * self.row_bytes..][..self.row_bytes]
+        debug_assert_eq!(self.packing, Packing::Rows);
+        &self.bytes[row * self.part_bytes..][..self.part_bytes]
     }
 }

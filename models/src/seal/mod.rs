@@ -2,13 +2,16 @@
 
 mod convert;
 mod loss;
+mod target;
+
+pub use target::Target;
 
 use crate::{
     Error, Source,
     import::{plan::Role, tensor::Stored},
 };
 use convert::Row;
-use kernels::Format;
+use kernels::{Format, Packing, TILE_ROWS};
 use loss::Loss;
 use serde::{Deserialize, Serialize};
 use snapshot::{SealPlan, Sealed, SectionKind, TensorPlan};
@@ -74,6 +77,8 @@ pub struct SealOptions {
     pub model: String,
     /// How weights are kept.
     pub weights: Weights,
+    /// For which processors they are laid out.
+    pub target: Target,
 }
 
 /// Writes `out`. `progress`: bytes done, bytes in all. What quantising loses is logged, tensor by tensor and in all.
@@ -87,18 +92,22 @@ pub fn seal(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Sealed, Error> {
     let tensors = source.tensors();
-    let formats: Vec<Format> = tensors.iter().map(|tensor| options.weights.format(tensor)).collect();
+    let layout = |tensor: &Stored| {
+        let format = options.weights.format(tensor);
+        Layout { format, packing: options.target.packing(tensor, format) }
+    };
+    let layouts: Vec<Layout> = tensors.iter().map(layout).collect();
     let plan = SealPlan {
         model: options.model.clone(),
-        target: "portable".into(),
+        target: options.target.name().into(),
         weights: options.weights.name().into(),
-        tensors: tensors.iter().zip(&formats).map(|(tensor, format)| planned(tensor, *format)).collect(),
+        tensors: tensors.iter().zip(&layouts).map(|(tensor, layout)| layout.plan(tensor)).collect(),
         sections: sections(source)?,
     };
     let mut total = Loss::default();
     let mut write = |index: usize, out: &mut dyn std::io::Write| {
-        let loss = write_tensor(&tensors[index], formats[index], out)?;
-        loss.report(&tensors[index].name, formats[index]);
+        let loss = layouts[index].write(&tensors[index], out)?;
+        loss.report(&tensors[index].name, layouts[index].format);
         total.add(&loss);
         Ok(())
     };
@@ -107,14 +116,57 @@ pub fn seal(
     Ok(sealed)
 }
 
-fn planned(tensor: &Stored, format: Format) -> TensorPlan {
-    let row_bytes = format.row_bytes(tensor.columns()).expect("a format was chosen that fits the rows");
-    TensorPlan {
-        name: tensor.name.clone(),
-        dtype: format.name().into(),
-        layout: "row-major".into(),
-        shape: tensor.shape.iter().map(|&extent| extent as u64).collect(),
-        bytes: (tensor.rows() * row_bytes) as u64,
+/// How one tensor is sealed.
+#[derive(Clone, Copy)]
+struct Layout {
+    format: Format,
+    packing: Packing,
+}
+
+impl Layout {
+    fn plan(self, tensor: &Stored) -> TensorPlan {
+        let bytes = self.packing.bytes(self.format, tensor.rows(), tensor.columns());
+        TensorPlan {
+            name: tensor.name.clone(),
+            dtype: self.format.name().into(),
+            layout: self.packing.name().into(),
+            shape: tensor.shape.iter().map(|&extent| extent as u64).collect(),
+            bytes: bytes.expect("a format was chosen that fits the rows") as u64,
+        }
+    }
+
+    /// Row by row, packed a tile at a time.
+    fn write(self, tensor: &Stored, out: &mut dyn std::io::Write) -> std::io::Result<Loss> {
+        let mut loss = Loss::default();
+        let mut row = Row::new(tensor.format, self.format, tensor.columns());
+        let (mut rows, mut tile) = (Vec::new(), Vec::new());
+        for index in 0..tensor.rows() {
+            let published = tensor.row(index);
+            let converted = row.convert(&published).map_err(|reason| {
+                std::io::Error::new(
+                    std::io::ErrorKind::InvalidData,
+                    format!("tensor {} row {index}: {reason}", tensor.name),
+                )
+            })?;
+            match self.packing {
+                Packing::Rows => out.write_all(converted)?,
+                Packing::Tiles16 => {
+                    rows.extend_from_slice(converted);
+                    let count = index % TILE_ROWS + 1;
+                    if count == TILE_ROWS || index + 1 == tensor.rows() {
+                        let bytes = self.packing.bytes(self.format, count, tensor.columns());
+                        tile.resize(bytes.expect("the plan has them, too"), 0);
+                        self.packing.pack(self.format, tensor.columns(), &rows, &mut tile);
+                        out.write_all(&tile)?;
+                        rows.clear();
+                    }
+                }
+            }
+            if let Some((before, after)) = row.requantised() {
+                loss.compare(before, after);
+            }
+        }
+        Ok(loss)
     }
 }
 
@@ -130,23 +182,4 @@ fn sections(source: &Source) -> Result<Vec<(SectionKind, Vec<u8>)>, Error> {
         sections.push((SectionKind::Template, json(serde_json::to_vec(source.templates()))?));
     }
     Ok(sections)
-}
-
-fn write_tensor(tensor: &Stored, format: Format, out: &mut dyn std::io::Write) -> std::io::Result<Loss> {
-    let mut loss = Loss::default();
-    let mut row = Row::new(tensor.format, format, tensor.columns());
-    for index in 0..tensor.rows() {
-        let published = tensor.row(index);
-        let converted = row.convert(&published).map_err(|reason| {
-            std::io::Error::new(
-                std::io::ErrorKind::InvalidData,
-                format!("tensor {} row {index}: {reason}", tensor.name),
-            )
-        })?;
-        out.write_all(converted)?;
-        if let Some((before, after)) = row.requantised() {
-            loss.compare(before, after);
-        }
-    }
-    Ok(loss)
 }

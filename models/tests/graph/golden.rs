@@ -2,7 +2,7 @@
 
 use crate::files;
 use crate::support::{Pool, assert_close, assert_greedy, log_softmax};
-use models::{Model, SealOptions, Source, Weights};
+use models::{Model, SealOptions, Source, Target, Weights};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -39,7 +39,7 @@ fn cases(model: &str) -> Vec<Case> {
 fn pool(model: &str, weights: Weights) -> Pool {
     let scratch = tempfile::tempdir().unwrap();
     let sealed = scratch.path().join("model.snapshot");
-    let options = SealOptions { model: model.into(), weights };
+    let options = SealOptions { model: model.into(), weights, target: Target::here() };
     models::seal(&Source::open(&files::golden(model)).unwrap(), &sealed, &options, &mut |_, _| {}).unwrap();
     Pool::new(Model::restore(&snapshot::Snapshot::open(&sealed).unwrap()).unwrap(), 32)
 }

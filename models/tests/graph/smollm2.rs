@@ -2,7 +2,7 @@
 
 use crate::files;
 use crate::support::{Pool, assert_close, assert_greedy, log_softmax};
-use models::{Model, SealOptions, Source, Weights};
+use models::{Model, SealOptions, Source, Target, Weights};
 use serde::Deserialize;
 use std::path::Path;
 
@@ -30,7 +30,7 @@ fn cases() -> Vec<Case> {
 fn pool(file: &Path, weights: Weights) -> Pool {
     let scratch = tempfile::tempdir().unwrap();
     let sealed = scratch.path().join("smollm2.snapshot");
-    let options = SealOptions { model: "smollm2".into(), weights };
+    let options = SealOptions { model: "smollm2".into(), weights, target: Target::here() };
     models::seal(&Source::open(file).unwrap(), &sealed, &options, &mut |_, _| {}).unwrap();
     Pool::new(Model::restore(&snapshot::Snapshot::open(&sealed).unwrap()).unwrap(), 32)
 }

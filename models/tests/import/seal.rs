@@ -1,17 +1,21 @@
 //! Sealing: what is in the snapshot is what the makers published.
 
 use crate::support::{self, llama::Llama};
-use kernels::Format;
-use models::{ChatTemplate, Error, ModelConfig, SealOptions, Source, Tokenizer, Weights, seal};
+use kernels::{Format, Packing};
+use models::{ChatTemplate, Error, ModelConfig, SealOptions, Source, Target, Tokenizer, Weights, seal};
 use snapshot::{SectionKind, Snapshot};
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 const ALL: [Weights; 5] = [Weights::Native, Weights::F32, Weights::Bf16, Weights::Q8, Weights::Q4];
 
 fn sealed(source: &Path, weights: Weights) -> Arc<Snapshot> {
+    sealed_for(source, weights, Target::Portable)
+}
+
+fn sealed_for(source: &Path, weights: Weights, target: Target) -> Arc<Snapshot> {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("model.snapshot");
-    let options = SealOptions { model: "m".into(), weights };
+    let options = SealOptions { model: "m".into(), weights, target };
     let mut last = (0, 0);
     let sealed = seal(&Source::open(source).unwrap(), &out, &options, &mut |done, all| last = (done, all)).unwrap();
     assert!(last.0 == last.1 && last.1 > 0, "progress ends at {last:?}");
@@ -19,7 +23,7 @@ fn sealed(source: &Path, weights: Weights) -> Arc<Snapshot> {
     let snapshot = Snapshot::open(&out).unwrap();
     snapshot.verify_all(&mut |_, _| ()).unwrap();
     assert_eq!(snapshot.digest(), sealed.digest);
-    assert_eq!((snapshot.target(), snapshot.weights()), ("portable", weights.name()));
+    assert_eq!((snapshot.target(), snapshot.weights()), (target.name(), weights.name()));
     snapshot
 }
 
@@ -38,6 +42,40 @@ fn values(snapshot: &Arc<Snapshot>) -> BTreeMap<String, Vec<f32>> {
             (tensor.name.clone(), out)
         })
         .collect()
+}
+
+/// The rows of every tensor as their format has them, by name.
+fn rows(snapshot: &Arc<Snapshot>) -> BTreeMap<String, Vec<u8>> {
+    let tensors = snapshot.tensors().iter();
+    tensors
+        .map(|tensor| {
+            let (format, packing) =
+                (Format::from_name(&tensor.dtype).unwrap(), Packing::from_name(&tensor.layout).unwrap());
+            let k = *tensor.shape.last().unwrap() as usize;
+            let n = tensor.shape.iter().product::<u64>() as usize / k;
+            let mut rows = vec![0; n * format.row_bytes(k).unwrap()];
+            for (i, row) in rows.chunks_mut(format.row_bytes(k).unwrap()).enumerate() {
+                packing.row(format, k, &snapshot.tensor_bytes(tensor), i, row);
+            }
+            (tensor.name.clone(), rows)
+        })
+        .collect()
+}
+
+#[test]
+fn what_is_packed_for_a_processor_is_what_is_sealed_for_any() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = Llama { hidden: 128, inner: 192, vocab: 300, ..Llama::default() };
+    let paths = both(&model, folder.path());
+    for weights in ALL {
+        let [portable, packed] =
+            [Target::Portable, Target::Avx512].map(|target| sealed_for(&paths[0], weights, target));
+        assert_eq!(rows(&portable), rows(&packed), "{weights:?}");
+        let tiles = packed.tensors().iter().filter(|tensor| tensor.layout == "tiles16").count();
+        let floats = matches!(weights, Weights::F32 | Weights::Native);
+        assert_eq!(tiles > 0, !floats, "{weights:?}: float32 stays in rows");
+        assert!(portable.tensors().iter().all(|tensor| tensor.layout == "row-major"));
+    }
 }
 
 fn dtypes(snapshot: &Snapshot) -> BTreeMap<&str, &str> {
@@ -150,7 +188,7 @@ fn a_weight_that_is_no_number_is_named_where_it_would_be_lost() {
     up.data[4 * 64 * 3..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
     let path = folder.path().join("model.gguf");
     std::fs::write(&path, file.bytes()).unwrap();
-    let options = SealOptions { model: "m".into(), weights: Weights::Q8 };
+    let options = SealOptions { model: "m".into(), weights: Weights::Q8, target: Target::Portable };
     let out = folder.path().join("out");
     let error = seal(&Source::open(&path).unwrap(), &out, &options, &mut |_, _| ()).unwrap_err();
     let words = error.to_string();

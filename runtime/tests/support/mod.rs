@@ -42,7 +42,11 @@ pub fn snapshot() -> &'static Path {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("tiny.snapshot");
         let source = models::Source::open(&golden("")).unwrap();
-        let options = models::SealOptions { model: "sealed name".into(), weights: models::Weights::F32 };
+        let options = models::SealOptions {
+            model: "sealed name".into(),
+            weights: models::Weights::F32,
+            target: models::Target::here(),
+        };
         models::seal(&source, &file, &options, &mut |_, _| {}).unwrap();
         (folder, file)
     });
@@ -62,7 +66,11 @@ pub fn snapshot_with_tools() -> &'static Path {
         let config = json!({"chat_template": template, "bos_token": "<|bos|>", "eos_token": "<|eos|>"});
         std::fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
         let file = folder.path().join("tools.snapshot");
-        let options = models::SealOptions { model: "tools".into(), weights: models::Weights::Native };
+        let options = models::SealOptions {
+            model: "tools".into(),
+            weights: models::Weights::Native,
+            target: models::Target::here(),
+        };
         models::seal(&models::Source::open(folder.path()).unwrap(), &file, &options, &mut |_, _| {}).unwrap();
         (folder, file)
     });
@@ -95,7 +103,8 @@ pub fn snapshot_with_oddities() -> &'static Path {
             }
         });
         let file = folder.path().join("odd.snapshot");
-        let options = models::SealOptions { model: "odd".into(), weights: models::Weights::F32 };
+        let options =
+            models::SealOptions { model: "odd".into(), weights: models::Weights::F32, target: models::Target::here() };
         models::seal(&models::Source::open(folder.path()).unwrap(), &file, &options, &mut |_, _| {}).unwrap();
         (folder, file)
     });

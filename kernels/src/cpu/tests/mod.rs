@@ -3,6 +3,7 @@
 
 mod attention;
 mod linear;
+mod packed;
 mod pool;
 mod quantize;
 

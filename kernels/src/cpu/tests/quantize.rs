@@ -1,4 +1,5 @@
 use super::{at_every_level, numbers};
+use crate::cpu::activations::Wanted;
 use crate::cpu::activations::{Activations, GROUPS};
 use crate::format::BLOCK;
 
@@ -8,7 +9,7 @@ fn activations_are_within_half_a_step_and_their_sums_are_exact() {
     let x = numbers(3, m * k);
     at_every_level(2, |on| {
         let mut rows = 0;
-        for panel in Activations::new(on, &x, k, 4, 8).panels() {
+        for panel in Activations::new(on, &x, k, Wanted { width: 4, zero: 8, unit: 32 }).panels() {
             assert_eq!(panel.row, rows);
             rows += panel.rows;
             let x = &x[panel.row * k..rows * k];

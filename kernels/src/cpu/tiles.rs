@@ -1,0 +1,409 @@
+//! Packed weights ([`crate::Packing::Tiles16`]) with AVX-512: VNNI for blocks, BF16 where the processor has it.
+//!
+//! A lane is a weight row, and the bytes lie in the order in which they are multiplied: a load is an operand. A few tiles and a
+//! panel of rows of `x` are worked on together, with all sums in registers. The integer sum of a unit (the columns that share a
+//! scale) is exact; units are added in their order, by the same instructions for any number of tiles and rows, so a result has
+//! the same bits in any company.
+
+use super::activations::{Activations, GROUPS, Pairs, Panel};
+use super::shared::Shared;
+use super::weight::Weight;
+use crate::Format;
+use crate::packing::{SCALES_4K, TILE_ROWS, header_bytes};
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+/// Most rows of `x` in a panel: with two tiles their sums take 24 of the 32 registers.
+pub(super) const WIDTH: usize = 6;
+/// Tiles that are worked on together.
+pub(super) const TILES: usize = 2;
+/// The same in bfloat16, which needs no integers beside the sums.
+pub(super) const TILES_BF16: usize = 4;
+
+const Q8_0: u8 = Format::Q8_0 as u8;
+const Q4_0: u8 = Format::Q4_0 as u8;
+const Q4_1: u8 = Format::Q4_1 as u8;
+const Q4_K: u8 = Format::Q4_K as u8;
+const Q5_K: u8 = Format::Q5_K as u8;
+const Q6_K: u8 = Format::Q6_K as u8;
+
+/// How the columns of a chunk are multiplied.
+struct Shape {
+    /// Bytes of a chunk.
+    chunk: usize,
+    header: usize,
+    /// Units of a chunk.
+    units: usize,
+    /// Groups of four columns in a unit.
+    groups: usize,
+    has_minimum: bool,
+}
+
+const fn shape(format: u8) -> Shape {
+    let (name, vectors, units, groups, has_minimum) = match format {
+        Q8_0 => (Format::Q8_0, 16, 2, 8, false),
+        Q4_0 => (Format::Q4_0, 8, 2, 8, false),
+        Q4_1 => (Format::Q4_1, 4, 1, 8, true),
+        Q4_K => (Format::Q4_K, 32, 8, 8, true),
+        Q5_K => (Format::Q5_K, 40, 8, 8, true),
+        _ => (Format::Q6_K, 48, 16, 4, false),
+    };
+    let header = header_bytes(name);
+    Shape { chunk: header + 64 * vectors, header, units, groups, has_minimum }
+}
+
+/// Columns of a unit: as many activations have a sum of their own.
+pub(super) fn unit_columns(format: Format) -> usize {
+    if format == Format::Q6_K { 16 } else { 32 }
+}
+
+/// How much higher than meant the integers are.
+pub(super) fn zero(format: Format) -> i32 {
+    match format {
+        Format::Q8_0 => 128,
+        Format::Q4_0 => 8,
+        Format::Q6_K => 32,
+        _ => 0,
+    }
+}
+
+/// Where a few tiles' outputs go.
+struct Store<'a> {
+    out: &'a Shared<'a, f32>,
+    n: usize,
+    /// First column.
+    column: usize,
+}
+
+impl Store<'_> {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn put<const T: usize, const R: usize>(&self, row: usize, sums: &[[__m512; R]; T]) {
+        for (t, sums) in sums.iter().enumerate() {
+            let first = self.column + t * TILE_ROWS;
+            let count = TILE_ROWS.min(self.n - first);
+            for (r, sum) in sums.iter().enumerate() {
+                let start = (row + r) * self.n + first;
+                // SAFETY: these columns of these rows are this task's alone.
+                let out = unsafe { self.out.part(start..start + count) };
+                let mask = ((1u32 << count) - 1) as __mmask16;
+                // SAFETY: the mask has one bit for each element of `out`.
+                unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr(), mask, *sum) };
+            }
+        }
+    }
+}
+
+/// Writes the outputs of the tiles `tiles` for every row of `x`; weights in blocks.
+///
+/// # Safety
+/// The processor has the instructions.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+pub(super) unsafe fn blocks(x: &Activations, w: &Weight, tiles: Range<usize>, out: &Shared<f32>) {
+    match w.format() {
+        Format::Q8_0 => all_tiles::<{ Q8_0 }>(x, w, tiles, out),
+        Format::Q4_0 => all_tiles::<{ Q4_0 }>(x, w, tiles, out),
+        Format::Q4_1 => all_tiles::<{ Q4_1 }>(x, w, tiles, out),
+        Format::Q4_K => all_tiles::<{ Q4_K }>(x, w, tiles, out),
+        Format::Q5_K => all_tiles::<{ Q5_K }>(x, w, tiles, out),
+        Format::Q6_K => all_tiles::<{ Q6_K }>(x, w, tiles, out),
+        _ => unreachable!("no packed format of blocks"),
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn all_tiles<const F: u8>(x: &Activations, w: &Weight, tiles: Range<usize>, out: &Shared<f32>) {
+    let mut tile = tiles.start;
+    while tile < tiles.end {
+        let store = Store { out, n: w.n(), column: tile * TILE_ROWS };
+        if tile + TILES <= tiles.end {
+            let bytes: [&[u8]; TILES] = std::array::from_fn(|i| w.tile(tile + i));
+            panels::<F, TILES>(x, &bytes, &store);
+            tile += TILES;
+        } else {
+            panels::<F, 1>(x, &[w.tile(tile)], &store);
+            tile += 1;
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn panels<const F: u8, const T: usize>(x: &Activations, tiles: &[&[u8]; T], store: &Store) {
+    for x in x.panels() {
+        match x.rows {
+            1 => panel::<F, T, 1>(&x, tiles, store),
+            2 => panel::<F, T, 2>(&x, tiles, store),
+            3 => panel::<F, T, 3>(&x, tiles, store),
+            4 => panel::<F, T, 4>(&x, tiles, store),
+            5 => panel::<F, T, 5>(&x, tiles, store),
+            _ => panel::<F, T, 6>(&x, tiles, store),
+        }
+    }
+}
+
+/// `R` rows of `x` and what is known of each of their blocks, as arrays whose lengths the compiler knows.
+struct OfX<'a, const R: usize> {
+    fours: &'a [[[[i8; 4]; R]; GROUPS]],
+    d: &'a [[f32; R]],
+    sum: &'a [[f32; R]],
+    /// One for each unit.
+    start: &'a [[i32; R]],
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn panel<const F: u8, const T: usize, const R: usize>(x: &Panel, tiles: &[&[u8]; T], store: &Store) {
+    let shape = const { shape(F) };
+    let of_x = OfX::<R> {
+        fours: x.fours.as_chunks::<R>().0.as_chunks::<GROUPS>().0,
+        d: x.d.as_chunks::<R>().0,
+        sum: x.sum.as_chunks::<R>().0,
+        start: x.start.as_chunks::<R>().0,
+    };
+    let chunks = of_x.fours.len() * GROUPS / (shape.units * shape.groups);
+    // Every read below is inside a chunk, and there are so many.
+    assert!(tiles.iter().all(|tile| tile.len() >= chunks * shape.chunk));
+    let mut sums = [[_mm512_setzero_ps(); R]; T];
+    for c in 0..chunks {
+        // SAFETY: chunk `c` is inside each tile.
+        let at = tiles.map(|tile| unsafe { tile.as_ptr().add(c * shape.chunk) });
+        for u in 0..shape.units {
+            // SAFETY: unit `u` of the chunk; the processor has the instructions.
+            unsafe { unit::<F, T, R>(&at, u, c * shape.units + u, &of_x, &mut sums) };
+        }
+    }
+    store.put(x.row, &sums);
+}
+
+/// Adds unit `u` of the chunks at `at`, the `number`-th of the row, to `sums`: the one place where it is decided how.
+///
+/// # Safety
+/// The chunks are there, and the processor has AVX-512 and VNNI.
+#[inline(always)]
+unsafe fn unit<const F: u8, const T: usize, const R: usize>(
+    at: &[*const u8; T],
+    u: usize,
+    number: usize,
+    x: &OfX<R>,
+    sums: &mut [[__m512; R]; T],
+) {
+    let shape = const { shape(F) };
+    let (block, first) = (number * shape.groups / GROUPS, number * shape.groups % GROUPS);
+    let fours = &x.fours[block];
+    // SAFETY: the caller's promise, for all of it.
+    unsafe {
+        let mut ints = [[_mm512_setzero_si512(); R]; T];
+        if F == Q8_0 || F == Q4_0 || F == Q6_K {
+            for r in 0..R {
+                let start = _mm512_set1_epi32(x.start[number][r]);
+                for ints in &mut ints {
+                    ints[r] = start;
+                }
+            }
+        }
+        if F == Q4_0 || F == Q4_1 {
+            // A byte has elements of two groups.
+            let low = _mm512_set1_epi8(15);
+            for g in 0..4 {
+                let mut two = [[_mm512_setzero_si512(); T]; 2];
+                for t in 0..T {
+                    let bytes = read(at[t].add(shape.header + 64 * (4 * u + g)));
+                    two[0][t] = _mm512_and_si512(bytes, low);
+                    two[1][t] = _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), low);
+                }
+                multiply(&two[0], &fours[g], &mut ints);
+                multiply(&two[1], &fours[g + 4], &mut ints);
+            }
+        } else {
+            for g in 0..shape.groups {
+                let mut weights = [_mm512_setzero_si512(); T];
+                for t in 0..T {
+                    weights[t] = integers::<F>(at[t].add(shape.header), u, g);
+                }
+                multiply(&weights, &fours[first + g], &mut ints);
+            }
+        }
+        for t in 0..T {
+            let (scale, minimum) = scales::<F>(at[t], u);
+            for r in 0..R {
+                let scale = _mm512_mul_ps(scale, _mm512_set1_ps(x.d[block][r]));
+                sums[t][r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(ints[t][r]), scale, sums[t][r]);
+                if shape.has_minimum {
+                    sums[t][r] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(x.sum[block][r]), sums[t][r]);
+                }
+            }
+        }
+    }
+}
+
+/// Four columns of each tile's rows by four activations of each row of `x`.
+///
+/// # Safety
+/// The processor has AVX-512 and VNNI.
+#[inline(always)]
+unsafe fn multiply<const T: usize, const R: usize>(
+    weights: &[__m512i; T],
+    fours: &[[i8; 4]; R],
+    ints: &mut [[__m512i; R]; T],
+) {
+    for r in 0..R {
+        let [a, b, c, d] = fours[r];
+        // SAFETY: the caller's promise.
+        unsafe {
+            let four = _mm512_set1_epi32(i32::from_ne_bytes([a as u8, b as u8, c as u8, d as u8]));
+            for t in 0..T {
+                ints[t][r] = _mm512_dpbusd_epi32(ints[t][r], weights[t], four);
+            }
+        }
+    }
+}
+
+/// The integers of group `g` of unit `u`, unsigned. `body`: a chunk's vectors.
+///
+/// # Safety
+/// The chunk is there, and the processor has AVX-512.
+#[inline(always)]
+unsafe fn integers<const F: u8>(body: *const u8, u: usize, g: usize) -> __m512i {
+    // SAFETY: the caller's promise; the vectors of the chunk as `packing::chunk` has them.
+    unsafe {
+        match F {
+            Q4_K => bits(body, u / 2 * 8 + g, u % 2 * 4, 15),
+            Q5_K => {
+                let nibbles = bits(body, 8 + u / 2 * 8 + g, u % 2 * 4, 15);
+                _mm512_or_si512(nibbles, _mm512_slli_epi16::<4>(bits(body, g, u, 1)))
+            }
+            Q6_K => {
+                // Of each half of 128 columns: four runs of 32, which are two units each.
+                let (half, run, g) = (u / 8, u % 8 / 2, u % 2 * 4 + g);
+                let nibbles = bits(body, half * 16 + run % 2 * 8 + g, run / 2 * 4, 15);
+                _mm512_or_si512(nibbles, _mm512_slli_epi16::<4>(bits(body, 32 + half * 8 + g, run * 2, 3)))
+            }
+            _ => read(body.add(64 * (8 * u + g))),
+        }
+    }
+}
+
+/// Some bits of each byte of vector `vector`, lowest first.
+///
+/// # Safety
+/// The vector is there, and the processor has AVX-512.
+#[inline(always)]
+unsafe fn bits(body: *const u8, vector: usize, from: usize, mask: i8) -> __m512i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let bytes = _mm512_srl_epi16(read(body.add(64 * vector)), _mm_cvtsi32_si128(from as i32));
+        _mm512_and_si512(bytes, _mm512_set1_epi8(mask))
+    }
+}
+
+/// What unit `u` is multiplied by, and what is added for each of its columns.
+///
+/// # Safety
+/// The chunk at `at` is there, and the processor has AVX-512.
+#[inline(always)]
+unsafe fn scales<const F: u8>(at: *const u8, u: usize) -> (__m512, __m512) {
+    // SAFETY: the caller's promise; headers as `packing::chunk` has them.
+    unsafe {
+        match F {
+            Q4_1 => (halves(at, 0), halves(at, 1)),
+            Q4_K | Q5_K => {
+                let scale = _mm512_cvtepu8_epi32(sixteen(at.add(SCALES_4K), u));
+                let minimum = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(sixteen(at.add(SCALES_4K), 8 + u)));
+                let below = _mm512_fnmadd_ps(halves(at, 1), minimum, _mm512_setzero_ps());
+                (_mm512_mul_ps(halves(at, 0), _mm512_cvtepi32_ps(scale)), below)
+            }
+            Q6_K => {
+                let scale = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(sixteen(at.add(2 * TILE_ROWS), u)));
+                (_mm512_mul_ps(halves(at, 0), scale), _mm512_setzero_ps())
+            }
+            _ => (halves(at, u), _mm512_setzero_ps()),
+        }
+    }
+}
+
+/// The `i`-th f16 of each row, widened.
+///
+/// # Safety
+/// They are there, and the processor has AVX-512.
+#[inline(always)]
+unsafe fn halves(at: *const u8, i: usize) -> __m512 {
+    // SAFETY: the caller's promise.
+    unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(at.add(i * 2 * TILE_ROWS).cast())) }
+}
+
+/// The `i`-th byte of each row.
+///
+/// # Safety
+/// They are there, and the processor has AVX-512.
+#[inline(always)]
+unsafe fn sixteen(at: *const u8, i: usize) -> __m128i {
+    // SAFETY: the caller's promise.
+    unsafe { _mm_loadu_si128(at.add(i * TILE_ROWS).cast()) }
+}
+
+/// # Safety
+/// 64 bytes are there, and the processor has AVX-512.
+#[inline(always)]
+unsafe fn read(at: *const u8) -> __m512i {
+    // SAFETY: the caller's promise.
+    unsafe { _mm512_loadu_si512(at.cast()) }
+}
+
+/// Writes the outputs of the tiles `tiles` for every row of `x`; weights in bfloat16.
+///
+/// # Safety
+/// The processor has the instructions.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
+pub(super) unsafe fn bf16(x: &Pairs, w: &Weight, tiles: Range<usize>, out: &Shared<f32>) {
+    let mut tile = tiles.start;
+    while tile < tiles.end {
+        let store = Store { out, n: w.n(), column: tile * TILE_ROWS };
+        if tile + TILES_BF16 <= tiles.end {
+            let bytes: [&[u8]; TILES_BF16] = std::array::from_fn(|i| w.tile(tile + i));
+            bf16_panels(x, &bytes, &store);
+            tile += TILES_BF16;
+        } else {
+            bf16_panels(x, &[w.tile(tile)], &store);
+            tile += 1;
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
+fn bf16_panels<const T: usize>(x: &Pairs, tiles: &[&[u8]; T], store: &Store) {
+    for (row, rows, pairs) in x.panels() {
+        match rows {
+            1 => bf16_panel::<T, 1>(row, pairs, tiles, store),
+            2 => bf16_panel::<T, 2>(row, pairs, tiles, store),
+            3 => bf16_panel::<T, 3>(row, pairs, tiles, store),
+            4 => bf16_panel::<T, 4>(row, pairs, tiles, store),
+            5 => bf16_panel::<T, 5>(row, pairs, tiles, store),
+            _ => bf16_panel::<T, 6>(row, pairs, tiles, store),
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
+fn bf16_panel<const T: usize, const R: usize>(row: usize, pairs: &[u32], tiles: &[&[u8]; T], store: &Store) {
+    let pairs = pairs.as_chunks::<R>().0;
+    assert!(tiles.iter().all(|tile| tile.len() >= pairs.len() * 64));
+    let mut sums = [[_mm512_setzero_ps(); R]; T];
+    for (c, pairs) in pairs.iter().enumerate() {
+        let mut weights = [_mm512_setzero_si512(); T];
+        for t in 0..T {
+            // SAFETY: vector `c` is inside the tile, as was just checked; the processor has the instructions.
+            weights[t] = unsafe { read(tiles[t].as_ptr().add(c * 64)) };
+        }
+        for r in 0..R {
+            let pair = _mm512_set1_epi32(pairs[r] as i32);
+            for t in 0..T {
+                // SAFETY: both are 64 bytes of any bits.
+                let (w, x) = unsafe { (std::mem::transmute(weights[t]), std::mem::transmute(pair)) };
+                sums[t][r] = _mm512_dpbf16_ps(sums[t][r], w, x);
+            }
+        }
+    }
+    store.put(row, &sums);
+}
