@@ -13,7 +13,7 @@ static GUIDES: LazyLock<Guides> = LazyLock::new(|| {
     let file = include_bytes!("../../tests/golden/llama3-tiny/tokenizer.json");
     let tokenizer = Tokenizer::from_json(file).expect("a golden tokenizer");
     let vocab = tokenizer.vocab_size();
-    Guides::new(Arc::new(tokenizer), vocab, 0)
+    Guides::new(Arc::new(tokenizer), vocab, Some(0))
 });
 
 fuzz_target!(|input: &[u8]| {
@@ -27,7 +27,7 @@ fuzz_target!(|input: &[u8]| {
     let body = json!({"model": "m", "prompt": "p", field: form});
     let Ok(request) = parse_completion(body.to_string().as_bytes()) else { return };
     let form = request.generate.constraint.expect("the request has a form").form;
-    match GUIDES.guide(&form) {
+    match GUIDES.compile(&form).map(|form| form.guide()) {
         Ok(mut guide) => {
             let _ = guide.mask();
         }
