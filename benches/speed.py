@@ -89,11 +89,17 @@ class Hot(bench.Ours):
         finally:
             bench.IDLE = self.idle
 
+    @contextlib.contextmanager
+    def hot(self):
+        ask(self.port, prompt(0, 8), 1)
+        yield self.port
+
 
 def compare(options, gguf, say):
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         snapshot = pathlib.Path(scratch) / "model.snapshot"
-        subprocess.run([options.pilotlight, "seal", gguf, "-o", snapshot], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        target = ["--target", options.target] if options.target else []
+        subprocess.run([options.pilotlight, "seal", gguf, "-o", snapshot, *target], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         ours = Hot(options.pilotlight, str(snapshot), options.threads)
         stack.callback(ours.close)
         ports = {"ours": stack.enter_context(ours.hot())}
@@ -124,6 +130,7 @@ def main():
     parser.add_argument("--all", type=pathlib.Path, metavar="FOLDER", help="SmolLM2 and every random model, made in FOLDER")
     parser.add_argument("--pilotlight", default=str(root / "target/release/pilotlight"), help="the program [%(default)s]")
     parser.add_argument("--llama-server", help="the program [what benches/peers.sh prints]")
+    parser.add_argument("--target", help="seal for this target [this machine's]")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--alone", action="store_true", help="without llama-server")

@@ -1,34 +1,57 @@
-//! Times `linear` on the shapes of SmolLM2-135M (30 layers in Q4_1, head in Q8_0), all weights
-//! apart in memory as in the model:
-//! `cargo run --release -p kernels --example linear_speed [FORMAT] [threads=N] [ROWS…]`.
+//! Times `linear` on the shapes of SmolLM2-135M (30 layers in Q4_1, head in Q8_0), or with `1b` on those of four layers of
+//! Llama-3.2-1B, all weights apart in memory as in the model:
+//! `cargo run --release --workspace --example linear_speed [FORMAT] [tiles16] [1b] [threads=N] [ROWS…]`.
 //! Prints the best of several passes over the whole model, and the sum of each operation's best,
 //! which other load on the machine disturbs less.
 
 use burn::tensor::{Device, Tensor};
-use kernels::{Format, Matrix, linear};
+use kernels::{Format, Matrix, Packing, TILE_ROWS, linear};
 use std::time::Instant;
 
 const LAYERS: usize = 30;
 const LAYER: [(usize, usize); 7] =
     [(576, 576), (192, 576), (192, 576), (576, 576), (1536, 576), (1536, 576), (576, 1536)];
 const HEAD: (usize, usize) = (49152, 576);
+const LAYERS_1B: usize = 4;
+const LAYER_1B: [(usize, usize); 7] =
+    [(2048, 2048), (512, 2048), (512, 2048), (2048, 2048), (8192, 2048), (8192, 2048), (2048, 8192)];
 const PASSES: usize = 12;
 
-fn matrix(format: Format, (n, k): (usize, usize), device: &Device) -> Matrix {
-    let row: Vec<f32> = (0..k).map(|i| (i as f32 * 0.7).sin()).collect();
-    let mut bytes = vec![0; format.row_bytes(k).expect("whole blocks")];
-    format.quantize_row(&row, &mut bytes);
-    Matrix::from_bytes(bytes.repeat(n).into(), format, n, k, device).expect("right size")
+fn matrix(format: Format, packing: Packing, (n, k): (usize, usize), device: &Device) -> Matrix {
+    let mut row = vec![0; format.row_bytes(k).expect("whole blocks")];
+    if Format::WRITTEN.contains(&format) {
+        let values: Vec<f32> = (0..k).map(|i| (i as f32 * 0.7).sin()).collect();
+        format.quantize_row(&values, &mut row);
+    } else {
+        // As binary16 a small number wherever a scale may be.
+        row.fill(0x11);
+    }
+    let tile = match packing {
+        Packing::Rows => row,
+        Packing::Tiles16 => {
+            let mut tile = vec![0; packing.bytes(format, TILE_ROWS, k).expect("whole chunks")];
+            packing.pack(format, k, &row.repeat(TILE_ROWS), &mut tile);
+            tile
+        }
+    };
+    let bytes = packing.bytes(format, n, k).expect("whole chunks");
+    Matrix::packed(tile.repeat(bytes / tile.len()).into(), format, packing, n, k, device).expect("right size")
 }
 
 fn main() {
     let mut format = Format::Q4_1;
+    let mut packing = Packing::Rows;
+    let mut layers = (LAYERS, LAYER);
     let mut rows = Vec::new();
     for argument in std::env::args().skip(1) {
         if let Some(threads) = argument.strip_prefix("threads=") {
             kernels::set_threads(threads.parse().expect("a number of threads"));
         } else if let Some(named) = Format::from_name(&argument) {
             format = named;
+        } else if let Some(named) = Packing::from_name(&argument) {
+            packing = named;
+        } else if argument == "1b" {
+            layers = (LAYERS_1B, LAYER_1B);
         } else {
             rows.push(argument.parse().expect("a number of rows, or a format"));
         }
@@ -37,9 +60,11 @@ fn main() {
         rows = vec![1, 2, 4, 8, 16, 44, 512];
     }
     let device = Device::flex();
-    let model: Vec<Matrix> = (0..LAYERS).flat_map(|_| LAYER).map(|shape| matrix(format, shape, &device)).collect();
-    let head = [matrix(Format::Q8_0, HEAD, &device)];
-    println!("{}, {} layers", kernels::instruction_set(), format.name());
+    let (count, layer) = layers;
+    let shapes = (0..count).flat_map(|_| layer);
+    let model: Vec<Matrix> = shapes.map(|shape| matrix(format, packing, shape, &device)).collect();
+    let head = [matrix(Format::Q8_0, packing, HEAD, &device)];
+    println!("{}, {} layers, {}", kernels::instruction_set(), format.name(), packing.name());
     measure("head, 1 row", 1, &head, &device);
     for m in rows {
         measure(&format!("layers, {m} rows"), m, &model, &device);
@@ -47,7 +72,7 @@ fn main() {
 }
 
 fn measure(what: &str, m: usize, weights: &[Matrix], device: &Device) {
-    let bytes: usize = weights.iter().map(|w| w.n() * w.format().row_bytes(w.k()).expect("checked")).sum();
+    let bytes: usize = weights.iter().map(|w| w.packing().bytes(w.format(), w.n(), w.k()).expect("checked")).sum();
     let operations: usize = weights.iter().map(|w| 2 * m * w.n() * w.k()).sum();
     let inputs: Vec<Tensor<2>> = weights.iter().map(|w| Tensor::ones([m, w.k()], device) * 0.5).collect();
     let mut pass = f64::INFINITY;

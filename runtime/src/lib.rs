@@ -22,6 +22,7 @@ mod engine;
 mod failure;
 pub mod guide;
 mod http;
+mod memory;
 mod process;
 mod restore;
 mod service;
@@ -83,6 +84,7 @@ fn run(options: &Options, work: impl Future<Output = ExitCode>) -> ExitCode {
         eprintln!("pilotlight: --instruction-set: {error}");
         return ExitCode::from(64);
     }
+    memory::keep_what_is_freed();
     let threads = options.threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
     // Starts the kernels' threads now, which a standby has done before it is needed.
     kernels::set_threads(threads.max(1));

@@ -20,6 +20,11 @@ pub(super) const TILES: usize = 2;
 /// The same in bfloat16, which needs no integers beside the sums.
 pub(super) const TILES_BF16: usize = 4;
 
+/// Tiles up to this size are short for the processor, which foresees a stream only once it flows: what comes after them is
+/// asked for aloud. In longer ones it is told of what lies [`AHEAD`] bytes on.
+const SHORT_BYTES: usize = 8 << 10;
+const AHEAD: usize = 2 << 10;
+
 const Q8_0: u8 = Format::Q8_0 as u8;
 const Q4_0: u8 = Format::Q4_0 as u8;
 const Q4_1: u8 = Format::Q4_1 as u8;
@@ -131,15 +136,33 @@ fn all_tiles<const F: u8>(x: &Activations, w: &Weight, tiles: Range<usize>, out:
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn panels<const F: u8, const T: usize>(x: &Activations, tiles: &[&[u8]; T], store: &Store) {
+    // Later panels find the tiles in the cache.
+    let mut ahead = ahead(tiles);
     for x in x.panels() {
         match x.rows {
-            1 => panel::<F, T, 1>(&x, tiles, store),
-            2 => panel::<F, T, 2>(&x, tiles, store),
-            3 => panel::<F, T, 3>(&x, tiles, store),
-            4 => panel::<F, T, 4>(&x, tiles, store),
-            5 => panel::<F, T, 5>(&x, tiles, store),
-            _ => panel::<F, T, 6>(&x, tiles, store),
+            1 => panel::<F, T, 1>(&x, tiles, ahead, store),
+            2 => panel::<F, T, 2>(&x, tiles, ahead, store),
+            3 => panel::<F, T, 3>(&x, tiles, ahead, store),
+            4 => panel::<F, T, 4>(&x, tiles, ahead, store),
+            5 => panel::<F, T, 5>(&x, tiles, ahead, store),
+            _ => panel::<F, T, 6>(&x, tiles, ahead, store),
         }
+        ahead = 0;
+    }
+}
+
+/// How many bytes after what is read the cache is asked for; 0: not at all.
+fn ahead(tiles: &[&[u8]]) -> usize {
+    let bytes = tiles.first().map_or(0, |tile| tile.len());
+    if bytes <= SHORT_BYTES { tiles.len() * bytes } else { AHEAD }
+}
+
+/// Asks the cache for `bytes` bytes from `at` on, wherever that is.
+#[inline(always)]
+fn prefetch(at: *const u8, bytes: usize) {
+    for line in (0..bytes).step_by(64) {
+        // SAFETY: a prefetch touches nothing, wherever it points.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(line).cast()) };
     }
 }
 
@@ -153,7 +176,7 @@ struct OfX<'a, const R: usize> {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn panel<const F: u8, const T: usize, const R: usize>(x: &Panel, tiles: &[&[u8]; T], store: &Store) {
+fn panel<const F: u8, const T: usize, const R: usize>(x: &Panel, tiles: &[&[u8]; T], ahead: usize, store: &Store) {
     let shape = const { shape(F) };
     let of_x = OfX::<R> {
         fours: x.fours.as_chunks::<R>().0.as_chunks::<GROUPS>().0,
@@ -168,6 +191,9 @@ fn panel<const F: u8, const T: usize, const R: usize>(x: &Panel, tiles: &[&[u8];
     for c in 0..chunks {
         // SAFETY: chunk `c` is inside each tile.
         let at = tiles.map(|tile| unsafe { tile.as_ptr().add(c * shape.chunk) });
+        if ahead > 0 {
+            at.iter().for_each(|at| prefetch(at.wrapping_add(ahead), shape.chunk));
+        }
         for u in 0..shape.units {
             // SAFETY: unit `u` of the chunk; the processor has the instructions.
             unsafe { unit::<F, T, R>(&at, u, c * shape.units + u, &of_x, &mut sums) };
