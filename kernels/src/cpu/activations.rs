@@ -84,6 +84,12 @@ impl Activations {
         Self { m, k, width, fours, d, sum, start, unit }
     }
 
+    /// Rows.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn rows(&self) -> usize {
+        self.m
+    }
+
     pub(super) fn panels(&self) -> impl Iterator<Item = Panel<'_>> {
         let per_row = self.k / BLOCK;
         (0..self.m).step_by(self.width).map(move |row| {

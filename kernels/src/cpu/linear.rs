@@ -82,13 +82,13 @@ impl Part<'_> {
         #[cfg(target_arch = "x86_64")]
         if w.packing() == Packing::Tiles16 {
             let tiles = rows.start / TILE..rows.end.div_ceil(TILE);
-            return match self.x {
+            return scratch::with(|scratch| match self.x {
                 // SAFETY: packed weights are taken only where the processor has AVX-512 and VNNI ([`Takes::of`]).
-                Prepared::Blocks(x) => unsafe { tiles::blocks(x, w, tiles, out) },
+                Prepared::Blocks(x) => unsafe { tiles::blocks(x, w, tiles, scratch, out) },
                 // SAFETY: as above, with BF16.
                 Prepared::Pairs(x) => unsafe { tiles::bf16(x, w, tiles, out) },
                 Prepared::Floats(_) => unreachable!("no packed weight takes floats"),
-            };
+            });
         }
         scratch::with(|scratch| match (self.x, level) {
             (Prepared::Floats(x), _) => floats::tiles(level, x, w, rows, scratch, out),

@@ -4,8 +4,11 @@
 //! panel of rows of `x` are worked on together, with all sums in registers. The integer sum of a unit (the columns that share a
 //! scale) is exact; units are added in their order, by the same instructions for any number of tiles and rows, so a result has
 //! the same bits in any company.
+//!
+//! Superblocks, whose integers have to be put together, are unpacked into the scratch where there are many rows of `x`.
 
 use super::activations::{Activations, GROUPS, Pairs, Panel};
+use super::scratch::{Line, Scratch};
 use super::shared::Shared;
 use super::weight::Weight;
 use crate::Format;
@@ -21,9 +24,10 @@ pub(super) const TILES: usize = 2;
 pub(super) const TILES_BF16: usize = 4;
 
 /// Tiles up to this size are short for the processor, which foresees a stream only once it flows: what comes after them is
-/// asked for aloud. In longer ones it is told of what lies [`AHEAD`] bytes on.
+/// asked for aloud.
 const SHORT_BYTES: usize = 8 << 10;
-const AHEAD: usize = 2 << 10;
+/// With more rows of `x` than this, superblocks are unpacked into the scratch.
+const DIRECT_ROWS: usize = 2 * WIDTH;
 
 const Q8_0: u8 = Format::Q8_0 as u8;
 const Q4_0: u8 = Format::Q4_0 as u8;
@@ -80,6 +84,18 @@ struct Store<'a> {
     column: usize,
 }
 
+impl Shape {
+    /// Its integers are not stored as they are multiplied.
+    const fn is_superblock(&self) -> bool {
+        self.units > 2
+    }
+
+    /// Lines of an unpacked unit: scale, minimum, integers.
+    const fn unpacked(&self) -> usize {
+        2 + self.groups
+    }
+}
+
 impl Store<'_> {
     #[inline]
     #[target_feature(enable = "avx512f")]
@@ -104,30 +120,43 @@ impl Store<'_> {
 /// # Safety
 /// The processor has the instructions.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-pub(super) unsafe fn blocks(x: &Activations, w: &Weight, tiles: Range<usize>, out: &Shared<f32>) {
+pub(super) unsafe fn blocks(
+    x: &Activations,
+    w: &Weight,
+    tiles: Range<usize>,
+    scratch: &mut Scratch,
+    out: &Shared<f32>,
+) {
     match w.format() {
-        Format::Q8_0 => all_tiles::<{ Q8_0 }>(x, w, tiles, out),
-        Format::Q4_0 => all_tiles::<{ Q4_0 }>(x, w, tiles, out),
-        Format::Q4_1 => all_tiles::<{ Q4_1 }>(x, w, tiles, out),
-        Format::Q4_K => all_tiles::<{ Q4_K }>(x, w, tiles, out),
-        Format::Q5_K => all_tiles::<{ Q5_K }>(x, w, tiles, out),
-        Format::Q6_K => all_tiles::<{ Q6_K }>(x, w, tiles, out),
+        Format::Q8_0 => all_tiles::<{ Q8_0 }>(x, w, tiles, scratch, out),
+        Format::Q4_0 => all_tiles::<{ Q4_0 }>(x, w, tiles, scratch, out),
+        Format::Q4_1 => all_tiles::<{ Q4_1 }>(x, w, tiles, scratch, out),
+        Format::Q4_K => all_tiles::<{ Q4_K }>(x, w, tiles, scratch, out),
+        Format::Q5_K => all_tiles::<{ Q5_K }>(x, w, tiles, scratch, out),
+        Format::Q6_K => all_tiles::<{ Q6_K }>(x, w, tiles, scratch, out),
         _ => unreachable!("no packed format of blocks"),
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn all_tiles<const F: u8>(x: &Activations, w: &Weight, tiles: Range<usize>, out: &Shared<f32>) {
+fn all_tiles<const F: u8>(x: &Activations, w: &Weight, tiles: Range<usize>, scratch: &mut Scratch, out: &Shared<f32>) {
+    let shape = const { shape(F) };
+    let lines = w.k() / (shape.units * shape.groups * 4) * shape.units * shape.unpacked();
+    let unpacks = shape.is_superblock() && x.rows() > DIRECT_ROWS;
+    let (lines, _) = scratch.lines_and_rows(if unpacks { TILES * lines } else { 0 }, 0);
     let mut tile = tiles.start;
     while tile < tiles.end {
         let store = Store { out, n: w.n(), column: tile * TILE_ROWS };
-        if tile + TILES <= tiles.end {
+        // The sums of eight units of one tile are as many as fit.
+        let alone = F == Q6_K && x.rows() == 1;
+        if tile + TILES <= tiles.end && !alone {
             let bytes: [&[u8]; TILES] = std::array::from_fn(|i| w.tile(tile + i));
-            panels::<F, TILES>(x, &bytes, &store);
+            panels::<F, TILES>(x, &bytes, lines, &store);
             tile += TILES;
         } else {
-            panels::<F, 1>(x, &[w.tile(tile)], &store);
+            let half = lines.len() / TILES;
+            panels::<F, 1>(x, &[w.tile(tile)], &mut lines[..half], &store);
             tile += 1;
         }
     }
@@ -135,9 +164,28 @@ fn all_tiles<const F: u8>(x: &Activations, w: &Weight, tiles: Range<usize>, out:
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn panels<const F: u8, const T: usize>(x: &Activations, tiles: &[&[u8]; T], store: &Store) {
+fn panels<const F: u8, const T: usize>(x: &Activations, tiles: &[&[u8]; T], lines: &mut [Line], store: &Store) {
+    if !lines.is_empty() {
+        let each = lines.len() / T;
+        for (tile, lines) in tiles.iter().zip(lines.chunks_exact_mut(each)) {
+            unpack::<F>(tile, ahead::<F>(tiles), lines);
+        }
+        let mut parts = lines.chunks_exact(each);
+        let parts: [&[Line]; T] = std::array::from_fn(|_| parts.next().expect("as many as tiles"));
+        for x in x.panels() {
+            match x.rows {
+                1 => unpacked::<F, T, 1>(&x, &parts, store),
+                2 => unpacked::<F, T, 2>(&x, &parts, store),
+                3 => unpacked::<F, T, 3>(&x, &parts, store),
+                4 => unpacked::<F, T, 4>(&x, &parts, store),
+                5 => unpacked::<F, T, 5>(&x, &parts, store),
+                _ => unpacked::<F, T, 6>(&x, &parts, store),
+            }
+        }
+        return;
+    }
     // Later panels find the tiles in the cache.
-    let mut ahead = ahead(tiles);
+    let mut ahead = ahead::<F>(tiles);
     for x in x.panels() {
         match x.rows {
             1 => panel::<F, T, 1>(&x, tiles, ahead, store),
@@ -151,10 +199,15 @@ fn panels<const F: u8, const T: usize>(x: &Activations, tiles: &[&[u8]; T], stor
     }
 }
 
-/// How many bytes after what is read the cache is asked for; 0: not at all.
-fn ahead(tiles: &[&[u8]]) -> usize {
+/// How many bytes after what is read the cache is asked for; 0: not at all, because the processor foresees it.
+fn ahead<const F: u8>(tiles: &[&[u8]]) -> usize {
     let bytes = tiles.first().map_or(0, |tile| tile.len());
-    if bytes <= SHORT_BYTES { tiles.len() * bytes } else { AHEAD }
+    match bytes {
+        // A superblock's parts are read by turns, which is no stream: the next one is asked for.
+        _ if F == Q6_K => const { shape(F) }.chunk,
+        _ if bytes <= SHORT_BYTES => tiles.len() * bytes,
+        _ => 0,
+    }
 }
 
 /// Asks the cache for `bytes` bytes from `at` on, wherever that is.
@@ -175,15 +228,21 @@ struct OfX<'a, const R: usize> {
     start: &'a [[i32; R]],
 }
 
+impl<'a, const R: usize> OfX<'a, R> {
+    fn new(x: &Panel<'a>) -> Self {
+        Self {
+            fours: x.fours.as_chunks::<R>().0.as_chunks::<GROUPS>().0,
+            d: x.d.as_chunks::<R>().0,
+            sum: x.sum.as_chunks::<R>().0,
+            start: x.start.as_chunks::<R>().0,
+        }
+    }
+}
+
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn panel<const F: u8, const T: usize, const R: usize>(x: &Panel, tiles: &[&[u8]; T], ahead: usize, store: &Store) {
     let shape = const { shape(F) };
-    let of_x = OfX::<R> {
-        fours: x.fours.as_chunks::<R>().0.as_chunks::<GROUPS>().0,
-        d: x.d.as_chunks::<R>().0,
-        sum: x.sum.as_chunks::<R>().0,
-        start: x.start.as_chunks::<R>().0,
-    };
+    let of_x = OfX::<R>::new(x);
     let chunks = of_x.fours.len() * GROUPS / (shape.units * shape.groups);
     // Every read below is inside a chunk, and there are so many.
     assert!(tiles.iter().all(|tile| tile.len() >= chunks * shape.chunk));
@@ -193,6 +252,20 @@ fn panel<const F: u8, const T: usize, const R: usize>(x: &Panel, tiles: &[&[u8];
         let at = tiles.map(|tile| unsafe { tile.as_ptr().add(c * shape.chunk) });
         if ahead > 0 {
             at.iter().for_each(|at| prefetch(at.wrapping_add(ahead), shape.chunk));
+        }
+        if (F == Q4_K || F == Q5_K) && R <= 3 {
+            for pair in 0..shape.units / 2 {
+                // SAFETY: both units of the pair; the processor has the instructions.
+                unsafe { pair_of_units::<F, T, R>(&at, pair, c * shape.units + 2 * pair, &of_x, &mut sums) };
+            }
+            continue;
+        }
+        if F == Q6_K && R == 1 {
+            for half in 0..2 {
+                // SAFETY: the units of one half of the chunk; the processor has the instructions.
+                unsafe { half_of_units::<F, T, R>(&at, half, c * shape.units + 8 * half, &of_x, &mut sums) };
+            }
+            continue;
         }
         for u in 0..shape.units {
             // SAFETY: unit `u` of the chunk; the processor has the instructions.
@@ -252,15 +325,211 @@ unsafe fn unit<const F: u8, const T: usize, const R: usize>(
         }
         for t in 0..T {
             let (scale, minimum) = scales::<F>(at[t], u);
+            add::<F, R>(&ints[t], scale, minimum, &x.d[block], &x.sum[block], &mut sums[t]);
+        }
+    }
+}
+
+/// [`unit`] for two that share their bytes.
+///
+/// # Safety
+/// As for [`unit`].
+#[inline(always)]
+unsafe fn pair_of_units<const F: u8, const T: usize, const R: usize>(
+    at: &[*const u8; T],
+    pair: usize,
+    number: usize,
+    x: &OfX<R>,
+    sums: &mut [[__m512; R]; T],
+) {
+    let shape = const { shape(F) };
+    // SAFETY: the caller's promise, for all of it; the vectors of the chunk as `packing::chunk` has them.
+    unsafe {
+        let mut ints = [[[_mm512_setzero_si512(); R]; T]; 2];
+        let low = _mm512_set1_epi8(15);
+        for g in 0..GROUPS {
+            let mut two = [[_mm512_setzero_si512(); T]; 2];
+            for t in 0..T {
+                let body = at[t].add(shape.header);
+                let first = if F == Q5_K { GROUPS } else { 0 };
+                let bytes = read(body.add(64 * (first + pair * GROUPS + g)));
+                two[0][t] = _mm512_and_si512(bytes, low);
+                two[1][t] = _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), low);
+                if F == Q5_K {
+                    for (i, two) in two.iter_mut().enumerate() {
+                        two[t] = _mm512_or_si512(two[t], _mm512_slli_epi16::<4>(bits(body, g, 2 * pair + i, 1)));
+                    }
+                }
+            }
+            multiply(&two[0], &x.fours[number][g], &mut ints[0]);
+            multiply(&two[1], &x.fours[number + 1][g], &mut ints[1]);
+        }
+        for (i, ints) in ints.iter().enumerate() {
+            let block = number + i;
+            for t in 0..T {
+                let (scale, minimum) = scales::<F>(at[t], 2 * pair + i);
+                add::<F, R>(&ints[t], scale, minimum, &x.d[block], &x.sum[block], &mut sums[t]);
+            }
+        }
+    }
+}
+
+/// [`unit`] for the eight of half a superblock of Q6_K, whose runs of 32 columns share their bytes.
+///
+/// # Safety
+/// As for [`unit`].
+#[inline(always)]
+unsafe fn half_of_units<const F: u8, const T: usize, const R: usize>(
+    at: &[*const u8; T],
+    half: usize,
+    number: usize,
+    x: &OfX<R>,
+    sums: &mut [[__m512; R]; T],
+) {
+    let shape = const { shape(F) };
+    const RUNS: usize = 4;
+    /// `a | b & c`
+    const OR_AND: i32 = 0xF8;
+    // SAFETY: the caller's promise, for all of it; the vectors of the chunk as `packing::chunk` has them.
+    unsafe {
+        let mut ints = [[[_mm512_setzero_si512(); R]; T]; 2 * RUNS];
+        for (u, ints) in ints.iter_mut().enumerate() {
             for r in 0..R {
-                let scale = _mm512_mul_ps(scale, _mm512_set1_ps(x.d[block][r]));
-                sums[t][r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(ints[t][r]), scale, sums[t][r]);
-                if shape.has_minimum {
-                    sums[t][r] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(x.sum[block][r]), sums[t][r]);
+                let start = _mm512_set1_epi32(x.start[number + u][r]);
+                for ints in ints.iter_mut() {
+                    ints[r] = start;
+                }
+            }
+        }
+        let (low, upper) = (_mm512_set1_epi8(15), _mm512_set1_epi8(0x30));
+        // The units of even numbers have the first groups of a run, the others the last.
+        for part in 0..2 {
+            let mut sixteens: [[[__m512i; R]; T]; RUNS] = std::array::from_fn(|run| ints[2 * run + part]);
+            for g in part * 4..part * 4 + 4 {
+                let mut runs = [[_mm512_setzero_si512(); T]; RUNS];
+                for t in 0..T {
+                    let body = at[t].add(shape.header);
+                    let (a, b) = (read(body.add(64 * (half * 16 + g))), read(body.add(64 * (half * 16 + 8 + g))));
+                    let top = read(body.add(64 * (32 + half * 8 + g)));
+                    let nibbles = [
+                        _mm512_and_si512(a, low),
+                        _mm512_and_si512(b, low),
+                        _mm512_and_si512(_mm512_srli_epi16::<4>(a), low),
+                        _mm512_and_si512(_mm512_srli_epi16::<4>(b), low),
+                    ];
+                    let tops =
+                        [_mm512_slli_epi16::<4>(top), _mm512_slli_epi16::<2>(top), top, _mm512_srli_epi16::<2>(top)];
+                    for run in 0..RUNS {
+                        runs[run][t] = _mm512_ternarylogic_epi32::<OR_AND>(nibbles[run], tops[run], upper);
+                    }
+                }
+                for (run, weights) in runs.iter().enumerate() {
+                    multiply(weights, &x.fours[number / 2 + run][g], &mut sixteens[run]);
+                }
+            }
+            for run in 0..RUNS {
+                ints[2 * run + part] = sixteens[run];
+            }
+        }
+        for (u, ints) in ints.iter().enumerate() {
+            let block = (number + u) / 2;
+            for t in 0..T {
+                let (scale, minimum) = scales::<F>(at[t], half * 8 + u);
+                add::<F, R>(&ints[t], scale, minimum, &x.d[block], &x.sum[block], &mut sums[t]);
+            }
+        }
+    }
+}
+
+/// Adds a unit's products to a tile's sums.
+///
+/// # Safety
+/// The processor has AVX-512.
+#[inline(always)]
+unsafe fn add<const F: u8, const R: usize>(
+    ints: &[__m512i; R],
+    scale: __m512,
+    minimum: __m512,
+    d: &[f32; R],
+    sum: &[f32; R],
+    sums: &mut [__m512; R],
+) {
+    for r in 0..R {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let scale = _mm512_mul_ps(scale, _mm512_set1_ps(d[r]));
+            sums[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(ints[r]), scale, sums[r]);
+            if const { shape(F).has_minimum } {
+                sums[r] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(sum[r]), sums[r]);
+            }
+        }
+    }
+}
+
+/// Writes a tile to `lines`: of each unit its scale, its minimum, its integers.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+fn unpack<const F: u8>(tile: &[u8], ahead: usize, lines: &mut [Line]) {
+    let shape = const { shape(F) };
+    let chunks = lines.chunks_exact_mut(shape.units * shape.unpacked());
+    for (bytes, lines) in tile.chunks_exact(shape.chunk).zip(chunks) {
+        prefetch(bytes.as_ptr().wrapping_add(ahead), shape.chunk);
+        for (u, lines) in lines.chunks_exact_mut(shape.unpacked()).enumerate() {
+            // SAFETY: `bytes` is a chunk, and the processor has the instructions.
+            unsafe {
+                let (scale, minimum) = scales::<F>(bytes.as_ptr(), u);
+                save(&mut lines[0], _mm512_castps_si512(scale));
+                save(&mut lines[1], _mm512_castps_si512(minimum));
+                for (g, line) in lines[2..].iter_mut().enumerate() {
+                    save(line, integers::<F>(bytes.as_ptr().add(shape.header), u, g));
                 }
             }
         }
     }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn save(line: &mut Line, value: __m512i) {
+    // SAFETY: 64 bytes, aligned to 64.
+    unsafe { _mm512_store_si512(line.0.as_mut_ptr().cast(), value) }
+}
+
+/// [`panel`] over tiles that are unpacked; the same arithmetic.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn unpacked<const F: u8, const T: usize, const R: usize>(x: &Panel, tiles: &[&[Line]; T], store: &Store) {
+    let shape = const { shape(F) };
+    let of_x = OfX::<R>::new(x);
+    let units = of_x.fours.len() * GROUPS / shape.groups;
+    assert!(tiles.iter().all(|tile| tile.len() >= units * shape.unpacked()));
+    let mut sums = [[_mm512_setzero_ps(); R]; T];
+    for number in 0..units {
+        let (block, first) = (number * shape.groups / GROUPS, number * shape.groups % GROUPS);
+        // SAFETY: the lines of unit `number` are inside each tile, and the processor has the instructions.
+        unsafe {
+            let at = tiles.map(|tile| tile.as_ptr().add(number * shape.unpacked()).cast::<u8>());
+            let mut ints = [[_mm512_setzero_si512(); R]; T];
+            if F == Q6_K {
+                for r in 0..R {
+                    let start = _mm512_set1_epi32(of_x.start[number][r]);
+                    for ints in &mut ints {
+                        ints[r] = start;
+                    }
+                }
+            }
+            for g in 0..shape.groups {
+                let mut weights = [_mm512_setzero_si512(); T];
+                for t in 0..T {
+                    weights[t] = read(at[t].add(64 * (2 + g)));
+                }
+                multiply(&weights, &of_x.fours[block][first + g], &mut ints);
+            }
+            for t in 0..T {
+                let (scale, minimum) = (_mm512_castsi512_ps(read(at[t])), _mm512_castsi512_ps(read(at[t].add(64))));
+                add::<F, R>(&ints[t], scale, minimum, &of_x.d[block], &of_x.sum[block], &mut sums[t]);
+            }
+        }
+    }
+    store.put(x.row, &sums);
 }
 
 /// Four columns of each tile's rows by four activations of each row of `x`.
@@ -399,26 +668,38 @@ pub(super) unsafe fn bf16(x: &Pairs, w: &Weight, tiles: Range<usize>, out: &Shar
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
 fn bf16_panels<const T: usize>(x: &Pairs, tiles: &[&[u8]; T], store: &Store) {
+    let mut ahead = ahead::<Q8_0>(tiles);
     for (row, rows, pairs) in x.panels() {
         match rows {
-            1 => bf16_panel::<T, 1>(row, pairs, tiles, store),
-            2 => bf16_panel::<T, 2>(row, pairs, tiles, store),
-            3 => bf16_panel::<T, 3>(row, pairs, tiles, store),
-            4 => bf16_panel::<T, 4>(row, pairs, tiles, store),
-            5 => bf16_panel::<T, 5>(row, pairs, tiles, store),
-            _ => bf16_panel::<T, 6>(row, pairs, tiles, store),
+            1 => bf16_panel::<T, 1>(row, pairs, tiles, ahead, store),
+            2 => bf16_panel::<T, 2>(row, pairs, tiles, ahead, store),
+            3 => bf16_panel::<T, 3>(row, pairs, tiles, ahead, store),
+            4 => bf16_panel::<T, 4>(row, pairs, tiles, ahead, store),
+            5 => bf16_panel::<T, 5>(row, pairs, tiles, ahead, store),
+            _ => bf16_panel::<T, 6>(row, pairs, tiles, ahead, store),
         }
+        // Later panels find the tiles in the cache.
+        ahead = 0;
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
-fn bf16_panel<const T: usize, const R: usize>(row: usize, pairs: &[u32], tiles: &[&[u8]; T], store: &Store) {
+fn bf16_panel<const T: usize, const R: usize>(
+    row: usize,
+    pairs: &[u32],
+    tiles: &[&[u8]; T],
+    ahead: usize,
+    store: &Store,
+) {
     let pairs = pairs.as_chunks::<R>().0;
     assert!(tiles.iter().all(|tile| tile.len() >= pairs.len() * 64));
     let mut sums = [[_mm512_setzero_ps(); R]; T];
     for (c, pairs) in pairs.iter().enumerate() {
         let mut weights = [_mm512_setzero_si512(); T];
         for t in 0..T {
+            if ahead > 0 {
+                prefetch(tiles[t].as_ptr().wrapping_add(c * 64 + ahead), 64);
+            }
             // SAFETY: vector `c` is inside the tile, as was just checked; the processor has the instructions.
             weights[t] = unsafe { read(tiles[t].as_ptr().add(c * 64)) };
         }
