@@ -69,7 +69,7 @@ impl Chunk {
     pub fn put(&self, lane: usize, part: &[u8], tile: &mut [u8]) {
         let (header, body) = tile.split_at_mut(header_bytes(self.format));
         let (pieces, flipped) = self.pieces();
-        let numbers = pieces.iter().flat_map(|range| part[range.clone()].iter());
+        let numbers = pieces.iter().flat_map(|(from, to)| part[*from..*to].iter());
         for (i, byte) in numbers.enumerate() {
             body[i / 4 * 64 + lane * 4 + i % 4] = byte ^ flipped;
         }
@@ -110,7 +110,7 @@ impl Chunk {
     pub fn take(&self, lane: usize, tile: &[u8], part: &mut [u8]) {
         let (header, body) = tile.split_at(header_bytes(self.format));
         let (pieces, flipped) = self.pieces();
-        for (i, at) in pieces.iter().flat_map(Clone::clone).enumerate() {
+        for (i, at) in pieces.iter().flat_map(|(from, to)| *from..*to).enumerate() {
             part[at] = body[i / 4 * 64 + lane * 4 + i % 4] ^ flipped;
         }
         let mut half = |at: usize, to: usize| {
@@ -146,15 +146,15 @@ impl Chunk {
     }
 
     /// Where in a row's part the numbers are, in their order, and what they are changed by: `vpdpbusd` takes weights unsigned.
-    fn pieces(&self) -> (&'static [std::ops::Range<usize>], u8) {
+    fn pieces(&self) -> (&'static [(usize, usize)], u8) {
         match self.format {
-            Format::Q8_0 => (&[2..34, 36..68], 0x80),
-            Format::Q4_0 => (&[2..18, 20..36], 0),
-            Format::Q4_1 => (&[4..20], 0),
-            Format::Q4_K => (&[16..144], 0),
-            Format::Q5_K => (&[16..176], 0),
-            Format::Q6_K => (&[0..192], 0),
-            _ => (&[0..4], 0),
+            Format::Q8_0 => (&[(2, 34), (36, 68)], 0x80),
+            Format::Q4_0 => (&[(2, 18), (20, 36)], 0),
+            Format::Q4_1 => (&[(4, 20)], 0),
+            Format::Q4_K => (&[(16, 144)], 0),
+            Format::Q5_K => (&[(16, 176)], 0),
+            Format::Q6_K => (&[(0, 192)], 0),
+            _ => (&[(0, 4)], 0),
         }
     }
 }

@@ -1,0 +1,339 @@
+//! Packed weights ([`crate::Packing::Tiles16`]) with AVX-512: VNNI for blocks, BF16 where the processor has it.
+//!
+//! A lane is a weight row, and the bytes lie in the order in which they are multiplied: a load is an operand. A few tiles and a
+//! panel of rows of `x` are worked on together, with all sums in registers. The integer sum of a unit (the columns that share a
+//! scale) is exact; units are added in their order, by the same instructions for any number of tiles and rows, so a result has
+//! the same bits in any company.
+//!
+//! Superblocks, whose integers have to be put together, are unpacked into the scratch where there are many rows of `x`.
+
+mod bf16;
+mod units;
+mod unpacked;
+
+pub(super) use bf16::bf16;
+
+use super::activations::{Activations, GROUPS, Panel};
+use super::scratch::{Line, Scratch};
+use super::shared::Shared;
+use super::weight::Weight;
+use crate::Format;
+use crate::packing::{TILE_ROWS, header_bytes};
+use std::arch::x86_64::*;
+use std::ops::Range;
+use units::{half_of_units, pair_of_units, unit};
+use unpacked::{unpack, unpacked};
+
+/// Most rows of `x` in a panel: with two tiles their sums take 24 of the 32 registers.
+pub(super) const WIDTH: usize = 6;
+/// Tiles that are worked on together.
+const TILES: usize = 2;
+/// The same in bfloat16, which needs no integers beside the sums.
+const TILES_BF16: usize = 4;
+
+/// Tiles up to this size are short for the processor, which foresees a stream only once it flows: what comes after them is
+/// asked for aloud.
+const SHORT_BYTES: usize = 8 << 10;
+/// With more rows of `x` than this, superblocks are unpacked into the scratch.
+const DIRECT_ROWS: usize = 2 * WIDTH;
+
+const Q8_0: u8 = Format::Q8_0 as u8;
+const Q4_0: u8 = Format::Q4_0 as u8;
+const Q4_1: u8 = Format::Q4_1 as u8;
+const Q4_K: u8 = Format::Q4_K as u8;
+const Q5_K: u8 = Format::Q5_K as u8;
+const Q6_K: u8 = Format::Q6_K as u8;
+
+/// How the columns of a chunk are multiplied.
+struct Shape {
+    /// Bytes of a chunk.
+    chunk: usize,
+    header: usize,
+    /// Units of a chunk.
+    units: usize,
+    /// Groups of four columns in a unit.
+    groups: usize,
+    has_minimum: bool,
+}
+
+const fn shape(format: u8) -> Shape {
+    let (name, vectors, units, groups, has_minimum) = match format {
+        Q8_0 => (Format::Q8_0, 16, 2, 8, false),
+        Q4_0 => (Format::Q4_0, 8, 2, 8, false),
+        Q4_1 => (Format::Q4_1, 4, 1, 8, true),
+        Q4_K => (Format::Q4_K, 32, 8, 8, true),
+        Q5_K => (Format::Q5_K, 40, 8, 8, true),
+        _ => (Format::Q6_K, 48, 16, 4, false),
+    };
+    let header = header_bytes(name);
+    Shape { chunk: header + 64 * vectors, header, units, groups, has_minimum }
+}
+
+/// Columns of a unit: as many activations have a sum of their own.
+pub(super) fn unit_columns(format: Format) -> usize {
+    if format == Format::Q6_K { 16 } else { 32 }
+}
+
+/// How much higher than meant the integers are.
+pub(super) fn zero(format: Format) -> i32 {
+    match format {
+        Format::Q8_0 => 128,
+        Format::Q4_0 => 8,
+        Format::Q6_K => 32,
+        _ => 0,
+    }
+}
+
+/// Where a few tiles' outputs go.
+struct Store<'a> {
+    out: &'a Shared<'a, f32>,
+    n: usize,
+    /// First column.
+    column: usize,
+}
+
+impl Shape {
+    /// Its integers are not stored as they are multiplied.
+    const fn is_superblock(&self) -> bool {
+        self.units > 2
+    }
+
+    /// Lines of an unpacked unit: scale, minimum, integers.
+    const fn unpacked(&self) -> usize {
+        2 + self.groups
+    }
+}
+
+impl Store<'_> {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn put<const T: usize, const R: usize>(&self, row: usize, sums: &[[__m512; R]; T]) {
+        for (t, sums) in sums.iter().enumerate() {
+            let first = self.column + t * TILE_ROWS;
+            let count = TILE_ROWS.min(self.n - first);
+            for (r, sum) in sums.iter().enumerate() {
+                let start = (row + r) * self.n + first;
+                // SAFETY: these columns of these rows are this task's alone.
+                let out = unsafe { self.out.part(start..start + count) };
+                let mask = ((1u32 << count) - 1) as __mmask16;
+                // SAFETY: the mask has one bit for each element of `out`.
+                unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr(), mask, *sum) };
+            }
+        }
+    }
+}
+
+/// Writes the outputs of the tiles `tiles` for every row of `x`; weights in blocks.
+///
+/// # Safety
+/// The processor has the instructions.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+pub(super) unsafe fn blocks(
+    x: &Activations,
+    w: &Weight,
+    tiles: Range<usize>,
+    scratch: &mut Scratch,
+    out: &Shared<f32>,
+) {
+    match w.format() {
+        Format::Q8_0 => all_tiles::<{ Q8_0 }>(x, w, tiles, scratch, out),
+        Format::Q4_0 => all_tiles::<{ Q4_0 }>(x, w, tiles, scratch, out),
+        Format::Q4_1 => all_tiles::<{ Q4_1 }>(x, w, tiles, scratch, out),
+        Format::Q4_K => all_tiles::<{ Q4_K }>(x, w, tiles, scratch, out),
+        Format::Q5_K => all_tiles::<{ Q5_K }>(x, w, tiles, scratch, out),
+        Format::Q6_K => all_tiles::<{ Q6_K }>(x, w, tiles, scratch, out),
+        _ => unreachable!("no packed format of blocks"),
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn all_tiles<const F: u8>(x: &Activations, w: &Weight, tiles: Range<usize>, scratch: &mut Scratch, out: &Shared<f32>) {
+    let shape = const { shape(F) };
+    let lines = w.k() / (shape.units * shape.groups * 4) * shape.units * shape.unpacked();
+    let unpacks = shape.is_superblock() && x.rows() > DIRECT_ROWS;
+    let (lines, _) = scratch.lines_and_rows(if unpacks { TILES * lines } else { 0 }, 0);
+    let mut tile = tiles.start;
+    while tile < tiles.end {
+        let store = Store { out, n: w.n(), column: tile * TILE_ROWS };
+        // The sums of eight units of one tile are as many as fit.
+        let alone = F == Q6_K && x.rows() == 1;
+        if tile + TILES <= tiles.end && !alone {
+            let bytes: [&[u8]; TILES] = std::array::from_fn(|i| w.tile(tile + i));
+            panels::<F, TILES>(x, &bytes, lines, &store);
+            tile += TILES;
+        } else {
+            let half = lines.len() / TILES;
+            panels::<F, 1>(x, &[w.tile(tile)], &mut lines[..half], &store);
+            tile += 1;
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn panels<const F: u8, const T: usize>(x: &Activations, tiles: &[&[u8]; T], lines: &mut [Line], store: &Store) {
+    if !lines.is_empty() {
+        let each = lines.len() / T;
+        for (tile, lines) in tiles.iter().zip(lines.chunks_exact_mut(each)) {
+            unpack::<F>(tile, ahead::<F>(tiles), lines);
+        }
+        let mut parts = lines.chunks_exact(each);
+        let parts: [&[Line]; T] = std::array::from_fn(|_| parts.next().expect("as many as tiles"));
+        for x in x.panels() {
+            match x.rows {
+                1 => unpacked::<F, T, 1>(&x, &parts, store),
+                2 => unpacked::<F, T, 2>(&x, &parts, store),
+                3 => unpacked::<F, T, 3>(&x, &parts, store),
+                4 => unpacked::<F, T, 4>(&x, &parts, store),
+                5 => unpacked::<F, T, 5>(&x, &parts, store),
+                _ => unpacked::<F, T, 6>(&x, &parts, store),
+            }
+        }
+        return;
+    }
+    // Later panels find the tiles in the cache.
+    let mut ahead = ahead::<F>(tiles);
+    for x in x.panels() {
+        match x.rows {
+            1 => panel::<F, T, 1>(&x, tiles, ahead, store),
+            2 => panel::<F, T, 2>(&x, tiles, ahead, store),
+            3 => panel::<F, T, 3>(&x, tiles, ahead, store),
+            4 => panel::<F, T, 4>(&x, tiles, ahead, store),
+            5 => panel::<F, T, 5>(&x, tiles, ahead, store),
+            _ => panel::<F, T, 6>(&x, tiles, ahead, store),
+        }
+        ahead = 0;
+    }
+}
+
+/// How many bytes after what is read the cache is asked for; 0: not at all, because the processor foresees it.
+fn ahead<const F: u8>(tiles: &[&[u8]]) -> usize {
+    let bytes = tiles.first().map_or(0, |tile| tile.len());
+    match bytes {
+        // A superblock's parts are read by turns, which is no stream: the next one is asked for.
+        _ if F == Q6_K => const { shape(F) }.chunk,
+        _ if bytes <= SHORT_BYTES => tiles.len() * bytes,
+        _ => 0,
+    }
+}
+
+/// Asks the cache for `bytes` bytes from `at` on, wherever that is.
+#[inline(always)]
+fn prefetch(at: *const u8, bytes: usize) {
+    for line in (0..bytes).step_by(64) {
+        // SAFETY: a prefetch touches nothing, wherever it points.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(line).cast()) };
+    }
+}
+
+/// `R` rows of `x` and what is known of each of their blocks, as arrays whose lengths the compiler knows.
+struct OfX<'a, const R: usize> {
+    fours: &'a [[[[i8; 4]; R]; GROUPS]],
+    d: &'a [[f32; R]],
+    sum: &'a [[f32; R]],
+    /// One for each unit.
+    start: &'a [[i32; R]],
+}
+
+impl<'a, const R: usize> OfX<'a, R> {
+    fn new(x: &Panel<'a>) -> Self {
+        Self {
+            fours: x.fours.as_chunks::<R>().0.as_chunks::<GROUPS>().0,
+            d: x.d.as_chunks::<R>().0,
+            sum: x.sum.as_chunks::<R>().0,
+            start: x.start.as_chunks::<R>().0,
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn panel<const F: u8, const T: usize, const R: usize>(x: &Panel, tiles: &[&[u8]; T], ahead: usize, store: &Store) {
+    let shape = const { shape(F) };
+    let of_x = OfX::<R>::new(x);
+    let chunks = of_x.fours.len() * GROUPS / (shape.units * shape.groups);
+    // Every read below is inside a chunk, and there are so many.
+    assert!(tiles.iter().all(|tile| tile.len() >= chunks * shape.chunk));
+    let mut sums = [[_mm512_setzero_ps(); R]; T];
+    for c in 0..chunks {
+        // SAFETY: chunk `c` is inside each tile.
+        let at = tiles.map(|tile| unsafe { tile.as_ptr().add(c * shape.chunk) });
+        if ahead > 0 {
+            at.iter().for_each(|at| prefetch(at.wrapping_add(ahead), shape.chunk));
+        }
+        if (F == Q4_K || F == Q5_K) && R <= 3 {
+            for pair in 0..shape.units / 2 {
+                // SAFETY: both units of the pair; the processor has the instructions.
+                unsafe { pair_of_units::<F, T, R>(&at, pair, c * shape.units + 2 * pair, &of_x, &mut sums) };
+            }
+            continue;
+        }
+        if F == Q6_K && R == 1 {
+            for half in 0..2 {
+                // SAFETY: the units of one half of the chunk; the processor has the instructions.
+                unsafe { half_of_units::<F, T, R>(&at, half, c * shape.units + 8 * half, &of_x, &mut sums) };
+            }
+            continue;
+        }
+        for u in 0..shape.units {
+            // SAFETY: unit `u` of the chunk; the processor has the instructions.
+            unsafe { unit::<F, T, R>(&at, u, c * shape.units + u, &of_x, &mut sums) };
+        }
+    }
+    store.put(x.row, &sums);
+}
+
+/// Adds a unit's products to a tile's sums.
+///
+/// # Safety
+/// The processor has AVX-512.
+#[inline(always)]
+unsafe fn add<const F: u8, const R: usize>(
+    ints: &[__m512i; R],
+    scale: __m512,
+    minimum: __m512,
+    d: &[f32; R],
+    sum: &[f32; R],
+    sums: &mut [__m512; R],
+) {
+    for r in 0..R {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let scale = _mm512_mul_ps(scale, _mm512_set1_ps(d[r]));
+            sums[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(ints[r]), scale, sums[r]);
+            if const { shape(F).has_minimum } {
+                sums[r] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(sum[r]), sums[r]);
+            }
+        }
+    }
+}
+
+/// Four columns of each tile's rows by four activations of each row of `x`.
+///
+/// # Safety
+/// The processor has AVX-512 and VNNI.
+#[inline(always)]
+unsafe fn multiply<const T: usize, const R: usize>(
+    weights: &[__m512i; T],
+    fours: &[[i8; 4]; R],
+    ints: &mut [[__m512i; R]; T],
+) {
+    for r in 0..R {
+        let [a, b, c, d] = fours[r];
+        // SAFETY: the caller's promise.
+        unsafe {
+            let four = _mm512_set1_epi32(i32::from_ne_bytes([a as u8, b as u8, c as u8, d as u8]));
+            for t in 0..T {
+                ints[t][r] = _mm512_dpbusd_epi32(ints[t][r], weights[t], four);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// 64 bytes are there, and the processor has AVX-512.
+#[inline(always)]
+unsafe fn read(at: *const u8) -> __m512i {
+    // SAFETY: the caller's promise.
+    unsafe { _mm512_loadu_si512(at.cast()) }
+}
