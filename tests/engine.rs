@@ -11,6 +11,8 @@ use support::{Serve, client, golden, smollm2, until};
 
 const REQUESTS: usize = 200;
 const CLIENTS: usize = 32;
+/// So many long answers need three times the memory.
+const LONG: usize = 6;
 
 /// Request `i` of many: prompts of 1 to 190 tokens, some with a common beginning, some that repeat themselves; answers of 1 to
 /// 60 tokens, greedy and sampled, with penalties and several choices.
@@ -31,6 +33,12 @@ fn ask(i: usize) -> Value {
         body["n"] = json!(2);
     }
     body
+}
+
+/// Request `i` of a few whose answers do not fit the memory for keys and values together, whenever each begins.
+fn ask_long(i: usize) -> Value {
+    json!({"model": "tiny", "prompt": [5 + i, 9, 7 * i], "max_tokens": 240, "ignore_eos": true, "seed": i, "temperature": 0.8,
+        "logprobs": 2, "return_tokens_as_token_ids": true})
 }
 
 /// What must not depend on anything else: tokens and the very bits of their log probabilities.
@@ -66,10 +74,11 @@ fn two_hundred_requests_at_once_get_the_tokens_and_bits_they_get_one_at_a_time()
     // Blocks for a few sequences only, so that some are sent back; then one at a time, on one thread, with neither prefix cache
     // nor speculation.
     let crowded = tiny("native", &["--kv-memory", "96KiB"]);
-    let together = at_once(CLIENTS, REQUESTS, |i| complete(&crowded, &ask(i)));
+    let all = |i: usize| if i < LONG { ask_long(i) } else { ask(i - LONG) };
+    let together = at_once(CLIENTS, LONG + REQUESTS, |i| complete(&crowded, &all(i)));
     let quiet = tiny("native", &["--threads", "1"]);
     for (i, answer) in together.iter().enumerate() {
-        let mut alone = ask(i);
+        let mut alone = all(i);
         alone["cache_prompt"] = json!(false);
         alone["speculate"] = json!(false);
         assert_eq!(essence(answer), essence(&complete(&quiet, &alone)), "request {i}");

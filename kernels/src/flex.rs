@@ -7,7 +7,7 @@ use crate::cpu::elementwise;
 use crate::cpu::kv::{self, Element, Heads};
 use crate::cpu::linear::linears;
 use crate::cpu::weight::Weight;
-use crate::ops::{Kernels, MatrixShape, Scores, Segment};
+use crate::ops::{Gate, Kernels, MatrixShape, Scores, Segment};
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Flex, TensorMetadata};
@@ -46,6 +46,52 @@ impl Kernels for Flex {
         (a, b, c)
     }
 
+    fn norm_linear_3(
+        x: FloatTensor<Self>,
+        norm: FloatTensor<Self>,
+        eps: f32,
+        a: IntTensor<Self>,
+        a_shape: MatrixShape,
+        b: IntTensor<Self>,
+        b_shape: MatrixShape,
+        c: IntTensor<Self>,
+        c_shape: MatrixShape,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let x = normed(x, norm, eps);
+        let [a, b, c] = multiply_slice(&x, [(&a, a_shape), (&b, b_shape), (&c, c_shape)]);
+        (tensor_of(a, a_shape), tensor_of(b, b_shape), tensor_of(c, c_shape))
+    }
+
+    fn norm_gate(
+        x: FloatTensor<Self>,
+        norm: FloatTensor<Self>,
+        eps: f32,
+        gate: IntTensor<Self>,
+        gate_shape: MatrixShape,
+        up: IntTensor<Self>,
+        up_shape: MatrixShape,
+        by: Gate,
+    ) -> FloatTensor<Self> {
+        let x = normed(x, norm, eps);
+        let [mut gated, up] = multiply_slice(&x, [(&gate, gate_shape), (&up, up_shape)]);
+        match by {
+            Gate::Silu => elementwise::silu_mul(On::best(), &mut gated, &up, up_shape.n),
+            Gate::GeluTanh => elementwise::gelu_mul(On::best(), &mut gated, &up, up_shape.n),
+        }
+        tensor_of(gated, gate_shape)
+    }
+
+    fn linear_add(
+        x: FloatTensor<Self>,
+        w: IntTensor<Self>,
+        shape: MatrixShape,
+        residual: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let x = x.to_contiguous();
+        let [out] = multiply_slice(x.storage(), [(&w, shape)]);
+        in_place(residual, |residual| elementwise::add(On::best(), residual, &out, shape.n))
+    }
+
     fn gather(w: IntTensor<Self>, shape: MatrixShape, ids: Vec<u32>) -> FloatTensor<Self> {
         let weight = weight(&w, shape);
         let mut out = vec![0f32; ids.len() * shape.k];
@@ -59,6 +105,8 @@ impl Kernels for Flex {
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
         mut keys: FloatTensor<Self>,
         mut values: FloatTensor<Self>,
         format: KvFormat,
@@ -66,9 +114,16 @@ impl Kernels for Flex {
         scores: Scores,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         debug_assert!(keys.is_unique() && values.is_unique(), "written in place");
-        let (q, k, v) = (q.to_contiguous(), k.to_contiguous(), v.to_contiguous());
-        let q_shape = q.shape();
-        let heads = Heads { query: q_shape[1], kv: k.shape()[1], dim: q_shape[2] };
+        let (q_shape, kv_heads) = (q.shape(), k.shape()[1]);
+        let heads = Heads { query: q_shape[1], kv: kv_heads, dim: q_shape[2] };
+        let (cos, sin) = (whole(cos), whole(sin));
+        let pairs = cos.shape()[1];
+        let turned = |x, count| {
+            in_place(x, |x| {
+                elementwise::rotate(On::best(), x, (count, heads.dim), cos.storage(), sin.storage(), pairs);
+            })
+        };
+        let (q, k, v) = (turned(q, heads.query), turned(k, heads.kv), v.to_contiguous());
         let rows = (q.storage::<f32>(), k.storage(), v.storage());
         let out = match format {
             KvFormat::F16 => {
@@ -115,7 +170,27 @@ impl Kernels for Flex {
 
 fn multiply<const W: usize>(x: FlexTensor, parts: [(&FlexTensor, MatrixShape); W]) -> [FlexTensor; W] {
     let x = x.to_contiguous();
-    let m = parts.first().map_or(0, |(_, shape)| x.layout().num_elements() / shape.k);
+    let mut shapes = parts.iter().map(|(_, shape)| *shape);
+    let outs = multiply_slice(x.storage(), parts);
+    outs.map(|out| tensor_of(out, shapes.next().expect("as many as parts")))
+}
+
+/// `x` normalised, apart from `x`.
+fn normed(x: FlexTensor, weight: FlexTensor, eps: f32) -> Vec<f32> {
+    let (x, weight) = (x.to_contiguous(), whole(weight));
+    let mut out = x.storage::<f32>()[..x.layout().num_elements()].to_vec();
+    elementwise::rms_norm(On::best(), &mut out, weight.storage(), eps);
+    out
+}
+
+/// What a matrix of this shape gave.
+fn tensor_of(out: Vec<f32>, shape: MatrixShape) -> FlexTensor {
+    let rows = out.len() / shape.n;
+    tensor(out, &[rows, shape.n])
+}
+
+fn multiply_slice<const W: usize>(x: &[f32], parts: [(&FlexTensor, MatrixShape); W]) -> [Vec<f32>; W] {
+    let m = parts.first().map_or(0, |(_, shape)| x.len() / shape.k);
     let weights = parts.map(|(bytes, shape)| weight(bytes, shape));
     let mut outs = parts.map(|(_, shape)| vec![0f32; m * shape.n]);
     let mut each = weights.iter().zip(&mut outs);
@@ -123,9 +198,8 @@ fn multiply<const W: usize>(x: FlexTensor, parts: [(&FlexTensor, MatrixShape); W
         let (weight, out) = each.next().expect("as many as parts");
         (weight, out.as_mut_slice())
     });
-    linears(On::best(), x.storage(), calls);
-    let mut shapes = parts.iter().map(|(_, shape)| [m, shape.n]);
-    outs.map(|out| tensor(out, &shapes.next().expect("as many as parts")))
+    linears(On::best(), x, calls);
+    outs
 }
 
 fn write_and_attend<T: Element>(

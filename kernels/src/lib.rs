@@ -20,6 +20,7 @@ mod elementwise;
 mod error;
 mod flex;
 mod format;
+mod fused;
 mod kv;
 mod matrix;
 mod ops;
@@ -28,9 +29,10 @@ mod packing;
 pub use elementwise::{gelu_mul, rms_norm, rotate, silu_mul};
 pub use error::Error;
 pub use format::Format;
+pub use fused::{Norm, linear_add, norm_gate, norm_linear_3};
 pub use kv::{BLOCK_TOKENS, KvFormat, KvLayer};
 pub use matrix::Matrix;
-pub use ops::{Kernels, MatrixShape, Scores, Segment, attention, gather, linear, linear_2, linear_3};
+pub use ops::{Gate, Kernels, MatrixShape, Scores, Segment, attention, gather, linear, linear_2, linear_3};
 pub use packing::{Packing, TILE_ROWS};
 
 /// Threads the kernels use, the caller's included; has an effect only before the first operation.

@@ -59,6 +59,7 @@ pub struct MatrixShape {
 }
 
 /// Operations that Burn has not, or not in a form that serves a language model.
+#[allow(clippy::too_many_arguments, reason = "an operation takes its tensors one by one")]
 #[burn::backend::backend_extension(Flex)]
 pub trait Kernels: Backend {
     /// `x [m, k] f32 · w [n, k]ᵀ → [m, n] f32`; `w` is the stored bytes.
@@ -84,16 +85,50 @@ pub trait Kernels: Backend {
         c_shape: MatrixShape,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
+    /// `linear_3` of the normalised `x`.
+    fn norm_linear_3(
+        x: FloatTensor<Self>,
+        norm: FloatTensor<Self>,
+        eps: f32,
+        a: IntTensor<Self>,
+        a_shape: MatrixShape,
+        b: IntTensor<Self>,
+        b_shape: MatrixShape,
+        c: IntTensor<Self>,
+        c_shape: MatrixShape,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
+    /// The gated product of `linear_2` of the normalised `x`.
+    fn norm_gate(
+        x: FloatTensor<Self>,
+        norm: FloatTensor<Self>,
+        eps: f32,
+        gate: IntTensor<Self>,
+        gate_shape: MatrixShape,
+        up: IntTensor<Self>,
+        up_shape: MatrixShape,
+        by: Gate,
+    ) -> FloatTensor<Self>;
+
+    /// `linear` of `x`, added to `residual [m, n]`.
+    fn linear_add(
+        x: FloatTensor<Self>,
+        w: IntTensor<Self>,
+        shape: MatrixShape,
+        residual: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+
     /// Rows `ids` of `w`, dequantised: `[ids.len(), k] f32`.
     fn gather(w: IntTensor<Self>, shape: MatrixShape, ids: Vec<u32>) -> FloatTensor<Self>;
 
-    /// Writes `k, v [rows, kv_heads, head_dim]` into `keys` and `values`, in place, and gives the
-    /// attention of `q [rows, heads, head_dim]`, `keys` and `values`. `format` says what their bytes are.
-    #[allow(clippy::too_many_arguments, reason = "an operation takes its tensors one by one")]
+    /// Turns `q [rows, heads, head_dim]` and `k` as [`Kernels::rotate`] does, writes `k, v [rows, kv_heads, head_dim]` into
+    /// `keys` and `values`, in place, and gives the attention of `q`, `keys` and `values`. `format` says what their bytes are.
     fn attention(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
         keys: FloatTensor<Self>,
         values: FloatTensor<Self>,
         format: KvFormat,
@@ -115,7 +150,16 @@ pub trait Kernels: Backend {
     fn gelu_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
-fn shape_of(w: &Matrix) -> MatrixShape {
+/// The function of a gated product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// As [`crate::silu_mul`].
+    Silu,
+    /// As [`crate::gelu_mul`].
+    GeluTanh,
+}
+
+pub(crate) fn shape_of(w: &Matrix) -> MatrixShape {
     MatrixShape { format: w.format(), packing: w.packing(), n: w.n(), k: w.k() }
 }
 
@@ -157,7 +201,7 @@ pub fn linear_3(x: Tensor<2>, [a, b, c]: [&Matrix; 3]) -> [Tensor<2>; 3] {
     [a, b, c].map(Tensor::from_dispatch)
 }
 
-fn check_columns(x: &Tensor<2>, w: &Matrix) {
+pub(crate) fn check_columns(x: &Tensor<2>, w: &Matrix) {
     assert_eq!(x.dims()[1], w.k(), "columns of x and of the weight");
     assert_eq!(x.dtype(), DType::F32, "activations");
 }
@@ -175,9 +219,9 @@ pub fn gather(w: &Matrix, ids: &[u32]) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::gather(bytes, shape_of(w), ids.to_vec()))
 }
 
-/// Writes `k, v [rows, kv_heads, head_dim]` at their positions, then causal grouped-query
-/// attention of `q [rows, heads, head_dim]` over each segment's keys. All f32. Gives
-/// `[rows, heads, head_dim]`; a row of no segment is 0. `scores` says what is seen and how it is weighed.
+/// Turns queries and keys by `turns` (cosines and sines, as [`crate::rotate`] takes them), writes `k, v [rows, kv_heads,
+/// head_dim]` at their positions, then causal grouped-query attention of `q [rows, heads, head_dim]` over each segment's keys.
+/// All f32. Gives `[rows, heads, head_dim]`; a row of no segment is 0. `scores` says what is seen and how it is weighed.
 ///
 /// # Panics
 /// Where shapes do not agree, segments overlap or go past the rows, or a block table is too short
@@ -186,6 +230,7 @@ pub fn attention(
     q: Tensor<3>,
     k: Tensor<3>,
     v: Tensor<3>,
+    [cos, sin]: [Tensor<2>; 2],
     kv: &mut KvLayer,
     segments: &Arc<[Segment]>,
     scores: Scores,
@@ -194,6 +239,9 @@ pub fn attention(
     assert_eq!(k.dims(), [rows, kv.kv_heads(), dim], "shape of k");
     assert_eq!(v.dims(), k.dims(), "shape of v");
     assert_eq!(dim, kv.head_dim(), "head dimension");
+    let [turned, pairs] = cos.dims();
+    assert_eq!((turned, sin.dims()), (rows, cos.dims()), "one cosine and sine per row and pair");
+    assert!(2 * pairs <= dim, "a head of {dim} has not {pairs} pairs");
     assert!(heads.is_multiple_of(kv.kv_heads()), "{heads} query heads");
     for tensor in [&q, &k, &v] {
         assert_eq!(tensor.dtype(), DType::F32, "queries, keys and values");
@@ -205,6 +253,8 @@ pub fn attention(
             q.into_dispatch(),
             k.into_dispatch(),
             v.into_dispatch(),
+            cos.into_dispatch(),
+            sin.into_dispatch(),
             keys.into_dispatch(),
             values.into_dispatch(),
             format,

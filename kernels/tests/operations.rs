@@ -102,6 +102,12 @@ fn wrong_shapes_and_lengths_are_named() {
     assert!(matches!(of(34, format, usize::MAX, 32), Error::Bytes { .. }));
 }
 
+/// Turns by no angle.
+fn still(rows: usize, dim: usize) -> [Tensor<2>; 2] {
+    let device = Device::flex();
+    [Tensor::ones([rows, dim / 2], &device), Tensor::zeros([rows, dim / 2], &device)]
+}
+
 #[test]
 fn attention_writes_in_place_and_continues_a_sequence() {
     let (heads, kv_heads, dim, tokens) = (4, 2, 16, BLOCK_TOKENS + 5);
@@ -113,13 +119,21 @@ fn attention_writes_in_place_and_continues_a_sequence() {
         let mut kv = KvLayer::new(4, kv_heads, dim, format, &device);
         let segment = |row, rows, position| Segment { row, rows, position, blocks: vec![3, 1] };
         let all = [segment(0, tokens, 0)].into();
-        let whole = attention(q.clone(), k.clone(), v.clone(), &mut kv, &all, Scores::scaled(0.25));
+        let whole = attention(q.clone(), k.clone(), v.clone(), still(tokens, dim), &mut kv, &all, Scores::scaled(0.25));
         let mut kv = KvLayer::new(4, kv_heads, dim, format, &device);
         let mut parts = Vec::new();
         for (from, to) in [(0, 10), (10, tokens - 1), (tokens - 1, tokens)] {
             let rows = |x: &Tensor<3>| x.clone().narrow(0, from, to - from);
             let segments = [segment(0, to - from, from)];
-            let out = attention(rows(&q), rows(&k), rows(&v), &mut kv, &segments.into(), Scores::scaled(0.25));
+            let out = attention(
+                rows(&q),
+                rows(&k),
+                rows(&v),
+                still(to - from, dim),
+                &mut kv,
+                &segments.into(),
+                Scores::scaled(0.25),
+            );
             parts.extend(values(out));
         }
         assert_eq!(values(whole), parts);
@@ -132,5 +146,5 @@ fn attention_refuses_a_block_that_is_not_there() {
     let mut kv = KvLayer::new(4, 1, 8, KvFormat::F32, &Device::flex());
     let one = || tensor(wave(8, 0.1), [1, 1, 8]);
     let segment = Segment { row: 0, rows: 1, position: 0, blocks: vec![4] };
-    attention(one(), one(), one(), &mut kv, &[segment].into(), Scores::scaled(1.0));
+    attention(one(), one(), one(), still(1, 8), &mut kv, &[segment].into(), Scores::scaled(1.0));
 }

@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::{Device, Tensor, TensorData};
-use kernels::{BLOCK_TOKENS, Format, KvFormat, KvLayer, Matrix, Scores};
+use kernels::{BLOCK_TOKENS, Format, KvFormat, KvLayer, Matrix, Packing, Scores};
 use models::{Batch, Kv, Model, ModelConfig, Segment};
 use snapshot::Snapshot;
 use std::path::Path;
@@ -90,8 +90,8 @@ impl Parts {
         let device = Device::flex();
         let matrix = |t: &snapshot::Tensor| {
             let (n, k) = (t.shape[0] as usize, t.shape[1] as usize);
-            let format = Format::from_name(&t.dtype).unwrap();
-            Matrix::from_bytes(snapshot.tensor_bytes(t), format, n, k, &device).unwrap()
+            let (format, packing) = (Format::from_name(&t.dtype).unwrap(), Packing::from_name(&t.layout).unwrap());
+            Matrix::packed(snapshot.tensor_bytes(t), format, packing, n, k, &device).unwrap()
         };
         let is_layer = |t: &&snapshot::Tensor| t.shape.len() == 2 && t.name.starts_with("model.layers.");
         let head = if config.tied_embedding { "model.embed_tokens.weight" } else { "lm_head.weight" };
@@ -115,7 +115,8 @@ impl Parts {
             let q = self.input([rows, heads, head_dim]);
             let kv_rows = self.input([rows, kv_heads, head_dim]);
             let segments = &Arc::from([segment.clone()]);
-            drop(kernels::attention(q, kv_rows.clone(), kv_rows, &mut kv, segments, Scores::scaled(0.1)));
+            let turns = [self.input([rows, head_dim / 2]), self.input([rows, head_dim / 2])];
+            drop(kernels::attention(q, kv_rows.clone(), kv_rows, turns, &mut kv, segments, Scores::scaled(0.1)));
         });
         (linear, attention * layers as u32)
     }

@@ -191,6 +191,12 @@ impl Pairs {
         Self { m, k, width, pairs }
     }
 
+    /// Rows.
+    #[cfg(target_arch = "x86_64")]
+    pub fn rows(&self) -> usize {
+        self.m
+    }
+
     /// First row, rows, and their pairs.
     pub fn panels(&self) -> impl Iterator<Item = (usize, usize, &[u32])> {
         (0..self.m).step_by(self.width).map(move |row| {

@@ -3,7 +3,7 @@
 //! A row is independent of all others; rows are dealt out to threads where there are enough elements to be worth it.
 
 use super::dispatch::{On, leveled};
-use super::lanes::{add, exp, fold};
+use super::lanes::{add as add_product, exp, fold};
 use super::shared::Shared;
 
 /// Elements of a task: fewer are done before another thread would have looked.
@@ -36,6 +36,14 @@ pub(crate) fn silu_mul(on: On, gate: &mut [f32], up: &[f32], n: usize) {
 pub(crate) fn gelu_mul(on: On, gate: &mut [f32], up: &[f32], n: usize) {
     over_rows(on, gate, n, &|first, gate| {
         gelu_mul_rows(on.level, gate, &up[first * n..][..gate.len()]);
+    });
+}
+
+/// `x [rows, n]` becomes `y + x`.
+pub(crate) fn add(on: On, x: &mut [f32], y: &[f32], n: usize) {
+    over_rows(on, x, n, &|first, x| {
+        let y = &y[first * n..][..x.len()];
+        x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
     });
 }
 
@@ -72,11 +80,11 @@ fn rms_norm_lanes<const L: usize, const FMA: bool>(x: &mut [f32], weight: &[f32]
         let (whole, rest) = x.as_chunks::<L>();
         for chunk in whole {
             for l in 0..L {
-                squares[l] = add::<FMA>(chunk[l], chunk[l], squares[l]);
+                squares[l] = add_product::<FMA>(chunk[l], chunk[l], squares[l]);
             }
         }
         for (sum, x) in squares.iter_mut().zip(rest) {
-            *sum = add::<FMA>(*x, *x, *sum);
+            *sum = add_product::<FMA>(*x, *x, *sum);
         }
         let mean = fold(squares) / weight.len() as f32;
         let scale = 1.0 / (mean + eps).sqrt();
@@ -100,8 +108,8 @@ fn rotate_lanes<const L: usize, const FMA: bool>(
             let (low, high) = head[..2 * pairs].split_at_mut(pairs);
             for i in 0..pairs {
                 let (a, b) = (low[i], high[i]);
-                low[i] = add::<FMA>(a, cos[i], -b * sin[i]);
-                high[i] = add::<FMA>(b, cos[i], a * sin[i]);
+                low[i] = add_product::<FMA>(a, cos[i], -b * sin[i]);
+                high[i] = add_product::<FMA>(b, cos[i], a * sin[i]);
             }
         }
     }
@@ -119,7 +127,7 @@ fn gelu_mul_lanes<const L: usize, const FMA: bool>(gate: &mut [f32], up: &[f32])
     /// Twice the square root of 2/π: `(1 + tanh(x)) / 2` is the logistic function of `2 x`.
     const TWICE: f32 = 1.595_769;
     for (gate, up) in gate.iter_mut().zip(up) {
-        let cubic = add::<FMA>(0.044_715 * *gate * *gate, *gate, *gate);
+        let cubic = add_product::<FMA>(0.044_715 * *gate * *gate, *gate, *gate);
         *gate *= logistic::<FMA>(TWICE * cubic) * up;
     }
 }

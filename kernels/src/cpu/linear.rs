@@ -40,7 +40,7 @@ pub(crate) fn linears<const W: usize>(on: On, x: &[f32], parts: [(&Weight, &mut 
         assert_eq!(w.k(), k, "columns of the weights");
         assert_eq!(x.len() / k, out.len() / w.n(), "rows of x and of out");
     }
-    let takes = parts.each_ref().map(|(w, _)| Takes::of(w, on.level));
+    let takes = parts.each_ref().map(|(w, _)| Takes::of(w, on.level, x.len() / k));
     let mut prepared: Vec<(Takes, Prepared)> = Vec::new();
     for takes in takes {
         if !prepared.iter().any(|(have, _)| *have == takes) {
@@ -123,21 +123,22 @@ enum Prepared<'a> {
 }
 
 impl Takes {
-    fn of(w: &Weight, level: Level) -> Self {
+    /// For `rows` rows of `x`.
+    fn of(w: &Weight, level: Level, rows: usize) -> Self {
         match w.packing() {
             Packing::Rows => zero(w.format(), level)
                 .map_or(Self::Floats, |zero| Self::Blocks(Wanted { width: width(level), zero, unit: BLOCK })),
-            Packing::Tiles16 => Self::of_tiles(w.format(), level),
+            Packing::Tiles16 => Self::of_tiles(w.format(), level, rows),
         }
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn of_tiles(format: Format, level: Level) -> Self {
+    fn of_tiles(format: Format, level: Level, rows: usize) -> Self {
         assert!(level.takes_tiles(format), "packed weights of {} for another processor", format.name());
         match format {
-            Format::BF16 => Self::Pairs { width: tiles::WIDTH },
+            Format::BF16 => Self::Pairs { width: tiles::width(rows) },
             _ => Self::Blocks(Wanted {
-                width: tiles::WIDTH,
+                width: tiles::width(rows),
                 zero: tiles::zero(format),
                 unit: tiles::unit_columns(format),
             }),
@@ -145,7 +146,7 @@ impl Takes {
     }
 
     #[cfg(not(target_arch = "x86_64"))]
-    fn of_tiles(format: Format, _: Level) -> Self {
+    fn of_tiles(format: Format, _: Level, _: usize) -> Self {
         panic!("packed weights of {} for another processor", format.name())
     }
 

@@ -33,18 +33,18 @@ pub(crate) struct Attention {
 }
 
 impl Attention {
-    /// `x [rows, hidden] f32 → [rows, hidden] f32`
-    pub(super) fn forward(&self, x: Tensor<2>, step: &Step, kv: &mut KvLayer) -> Tensor<2> {
+    /// What the output projection reads of the normalised `x [rows, hidden] f32`: `[rows, heads · head_dim] f32`.
+    pub(super) fn mix(&self, norm: &RmsNorm, x: Tensor<2>, step: &Step, kv: &mut KvLayer) -> Tensor<2> {
         let [rows, _hidden] = x.dims();
         let (heads, kv_heads, head_dim) = (self.heads, self.kv_heads, self.head_dim);
         let turns = if self.scores.window.is_some() { &step.local_turns } else { &step.turns };
-        let [q, k, v] = Linear::forward_3([&self.q, &self.k, &self.v], x);
-        let q = turns.apply(head_norm(self.q_norm.as_ref(), q, [rows, heads, head_dim]));
-        let k = turns.apply(head_norm(self.k_norm.as_ref(), k, [rows, kv_heads, head_dim]));
+        let [q, k, v] = Linear::normed_3([&self.q, &self.k, &self.v], norm, x);
+        let q = head_norm(self.q_norm.as_ref(), q, [rows, heads, head_dim]);
+        let k = head_norm(self.k_norm.as_ref(), k, [rows, kv_heads, head_dim]);
         let v = v.reshape([rows, kv_heads, head_dim]);
         // [rows, heads, head_dim]
-        let mixed = kernels::attention(q, k, v, kv, &step.segments, self.scores);
-        self.o.forward(mixed.reshape([rows, heads * head_dim]))
+        let mixed = kernels::attention(q, k, v, turns.of_kernels(), kv, &step.segments, self.scores);
+        mixed.reshape([rows, heads * head_dim])
     }
 }
 

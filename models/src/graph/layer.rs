@@ -2,6 +2,7 @@
 
 use super::attention::Attention;
 use super::experts::Experts;
+use super::linear::Linear;
 use super::mlp::Mlp;
 use super::norm::RmsNorm;
 use super::rope::Turns;
@@ -43,20 +44,22 @@ pub(super) struct Step {
 impl Layer {
     /// `x [rows, hidden] f32 → [rows, hidden] f32`; writes the rows' keys and values into `kv`.
     pub(super) fn forward(&self, x: Tensor<2>, step: &Step, kv: &mut KvLayer) -> Tensor<2> {
-        let mixed = self.attention.forward(self.input_norm.forward(x.clone()), step, kv);
-        let x = normed(self.attention_out_norm.as_ref(), mixed) + x;
-        let y = self.mlp_norm.forward(x.clone());
-        let y = match &self.feed_forward {
-            FeedForward::Dense(mlp) => mlp.forward(y),
-            FeedForward::Experts(experts) => experts.forward(y),
-        };
-        normed(self.mlp_out_norm.as_ref(), y) + x
+        let mixed = self.attention.mix(&self.input_norm, x.clone(), step, kv);
+        let x = added(&self.attention.o, self.attention_out_norm.as_ref(), mixed, x);
+        match &self.feed_forward {
+            FeedForward::Dense(mlp) => added(&mlp.down, self.mlp_out_norm.as_ref(), mlp.gated(&self.mlp_norm, &x), x),
+            FeedForward::Experts(experts) => {
+                let y = experts.forward(self.mlp_norm.forward(x.clone()));
+                self.mlp_out_norm.as_ref().map_or(y.clone(), |norm| norm.forward(y)) + x
+            }
+        }
     }
 }
 
-fn normed(norm: Option<&RmsNorm>, x: Tensor<2>) -> Tensor<2> {
+/// The last projection of a part, normalised where there is a norm, added to the stream.
+fn added(last: &Linear, norm: Option<&RmsNorm>, y: Tensor<2>, stream: Tensor<2>) -> Tensor<2> {
     match norm {
-        Some(norm) => norm.forward(x),
-        None => x,
+        Some(norm) => norm.forward(last.forward(y)) + stream,
+        None => last.forward_add(y, stream),
     }
 }

@@ -17,6 +17,11 @@ impl RmsNorm {
         Self { weight: Param::initialized(ParamId::new(), weight), eps }
     }
 
+    /// The same for an operation that normalises what it reads.
+    pub(super) fn of_kernels(&self) -> kernels::Norm {
+        kernels::Norm { weight: self.weight.val(), eps: self.eps }
+    }
+
     /// `x [rows, hidden] f32 → [rows, hidden] f32`
     pub(super) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         kernels::rms_norm(x, self.weight.val(), self.eps)

@@ -84,9 +84,9 @@ impl Frequencies {
 }
 
 impl Turns {
-    /// `x [rows, heads, head_dim] f32`, each head turned by its row's position.
-    pub(super) fn apply(&self, x: Tensor<3>) -> Tensor<3> {
-        kernels::rotate(x, self.cos.clone(), self.sin.clone())
+    /// Cosines and sines, for attention.
+    pub(super) fn of_kernels(&self) -> [Tensor<2>; 2] {
+        [self.cos.clone(), self.sin.clone()]
     }
 }
 

@@ -1,6 +1,6 @@
 //! Weights in bfloat16: two columns at a time, summed in float32.
 
-use super::{Q8_0, Store, TILES_BF16, ahead, prefetch, read};
+use super::{Q8_0, Store, TILES, TILES_BF16, ahead, is_wide, prefetch, read};
 use crate::cpu::activations::Pairs;
 use crate::cpu::shared::Shared;
 use crate::cpu::weight::Weight;
@@ -16,9 +16,14 @@ use std::ops::Range;
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
 pub(in crate::cpu) unsafe fn bf16(x: &Pairs, w: &Weight, tiles: Range<usize>, out: &Shared<f32>) {
     let mut tile = tiles.start;
+    let wide = is_wide(x.rows());
     while tile < tiles.end {
         let store = Store { out, n: w.n(), column: tile * TILE_ROWS };
-        if tile + TILES_BF16 <= tiles.end {
+        if wide && tile + TILES <= tiles.end {
+            let bytes: [&[u8]; TILES] = std::array::from_fn(|i| w.tile(tile + i));
+            bf16_panels(x, &bytes, &store);
+            tile += TILES;
+        } else if tile + TILES_BF16 <= tiles.end && !wide {
             let bytes: [&[u8]; TILES_BF16] = std::array::from_fn(|i| w.tile(tile + i));
             bf16_panels(x, &bytes, &store);
             tile += TILES_BF16;
@@ -40,7 +45,9 @@ fn bf16_panels<const T: usize>(x: &Pairs, tiles: &[&[u8]; T], store: &Store) {
             3 => bf16_panel::<T, 3>(row, pairs, tiles, ahead, store),
             4 => bf16_panel::<T, 4>(row, pairs, tiles, ahead, store),
             5 => bf16_panel::<T, 5>(row, pairs, tiles, ahead, store),
-            _ => bf16_panel::<T, 6>(row, pairs, tiles, ahead, store),
+            6 => bf16_panel::<T, 6>(row, pairs, tiles, ahead, store),
+            7 => bf16_panel::<T, 7>(row, pairs, tiles, ahead, store),
+            _ => bf16_panel::<T, 8>(row, pairs, tiles, ahead, store),
         }
         // Later panels find the tiles in the cache.
         ahead = 0;

@@ -25,15 +25,19 @@ use units::{half_of_units, pair_of_units, unit};
 use unpacked::{unpack, unpacked};
 
 /// Most rows of `x` in a panel: with two tiles their sums take 24 of the 32 registers.
-pub(super) const WIDTH: usize = 6;
+const WIDTH: usize = 6;
 /// Tiles that are worked on together.
 const TILES: usize = 2;
 /// The same in bfloat16, which needs no integers beside the sums.
 const TILES_BF16: usize = 4;
+/// So many rows of `x` are all in one panel, with fewer tiles: a weight is then read once for them.
+const WIDE: usize = 8;
 
 /// Tiles up to this size are short for the processor, which foresees a stream only once it flows: what comes after them is
-/// asked for aloud.
+/// asked for aloud. In longer ones it is told a little ahead of itself, which is worth something where there is more to compute
+/// than to wait for.
 const SHORT_BYTES: usize = 8 << 10;
+const AHEAD: usize = 2 << 10;
 /// With more rows of `x` than this, superblocks are unpacked into the scratch.
 const DIRECT_ROWS: usize = 2 * WIDTH;
 
@@ -72,6 +76,16 @@ const fn shape(format: u8) -> Shape {
 /// Columns of a unit: as many activations have a sum of their own.
 pub(super) fn unit_columns(format: Format) -> usize {
     if format == Format::Q6_K { 16 } else { 32 }
+}
+
+/// Most rows of a panel, of `rows` in all.
+pub(super) fn width(rows: usize) -> usize {
+    if rows <= WIDE { WIDE } else { WIDTH }
+}
+
+/// All rows are in one panel that is too wide for several tiles of blocks.
+fn is_wide(rows: usize) -> bool {
+    (WIDTH + 1..=WIDE).contains(&rows)
 }
 
 /// How much higher than meant the integers are.
@@ -157,7 +171,7 @@ fn all_tiles<const F: u8>(x: &Activations, w: &Weight, tiles: Range<usize>, scra
     while tile < tiles.end {
         let store = Store { out, n: w.n(), column: tile * TILE_ROWS };
         // The sums of eight units of one tile are as many as fit.
-        let alone = F == Q6_K && x.rows() == 1;
+        let alone = F == Q6_K && x.rows() == 1 || is_wide(x.rows());
         if tile + TILES <= tiles.end && !alone {
             let bytes: [&[u8]; TILES] = std::array::from_fn(|i| w.tile(tile + i));
             panels::<F, TILES>(x, &bytes, lines, &store);
@@ -201,7 +215,9 @@ fn panels<const F: u8, const T: usize>(x: &Activations, tiles: &[&[u8]; T], line
             3 => panel::<F, T, 3>(&x, tiles, ahead, store),
             4 => panel::<F, T, 4>(&x, tiles, ahead, store),
             5 => panel::<F, T, 5>(&x, tiles, ahead, store),
-            _ => panel::<F, T, 6>(&x, tiles, ahead, store),
+            6 => panel::<F, T, 6>(&x, tiles, ahead, store),
+            7 => panel::<F, T, 7>(&x, tiles, ahead, store),
+            _ => panel::<F, T, 8>(&x, tiles, ahead, store),
         }
         ahead = 0;
     }
@@ -214,7 +230,7 @@ fn ahead<const F: u8>(tiles: &[&[u8]]) -> usize {
         // A superblock's parts are read by turns, which is no stream: the next one is asked for.
         _ if F == Q6_K => const { shape(F) }.chunk,
         _ if bytes <= SHORT_BYTES => tiles.len() * bytes,
-        _ => 0,
+        _ => AHEAD,
     }
 }
 
@@ -261,7 +277,7 @@ fn panel<const F: u8, const T: usize, const R: usize>(x: &Panel, tiles: &[&[u8];
         if ahead > 0 {
             at.iter().for_each(|at| prefetch(at.wrapping_add(ahead), shape.chunk));
         }
-        if (F == Q4_K || F == Q5_K) && R <= 3 {
+        if (F == Q4_K || F == Q5_K) && T * R <= WIDE {
             for pair in 0..shape.units / 2 {
                 // SAFETY: both units of the pair; the processor has the instructions.
                 unsafe { pair_of_units::<F, T, R>(&at, pair, c * shape.units + 2 * pair, &of_x, &mut sums) };
