@@ -3,7 +3,7 @@
 use crate::KvFormat;
 use crate::cpu::attention::attention;
 use crate::cpu::dispatch::On;
-use crate::cpu::elementwise;
+use crate::cpu::{elementwise, fused};
 use crate::cpu::kv::{self, Element, Heads};
 use crate::cpu::linear::linears;
 use crate::cpu::weight::Weight;
@@ -73,11 +73,10 @@ impl Kernels for Flex {
         by: Gate,
     ) -> FloatTensor<Self> {
         let x = normed(x, norm, eps);
-        let [mut gated, up] = multiply_slice(&x, [(&gate, gate_shape), (&up, up_shape)]);
-        match by {
-            Gate::Silu => elementwise::silu_mul(On::best(), &mut gated, &up, up_shape.n),
-            Gate::GeluTanh => elementwise::gelu_mul(On::best(), &mut gated, &up, up_shape.n),
-        }
+        let m = x.len() / gate_shape.k;
+        let (mut gated, mut ups) = (vec![0f32; m * gate_shape.n], vec![0f32; m * up_shape.n]);
+        let weights = [&weight(&gate, gate_shape), &weight(&up, up_shape)];
+        fused::gated(On::best(), &x, weights, by, (&mut gated, &mut ups));
         tensor_of(gated, gate_shape)
     }
 
@@ -88,8 +87,10 @@ impl Kernels for Flex {
         residual: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         let x = x.to_contiguous();
-        let [out] = multiply_slice(x.storage(), [(&w, shape)]);
-        in_place(residual, |residual| elementwise::add(On::best(), residual, &out, shape.n))
+        in_place(residual, |residual| {
+            let mut out = vec![0f32; residual.len()];
+            fused::linear_add(On::best(), x.storage(), &weight(&w, shape), residual, &mut out);
+        })
     }
 
     fn gather(w: IntTensor<Self>, shape: MatrixShape, ids: Vec<u32>) -> FloatTensor<Self> {
@@ -125,20 +126,8 @@ impl Kernels for Flex {
         };
         let (q, k, v) = (turned(q, heads.query), turned(k, heads.kv), v.to_contiguous());
         let rows = (q.storage::<f32>(), k.storage(), v.storage());
-        let out = match format {
-            KvFormat::F16 => {
-                let kv = (keys.storage_mut::<f16>(), values.storage_mut());
-                write_and_attend(rows, kv, heads, &segments, scores)
-            }
-            KvFormat::Q8 => {
-                let kv = (cast_slice_mut(keys.storage_mut::<f32>()), cast_slice_mut(values.storage_mut::<f32>()));
-                write_and_attend::<i8>(rows, kv, heads, &segments, scores)
-            }
-            KvFormat::F32 => {
-                let kv = (keys.storage_mut::<f32>(), values.storage_mut());
-                write_and_attend(rows, kv, heads, &segments, scores)
-            }
-        };
+        let mut out = vec![0f32; rows.0.len()];
+        write_and_attend(rows, (&mut keys, &mut values), format, heads, &segments, scores, &mut out);
         (tensor(out, &[q_shape[0], heads.query, heads.dim]), keys, values)
     }
 
@@ -202,17 +191,42 @@ fn multiply_slice<const W: usize>(x: &[f32], parts: [(&FlexTensor, MatrixShape);
     outs
 }
 
-fn write_and_attend<T: Element>(
+/// Writes `k` and `v`, then `out [rows, query heads, dim]`, which is 0 before.
+pub(crate) fn write_and_attend(
+    rows: (&[f32], &[f32], &[f32]),
+    (keys, values): (&mut FlexTensor, &mut FlexTensor),
+    format: KvFormat,
+    heads: Heads,
+    segments: &[Segment],
+    scores: Scores,
+    out: &mut [f32],
+) {
+    match format {
+        KvFormat::F16 => {
+            let kv = (keys.storage_mut::<f16>(), values.storage_mut());
+            write_and_attend_in(rows, kv, heads, segments, scores, out);
+        }
+        KvFormat::Q8 => {
+            let kv = (cast_slice_mut(keys.storage_mut::<f32>()), cast_slice_mut(values.storage_mut::<f32>()));
+            write_and_attend_in::<i8>(rows, kv, heads, segments, scores, out);
+        }
+        KvFormat::F32 => {
+            let kv = (keys.storage_mut::<f32>(), values.storage_mut());
+            write_and_attend_in(rows, kv, heads, segments, scores, out);
+        }
+    }
+}
+
+fn write_and_attend_in<T: Element>(
     (q, k, v): (&[f32], &[f32], &[f32]),
     (keys, values): (&mut [T], &mut [T]),
     heads: Heads,
     segments: &[Segment],
     scores: Scores,
-) -> Vec<f32> {
-    kv::write((k, v), (keys, values), heads, segments);
-    let mut out = vec![0f32; q.len()];
-    attention(On::best(), q, (keys, values), heads, segments, scores, &mut out);
-    out
+    out: &mut [f32],
+) {
+    kv::write(On::best(), (k, v), (keys, values), heads, segments);
+    attention(On::best(), q, (keys, values), heads, segments, scores, out);
 }
 
 /// `x` with `work` done to its elements: in place where nobody else holds them.
@@ -223,13 +237,13 @@ fn in_place(x: FlexTensor, work: impl FnOnce(&mut [f32])) -> FlexTensor {
 }
 
 /// A tensor whose storage is its elements in order and nothing else; `x` itself where it is that.
-fn whole(x: FlexTensor) -> FlexTensor {
+pub(crate) fn whole(x: FlexTensor) -> FlexTensor {
     let bytes = x.layout().num_elements() * x.dtype().size();
     let is_whole = x.is_contiguous() && x.layout().start_offset() == 0 && x.bytes().len() == bytes;
     if is_whole { x } else { x.to_contiguous() }
 }
 
-fn weight(w: &FlexTensor, shape: MatrixShape) -> Weight<'_> {
+pub(crate) fn weight(w: &FlexTensor, shape: MatrixShape) -> Weight<'_> {
     assert!(w.is_contiguous() && w.layout().start_offset() == 0, "a weight is a whole tensor");
     let MatrixShape { format, packing, n, k } = shape;
     Weight::packed(w.bytes(), format, packing, n, k).expect("a matrix's shape was checked when it was made")

@@ -16,6 +16,7 @@
 mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+pub mod direct;
 mod elementwise;
 mod error;
 mod flex;

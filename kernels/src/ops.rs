@@ -265,7 +265,7 @@ pub fn attention(
     })
 }
 
-fn check_segments(segments: &[Segment], rows: usize, blocks: usize) {
+pub(crate) fn check_segments(segments: &[Segment], rows: usize, blocks: usize) {
     let mut next = 0;
     for segment in segments {
         assert!(segment.row >= next, "segments overlap or are out of order");

@@ -7,9 +7,13 @@
 use super::dispatch::{On, leveled};
 use super::shared::Shared;
 use crate::format::BLOCK;
+use std::ops::Range;
 
 /// Groups of four elements in a block.
 pub(super) const GROUPS: usize = BLOCK / 4;
+
+/// Elements of a task: fewer are done before another thread would have looked.
+const ELEMENTS_PER_TASK: usize = 4096;
 
 /// What a kernel wants of its activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +29,7 @@ pub(crate) struct Wanted {
 /// `[m, k]` quantised, in panels of `width` rows (the last of what remains), and what the kernels
 /// need of each block. Within a panel the rows' numbers stand side by side, so that a kernel walks
 /// through it with one pointer.
+#[derive(Default)]
 pub(crate) struct Activations {
     m: usize,
     k: usize,
@@ -57,31 +62,44 @@ pub(super) struct Panel<'a> {
 
 impl Activations {
     /// `x [m, k]` as `wanted`.
+    #[cfg(test)]
     pub fn new(on: On, x: &[f32], k: usize, wanted: Wanted) -> Self {
+        let mut new = Self::default();
+        new.fill(on, x, k, wanted);
+        new
+    }
+
+    /// Becomes `x [m, k]` as `wanted`, in the memory there is.
+    pub fn fill(&mut self, on: On, x: &[f32], k: usize, wanted: Wanted) {
         let (m, blocks) = (x.len() / k, x.len() / BLOCK);
         let Wanted { zero, unit, .. } = wanted;
         // As many panels as there have to be, all about the same.
         let width = m.div_ceil(m.div_ceil(wanted.width).max(1)).max(1);
-        let mut fours = vec![[0; 4]; x.len() / 4];
-        let (mut d, mut sum) = (vec![0.0; blocks], vec![0.0; blocks]);
-        let mut start = vec![0; x.len() / unit];
-        {
-            let (fours, d) = (Shared::new(&mut fours), Shared::new(&mut d));
-            let (sum, start) = (Shared::new(&mut sum), Shared::new(&mut start));
-            on.pool.run(m.div_ceil(width), &|panel| {
-                let rows = panel * width..m.min((panel + 1) * width);
-                let elements = rows.start * k..rows.end * k;
-                let blocks = elements.start / BLOCK..elements.end / BLOCK;
-                let part = elements.start / 4..elements.end / 4;
-                // SAFETY: each task has its own rows, and so its own elements and blocks.
-                let (fours, d) = unsafe { (fours.part(part), d.part(blocks.clone())) };
-                // SAFETY: as above.
-                let (sum, start) =
-                    unsafe { (sum.part(blocks), start.part(elements.start / unit..elements.end / unit)) };
-                quantize(on.level, &x[elements], k, fours, d, sum, start, zero);
-            });
-        }
-        Self { m, k, width, fours, d, sum, start, unit }
+        (self.m, self.k, self.width, self.unit) = (m, k, width, unit);
+        self.fours.resize(x.len() / 4, [0; 4]);
+        self.d.resize(blocks, 0.0);
+        self.sum.resize(blocks, 0.0);
+        self.start.resize(x.len() / unit, 0);
+        let (fours, d) = (Shared::new(&mut self.fours), Shared::new(&mut self.d));
+        let (sum, start) = (Shared::new(&mut self.sum), Shared::new(&mut self.start));
+        let per_row = k / BLOCK;
+        let together = (ELEMENTS_PER_TASK / (width * BLOCK)).clamp(1, per_row.max(1));
+        let parts = per_row.div_ceil(together);
+        on.pool.run(m.div_ceil(width) * parts, &|task| {
+            let rows = task / parts * width..m.min((task / parts + 1) * width);
+            let first = task % parts * together;
+            let blocks = first..per_row.min(first + together);
+            let x = &x[rows.start * k..rows.end * k];
+            // A panel's blocks one after the other, of each all rows.
+            let base = rows.start * per_row;
+            let of = base + blocks.start * rows.len()..base + blocks.end * rows.len();
+            // SAFETY: each task has its own blocks of its own rows.
+            let (fours, d) = unsafe { (fours.part(of.start * GROUPS..of.end * GROUPS), d.part(of.clone())) };
+            let units = of.start * BLOCK / unit..of.end * BLOCK / unit;
+            // SAFETY: as above.
+            let (sum, start) = unsafe { (sum.part(of), start.part(units)) };
+            quantize(on.level, x, k, blocks, fours, d, sum, start, zero);
+        });
     }
 
     /// Rows.
@@ -111,6 +129,7 @@ leveled! {
     fn quantize(
         x: &[f32],
         k: usize,
+        blocks: Range<usize>,
         fours: &mut [[i8; 4]],
         d: &mut [f32],
         sum: &mut [f32],
@@ -124,6 +143,7 @@ leveled! {
 fn quantize_panel<const L: usize, const FMA: bool>(
     x: &[f32],
     k: usize,
+    blocks: Range<usize>,
     fours: &mut [[i8; 4]],
     d: &mut [f32],
     sum: &mut [f32],
@@ -134,7 +154,7 @@ fn quantize_panel<const L: usize, const FMA: bool>(
     let mut q = [0; BLOCK];
     let units = start.len() / d.len();
     for (row, x) in x.chunks_exact(k).enumerate() {
-        for (b, x) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
+        for (b, x) in x.as_chunks::<BLOCK>().0[blocks.clone()].iter().enumerate() {
             let scale = quantize_block(x, &mut q);
             let at = b * rows + row;
             d[at] = scale;
@@ -165,6 +185,7 @@ fn quantize_block(x: &[f32; BLOCK], q: &mut [i8; BLOCK]) -> f32 {
 }
 
 /// `[m, k]` rounded to bfloat16, in panels as [`Activations`]: two columns of a row are one number of 32 bits.
+#[derive(Default)]
 pub(super) struct Pairs {
     m: usize,
     k: usize,
@@ -174,21 +195,25 @@ pub(super) struct Pairs {
 }
 
 impl Pairs {
-    /// `k` is even.
-    pub fn new(on: On, x: &[f32], k: usize, width: usize) -> Self {
+    /// Becomes `x [m, k]` in the memory there is; `k` is even.
+    pub fn fill(&mut self, on: On, x: &[f32], k: usize, width: usize) {
         let m = x.len() / k;
         let width = m.div_ceil(m.div_ceil(width).max(1)).max(1);
-        let mut pairs = vec![0; x.len() / 2];
-        {
-            let pairs = Shared::new(&mut pairs);
-            on.pool.run(m.div_ceil(width), &|panel| {
-                let elements = panel * width * k..m.min((panel + 1) * width) * k;
-                // SAFETY: each task has its own rows.
-                let pairs = unsafe { pairs.part(elements.start / 2..elements.end / 2) };
-                round_panel(on.level, &x[elements], k, pairs);
-            });
-        }
-        Self { m, k, width, pairs }
+        (self.m, self.k, self.width) = (m, k, width);
+        self.pairs.resize(x.len() / 2, 0);
+        let pairs = Shared::new(&mut self.pairs);
+        let per_row = k / 2;
+        let together = (ELEMENTS_PER_TASK / (2 * width)).clamp(1, per_row.max(1));
+        let parts = per_row.div_ceil(together);
+        on.pool.run(m.div_ceil(width) * parts, &|task| {
+            let rows = task / parts * width..m.min((task / parts + 1) * width);
+            let first = task % parts * together;
+            let columns = first..per_row.min(first + together);
+            let base = rows.start * per_row;
+            // SAFETY: each task has its own columns of its own rows.
+            let pairs = unsafe { pairs.part(base + columns.start * rows.len()..base + columns.end * rows.len()) };
+            round_panel(on.level, &x[rows.start * k..rows.end * k], k, columns, pairs);
+        });
     }
 
     /// Rows.
@@ -206,13 +231,13 @@ impl Pairs {
     }
 }
 
-leveled! { fn round_panel(x: &[f32], k: usize, pairs: &mut [u32]) = round_rows }
+leveled! { fn round_panel(x: &[f32], k: usize, columns: Range<usize>, pairs: &mut [u32]) = round_rows }
 
 #[inline(always)]
-fn round_rows<const L: usize, const FMA: bool>(x: &[f32], k: usize, pairs: &mut [u32]) {
+fn round_rows<const L: usize, const FMA: bool>(x: &[f32], k: usize, columns: Range<usize>, pairs: &mut [u32]) {
     let rows = x.len() / k;
     for (row, x) in x.chunks_exact(k).enumerate() {
-        for (c, [first, second]) in x.as_chunks::<2>().0.iter().enumerate() {
+        for (c, [first, second]) in x.as_chunks::<2>().0[columns.clone()].iter().enumerate() {
             pairs[c * rows + row] = rounded(*first) | rounded(*second) << 16;
         }
     }

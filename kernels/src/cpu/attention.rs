@@ -4,22 +4,33 @@
 //! neighbouring rows) are worked on together; each has its own sums, filled in the order of the
 //! positions, so the company it has does not show in its result.
 //!
-//! Two passes: all scores of a query, its softmax, then the weighted values. Only keys up to the
-//! query's own position are ever used, so what a block holds behind them does not matter.
+//! Positions are cut into spans at fixed places. What a query makes of a span is a [`Share`]: greatest score, sum of the
+//! exponentials against it, and the values weighed by them (online softmax: Milakov & Gimelshein 2018, arXiv:1805.02867). Shares
+//! are added up in the order of the spans, whether one thread has made all of them or several: a long sequence is read by all
+//! threads, with the same bits. Only keys up to the query's own position are ever used, so what a block holds behind them does
+//! not matter.
 
 use super::dispatch::On;
 use super::kv::{Element, Heads};
-use super::lanes::exp;
 use super::scratch::{self, Scratch};
 use super::shared::Shared;
+use super::spans::{Row, merge, softmax};
 use super::vector::{Vector, vectored};
 use crate::{BLOCK_TOKENS, Scores, Segment};
+use std::cell::RefCell;
 use std::ops::Range;
 
 /// Rows of a segment in one task.
 const TASK_ROWS: usize = 8;
+/// Positions of a span: its scores, keys and values of one head stay in a core's first cache.
+const SPAN: usize = 256;
+/// Tasks for each thread from which on none is cut along the positions.
+const ENOUGH_TASKS: usize = 4;
+/// Queries that are worked on together where the registers hold so many.
+const WIDE: usize = 8;
 
 /// What every task reads.
+#[derive(Clone, Copy)]
 struct Input<'a, T> {
     /// `[rows, query heads, dim]`
     q: &'a [f32],
@@ -27,14 +38,30 @@ struct Input<'a, T> {
     values: &'a [T],
     heads: Heads,
     scoring: Scores,
+    segments: &'a [Segment],
 }
 
-/// One head's keys, and rows of one segment that read them.
-struct Task<'a> {
-    segment: &'a Segment,
+/// One head's keys in some spans, and rows of one segment that read them.
+#[derive(Clone)]
+struct Task {
+    segment: usize,
     kv_head: usize,
     /// Counted from the segment's first row.
     rows: Range<usize>,
+    spans: Range<usize>,
+    /// Where its shares go, one for each query; of no meaning where the task has all spans.
+    shares: usize,
+}
+
+#[derive(Default)]
+struct Memory {
+    tasks: Vec<Task>,
+    shares: Vec<f32>,
+}
+
+thread_local! {
+    /// The tasks of a call, so that it does not allocate.
+    static MEMORY: RefCell<Memory> = RefCell::default();
 }
 
 /// Writes attention's result to `out [rows, query heads, dim]`; the keys and values of all
@@ -48,25 +75,62 @@ pub(crate) fn attention<T: Element>(
     scoring: Scores,
     out: &mut [f32],
 ) {
-    let input = &Input { q, keys, values, heads, scoring };
-    let tasks: Vec<Task> = segments
-        .iter()
-        .flat_map(|segment| {
-            (0..heads.kv).flat_map(move |kv_head| {
-                (0..segment.rows).step_by(TASK_ROWS).map(move |row| Task {
-                    segment,
-                    kv_head,
-                    rows: row..segment.rows.min(row + TASK_ROWS),
-                })
-            })
-        })
-        .collect();
-    let out = &Shared::new(out);
-    on.pool.run(tasks.len(), &|i| scratch::with(|scratch| run(on.level, input, &tasks[i], scratch, out)));
+    let input = &Input { q, keys, values, heads, scoring, segments };
+    MEMORY.with_borrow_mut(|Memory { tasks, shares }| {
+        deal(tasks, input, usize::MAX);
+        let cut = tasks.len() < ENOUGH_TASKS * on.pool.threads() && tasks.iter().any(|task| task.spans.len() > 1);
+        if cut {
+            deal(tasks, input, 1);
+        }
+        let group = heads.query / heads.kv;
+        let queries: usize = tasks.iter().map(|task| task.rows.len() * group).sum();
+        if shares.len() < queries * Row::floats(heads.dim) {
+            shares.resize(queries * Row::floats(heads.dim), 0.0);
+        }
+        let out = &Shared::new(out);
+        {
+            let shares = if cut { Some(Shared::new(shares)) } else { None };
+            let tasks = &*tasks;
+            on.pool.run(tasks.len(), &|i| {
+                scratch::with(|scratch| run(on.level, input, &tasks[i], scratch, shares.as_ref(), out));
+            });
+        }
+        if cut {
+            let together = tasks.chunk_by(|a, b| (a.segment, a.kv_head, &a.rows) == (b.segment, b.kv_head, &b.rows));
+            together.for_each(|tasks| add_up(on.level, input, tasks, shares, out));
+        }
+    });
+}
+
+/// The tasks of a call, with at most so many spans each.
+fn deal<T>(tasks: &mut Vec<Task>, input: &Input<T>, spans_each: usize) {
+    tasks.clear();
+    let group = input.heads.query / input.heads.kv;
+    let mut shares = 0;
+    for (number, segment) in input.segments.iter().enumerate() {
+        for kv_head in 0..input.heads.kv {
+            for row in (0..segment.rows).step_by(TASK_ROWS) {
+                let rows = row..segment.rows.min(row + TASK_ROWS);
+                let first = input.scoring.first_seen(segment.position + rows.start) / SPAN;
+                let end = (segment.position + rows.end).div_ceil(SPAN);
+                for from in (first..end).step_by(spans_each.min(end - first)) {
+                    let spans = from..end.min(from.saturating_add(spans_each));
+                    tasks.push(Task { segment: number, kv_head, rows: rows.clone(), spans, shares });
+                    shares += rows.len() * group;
+                }
+            }
+        }
+    }
 }
 
 vectored! {
-    fn run<T: Element>(input: &Input<T>, task: &Task, scratch: &mut Scratch, out: &Shared<f32>) = run_with
+    fn run<T: Element>(
+        input: &Input<T>,
+        task: &Task,
+        scratch: &mut Scratch,
+        shares: Option<&Shared<f32>>,
+        out: &Shared<f32>,
+    ) = run_with
 }
 
 /// `Q` queries are worked on together, and `N` vectors hold the scores of one block.
@@ -75,90 +139,173 @@ fn run_with<V: Vector, const N: usize, const Q: usize, T: Element>(
     input: &Input<T>,
     task: &Task,
     scratch: &mut Scratch,
+    shares: Option<&Shared<f32>>,
     out: &Shared<f32>,
 ) {
-    let Heads { query, kv, dim } = input.heads;
-    let group = query / kv;
+    // With sixteen lanes there are registers for more.
+    if V::LANES == 16 && task.rows.len() * (input.heads.query / input.heads.kv) > Q {
+        tiles::<V, N, WIDE, T>(input, task, scratch, shares, out);
+    } else {
+        tiles::<V, N, Q, T>(input, task, scratch, shares, out);
+    }
+}
+
+#[inline(always)]
+fn tiles<V: Vector, const N: usize, const Q: usize, T: Element>(
+    input: &Input<T>,
+    task: &Task,
+    scratch: &mut Scratch,
+    shares: Option<&Shared<f32>>,
+    out: &Shared<f32>,
+) {
+    let (dim, group) = (input.heads.dim, input.heads.query / input.heads.kv);
     let queries = task.rows.len() * group;
-    let reach = (task.segment.position + task.rows.end).next_multiple_of(BLOCK_TOKENS);
-    let (scores, sums) = scratch.floats(Q * (reach + dim)).split_at_mut(Q * reach);
+    let (scores, rest) = scratch.floats(Q * (SPAN + 2 * dim + Row::floats(dim))).split_at_mut(Q * SPAN);
+    let (q, rest) = rest.split_at_mut(Q * dim);
+    let (sums, rows) = rest.split_at_mut(Q * dim);
     for first in (0..queries).step_by(Q) {
         let used = Q.min(queries - first);
-        let mut starts = [0; Q];
-        let mut lengths = [0; Q];
-        let mut firsts = [0; Q];
-        for i in 0..Q {
-            // A tile that is not full computes its last query several times.
-            let at = first + i.min(used - 1);
-            let (row, head) = (task.rows.start + at / group, task.kv_head * group + at % group);
-            starts[i] = ((task.segment.row + row) * query + head) * dim;
-            let position = task.segment.position + row;
-            lengths[i] = position + 1;
-            firsts[i] = input.scoring.first_seen(position);
+        let tile = Tile::<T, Q>::new(input, task, first, used, q);
+        rows.fill(0.0);
+        rows.chunks_exact_mut(Row::floats(dim)).for_each(|row| Row(row).empty());
+        for span in task.spans.clone() {
+            let seen = tile.seen(span);
+            tile.scores::<V, N>(span, scores);
+            let mut tops = [(f32::NEG_INFINITY, 0.0); Q];
+            for i in 0..Q {
+                tops[i] = softmax::<V>(&mut scores[i * SPAN..][..SPAN], seen[i].clone());
+            }
+            tile.weigh::<V, N>(span, scores, &seen, sums);
+            for i in 0..used {
+                if !seen[i].is_empty() {
+                    merge::<V>(&mut rows[i * Row::floats(dim)..][..Row::floats(dim)], tops[i], &sums[i * dim..][..dim]);
+                }
+            }
         }
-        let q = starts.map(|start| &input.q[start..start + dim]);
-        let tile = Tile { input, task, q, firsts, lengths, reach };
-        tile.scores::<V, N>(scores);
-        let mut totals = [0.0; Q];
-        for i in 0..Q {
-            let scores = &mut scores[i * reach..][..reach];
-            totals[i] = softmax::<V>(scores, firsts[i]..lengths[i]);
-        }
-        tile.weigh::<V, N>(scores, sums);
-        for i in 0..used {
-            // SAFETY: one head of one row, which no other task has.
-            let out = unsafe { out.part(starts[i]..starts[i] + dim) };
-            for (out, sum) in out.iter_mut().zip(&sums[i * dim..]) {
-                *out = sum / totals[i];
+        for (i, row) in rows.chunks_exact_mut(Row::floats(dim)).enumerate().take(used) {
+            match shares {
+                None => {
+                    let start = tile.starts[i];
+                    // SAFETY: one head of one row, which no other task has.
+                    Row(row).finish(unsafe { out.part(start..start + dim) });
+                }
+                Some(shares) => {
+                    let at = (task.shares + first + i) * Row::floats(dim);
+                    // SAFETY: each query of each task has a place of its own.
+                    unsafe { shares.part(at..at + Row::floats(dim)) }.copy_from_slice(row);
+                }
             }
         }
     }
 }
 
+vectored! {
+    fn add_up<T: Element>(input: &Input<T>, tasks: &[Task], shares: &mut [f32], out: &Shared<f32>) = add_up_with
+}
+
+/// Adds up what several tasks have of the same queries.
+#[inline(always)]
+fn add_up_with<V: Vector, const N: usize, const Q: usize, T: Element>(
+    input: &Input<T>,
+    tasks: &[Task],
+    shares: &mut [f32],
+    out: &Shared<f32>,
+) {
+    let (dim, group) = (input.heads.dim, input.heads.query / input.heads.kv);
+    let floats = Row::floats(dim);
+    let Some((first, others)) = tasks.split_first() else { return };
+    let (before, after) = shares.split_at_mut((first.shares + first.rows.len() * group) * floats);
+    let sums = &mut before[first.shares * floats..];
+    for (i, sum) in sums.chunks_exact_mut(floats).enumerate() {
+        for task in others {
+            let at = (task.shares + i) * floats - (first.shares + first.rows.len() * group) * floats;
+            let (top, values) = Row::parts(&after[at..at + floats]);
+            merge::<V>(sum, top, values);
+        }
+        let start = start_of(input, first, i);
+        // SAFETY: one head of one row, once.
+        Row(sum).finish(unsafe { out.part(start..start + dim) });
+    }
+}
+
+/// Where in `q` and in the result query `i` of a task begins.
+fn start_of<T>(input: &Input<T>, task: &Task, i: usize) -> usize {
+    let Heads { query, kv, dim } = input.heads;
+    let group = query / kv;
+    let row = input.segments[task.segment].row + task.rows.start + i / group;
+    (row * query + task.kv_head * group + i % group) * dim
+}
+
 /// Queries that read the same keys.
 struct Tile<'a, T, const Q: usize> {
     input: &'a Input<'a, T>,
-    task: &'a Task<'a>,
-    q: [&'a [f32]; Q],
+    task: &'a Task,
+    /// `[dim, query]`, scaled
+    q: &'a [[f32; Q]],
+    starts: [usize; Q],
     /// The first position that each query sees.
     firsts: [usize; Q],
     /// One more than the last.
     lengths: [usize; Q],
-    /// Scores that each query has room for, whole blocks.
-    reach: usize,
 }
 
 #[allow(clippy::needless_range_loop)] // several arrays share the index of a query
-impl<T: Element, const Q: usize> Tile<'_, T, Q> {
-    /// Blocks that hold what any of the queries sees.
-    fn blocks(&self) -> Range<usize> {
-        let longest = self.lengths.into_iter().max().unwrap_or(0);
-        self.firsts.into_iter().min().unwrap_or(0) / BLOCK_TOKENS..longest.div_ceil(BLOCK_TOKENS)
+impl<'a, T: Element, const Q: usize> Tile<'a, T, Q> {
+    /// A tile that is not full computes its last query several times.
+    #[inline(always)]
+    fn new(input: &'a Input<'a, T>, task: &'a Task, first: usize, used: usize, q: &'a mut [f32]) -> Self {
+        let (dim, group) = (input.heads.dim, input.heads.query / input.heads.kv);
+        let (mut starts, mut firsts, mut lengths) = ([0; Q], [0; Q], [0; Q]);
+        let q = &mut q.as_chunks_mut::<Q>().0[..dim];
+        for i in 0..Q {
+            let number = first + i.min(used - 1);
+            starts[i] = start_of(input, task, number);
+            let position = input.segments[task.segment].position + task.rows.start + number / group;
+            lengths[i] = position + 1;
+            firsts[i] = input.scoring.first_seen(position);
+            // Scaled here, so that it is not done to every score.
+            for (to, from) in q.iter_mut().zip(&input.q[starts[i]..][..dim]) {
+                to[i] = from * input.scoring.scale;
+            }
+        }
+        Self { input, task, q, starts, firsts, lengths }
+    }
+
+    /// What each query sees of a span, counted from its beginning.
+    fn seen(&self, span: usize) -> [Range<usize>; Q] {
+        let within = |position: usize| position.saturating_sub(span * SPAN).min(SPAN);
+        std::array::from_fn(|i| within(self.firsts[i])..within(self.lengths[i]))
+    }
+
+    /// Blocks of a span that hold what any of the queries sees.
+    fn blocks(&self, span: usize) -> Range<usize> {
+        let (from, to) = (span * SPAN, (span + 1) * SPAN);
+        let longest = self.lengths.into_iter().max().unwrap_or(0).clamp(from, to);
+        self.firsts.into_iter().min().unwrap_or(0).clamp(from, to) / BLOCK_TOKENS..longest.div_ceil(BLOCK_TOKENS)
     }
 
     /// Its numbers, and where its scales are.
-    fn block<'a>(&self, of: &'a [T], block: usize) -> (&'a [T], &'a [T]) {
+    fn block(&self, of: &'a [T], block: usize) -> (&'a [T], &'a [T]) {
         let heads = &self.input.heads;
-        let start = heads.block_start::<T>(self.task.segment.blocks[block], self.task.kv_head);
+        let table = &self.input.segments[self.task.segment].blocks;
+        let start = heads.block_start::<T>(table[block], self.task.kv_head);
         of[start..start + heads.block_elements() + T::SCALES].split_at(heads.block_elements())
     }
 
-    /// `scores [query, reach]`, scaled; where a query sees nothing they mean nothing.
+    /// `scores [query, SPAN]`, scaled; where a query sees nothing they mean nothing.
     #[inline(always)]
-    fn scores<V: Vector, const N: usize>(&self, scores: &mut [f32]) {
-        let scale = self.input.scoring.scale;
-        for block in self.blocks() {
+    fn scores<V: Vector, const N: usize>(&self, span: usize, scores: &mut [f32]) {
+        for block in self.blocks(span) {
             let (keys, scales) = self.block(self.input.keys, block);
             let keys = keys.as_chunks::<BLOCK_TOKENS>().0;
             let mut sums = [[V::splat(0.0); N]; Q];
-            for (d, keys) in keys.iter().enumerate() {
+            for (keys, q) in keys.iter().zip(self.q) {
                 let mut key = [V::splat(0.0); N];
                 for n in 0..N {
                     key[n] = T::load(&keys[n * V::LANES..]);
                 }
                 for i in 0..Q {
-                    // Scaled here, so that it is not done to every score.
-                    let q = V::splat(self.q[i][d] * scale);
+                    let q = V::splat(q[i]);
                     for n in 0..N {
                         sums[i][n] = sums[i][n].add_product(q, key[n]);
                     }
@@ -173,7 +320,7 @@ impl<T: Element, const Q: usize> Tile<'_, T, Q> {
                 }
             }
             for i in 0..Q {
-                let scores = &mut scores[i * self.reach + block * BLOCK_TOKENS..];
+                let scores = &mut scores[i * SPAN + block * BLOCK_TOKENS - span * SPAN..];
                 for n in 0..N {
                     sums[i][n].store(&mut scores[n * V::LANES..]);
                 }
@@ -181,19 +328,25 @@ impl<T: Element, const Q: usize> Tile<'_, T, Q> {
         }
     }
 
-    /// `sums [query, dim]`: the values, each times its weight.
+    /// `sums [query, dim]`: the values of a span, each times its weight.
     #[inline(always)]
-    fn weigh<V: Vector, const N: usize>(&self, weights: &[f32], sums: &mut [f32]) {
+    fn weigh<V: Vector, const N: usize>(
+        &self,
+        span: usize,
+        weights: &[f32],
+        seen: &[Range<usize>; Q],
+        sums: &mut [f32],
+    ) {
         let dim = self.input.heads.dim;
         sums.fill(0.0);
-        for block in self.blocks() {
-            let first = block * BLOCK_TOKENS;
+        for block in self.blocks(span) {
+            let first = block * BLOCK_TOKENS - span * SPAN;
             let (values, scales) = self.block(self.input.values, block);
             let mut scaled = [[0.0; BLOCK_TOKENS]; Q];
             if T::SCALES > 0 {
                 let scales = T::scales(scales);
                 for i in 0..Q {
-                    let weights = &weights[i * self.reach + first..][..BLOCK_TOKENS];
+                    let weights = &weights[i * SPAN + first..][..BLOCK_TOKENS];
                     for slot in 0..BLOCK_TOKENS {
                         scaled[i][slot] = weights[slot] * scales[slot];
                     }
@@ -203,10 +356,9 @@ impl<T: Element, const Q: usize> Tile<'_, T, Q> {
             let mut all = BLOCK_TOKENS;
             let mut block_weights: [&[f32]; Q] = [&[]; Q];
             for i in 0..Q {
-                ends[i] = self.lengths[i].saturating_sub(first).min(BLOCK_TOKENS);
+                ends[i] = seen[i].end.saturating_sub(first).min(BLOCK_TOKENS);
                 all = all.min(ends[i]);
-                block_weights[i] =
-                    if T::SCALES > 0 { &scaled[i] } else { &weights[i * self.reach + first..][..BLOCK_TOKENS] };
+                block_weights[i] = if T::SCALES > 0 { &scaled[i] } else { &weights[i * SPAN + first..][..BLOCK_TOKENS] };
             }
             weigh_values::<V, N, Q, T>(&block_weights, values, dim, 0..all, sums);
             for i in 0..Q {
@@ -283,36 +435,4 @@ fn weigh_columns<V: Vector, const N: usize, const R: usize, T: Element>(
             acc[i][n].store(&mut sums[i * dim + at + n * V::LANES..]);
         }
     }
-}
-
-/// Makes of the scores `seen` their exponentials against the greatest, of the others 0, and gives the sum.
-///
-/// A score's lane follows from its position alone, so that neither sum nor greatest depend on where a tile begins.
-#[inline(always)]
-fn softmax<V: Vector>(scores: &mut [f32], seen: Range<usize>) -> f32 {
-    let (before, scores) = scores.split_at_mut(seen.start / V::LANES * V::LANES);
-    before.fill(0.0);
-    let seen = seen.start - before.len()..seen.end - before.len();
-    let (scores, beyond) = scores.split_at_mut(seen.end.next_multiple_of(V::LANES));
-    beyond.fill(0.0);
-    scores[..seen.start].fill(f32::NEG_INFINITY);
-    scores[seen.end..].fill(f32::NEG_INFINITY);
-    let mut greatest = V::splat(f32::NEG_INFINITY);
-    for scores in scores.chunks_exact(V::LANES) {
-        greatest = greatest.max(V::load(scores));
-    }
-    let mut lanes = [f32::NEG_INFINITY; BLOCK_TOKENS];
-    greatest.store(&mut lanes);
-    let mut most = lanes[0];
-    for lane in lanes {
-        most = most.max(lane);
-    }
-    for score in scores.iter_mut() {
-        *score = if V::FMA { exp::<true>(*score - most) } else { exp::<false>(*score - most) };
-    }
-    let mut sum = V::splat(0.0);
-    for scores in scores.chunks_exact(V::LANES) {
-        sum = sum.add_product(V::splat(1.0), V::load(scores));
-    }
-    sum.fold()
 }

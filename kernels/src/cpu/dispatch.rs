@@ -99,9 +99,9 @@ pub(crate) const PORTABLE_FMA: bool = cfg!(target_arch = "aarch64");
 /// Compiles a generic function, `generic::<LANES, FMA>(…)`, once for each level and defines a
 /// function that takes the level first and calls the right one.
 macro_rules! leveled {
-    (fn $name:ident $(<$t:ident: $bound:ident>)? ($($arg:ident: $type:ty),* $(,)?) = $generic:ident) => {
+    ($visible:vis fn $name:ident $(<$t:ident: $bound:ident>)? ($($arg:ident: $type:ty),* $(,)?) = $generic:ident) => {
         #[allow(clippy::too_many_arguments)]
-        fn $name$(<$t: $bound>)?(level: $crate::cpu::dispatch::Level, $($arg: $type),*) {
+        $visible fn $name$(<$t: $bound>)?(level: $crate::cpu::dispatch::Level, $($arg: $type),*) {
             use $crate::cpu::dispatch::{Level, PORTABLE_FMA};
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,f16c")]

@@ -14,6 +14,15 @@ pub(crate) fn rms_norm(on: On, x: &mut [f32], weight: &[f32], eps: f32) {
     over_rows(on, x, weight.len(), &|_, x| rms_norm_rows(on.level, x, weight, eps));
 }
 
+/// `out` becomes [`rms_norm`] of `x [rows, n]`.
+pub(crate) fn rms_norm_of(on: On, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let n = weight.len();
+    over_rows(on, out, n, &|first, out| {
+        out.copy_from_slice(&x[first * n..][..out.len()]);
+        rms_norm_rows(on.level, out, weight, eps);
+    });
+}
+
 /// In each head of `x [rows, heads, dim]`, elements `i` and `i + pairs` turn by the angle that `cos` and
 /// `sin [rows, pairs]` give.
 pub(crate) fn rotate(on: On, x: &mut [f32], (heads, dim): (usize, usize), cos: &[f32], sin: &[f32], pairs: usize) {
@@ -39,12 +48,14 @@ pub(crate) fn gelu_mul(on: On, gate: &mut [f32], up: &[f32], n: usize) {
     });
 }
 
+/// Each row of `x [rows, n]` becomes itself and `bias [n]`.
+pub(crate) fn add_bias(on: On, x: &mut [f32], bias: &[f32]) {
+    over_rows(on, x, bias.len(), &|_, x| x.chunks_exact_mut(bias.len()).for_each(|x| add_rows(on.level, x, bias)));
+}
+
 /// `x [rows, n]` becomes `y + x`.
 pub(crate) fn add(on: On, x: &mut [f32], y: &[f32], n: usize) {
-    over_rows(on, x, n, &|first, x| {
-        let y = &y[first * n..][..x.len()];
-        x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
-    });
+    over_rows(on, x, n, &|first, x| add_rows(on.level, x, &y[first * n..][..x.len()]));
 }
 
 /// Runs `work(index of the first row, rows)` over all of `x`, in tasks of whole rows of `width` elements.
@@ -70,8 +81,9 @@ leveled! { fn rms_norm_rows(x: &mut [f32], weight: &[f32], eps: f32) = rms_norm_
 leveled! {
     fn rotate_rows(x: &mut [f32], heads: (usize, usize), cos: &[f32], sin: &[f32], pairs: usize) = rotate_lanes
 }
-leveled! { fn silu_mul_rows(gate: &mut [f32], up: &[f32]) = silu_mul_lanes }
-leveled! { fn gelu_mul_rows(gate: &mut [f32], up: &[f32]) = gelu_mul_lanes }
+leveled! { pub(super) fn silu_mul_rows(gate: &mut [f32], up: &[f32]) = silu_mul_lanes }
+leveled! { pub(super) fn gelu_mul_rows(gate: &mut [f32], up: &[f32]) = gelu_mul_lanes }
+leveled! { pub(super) fn add_rows(x: &mut [f32], y: &[f32]) = add_lanes }
 
 #[inline(always)]
 fn rms_norm_lanes<const L: usize, const FMA: bool>(x: &mut [f32], weight: &[f32], eps: f32) {
@@ -120,6 +132,11 @@ fn silu_mul_lanes<const L: usize, const FMA: bool>(gate: &mut [f32], up: &[f32])
     for (gate, up) in gate.iter_mut().zip(up) {
         *gate *= logistic::<FMA>(*gate) * up;
     }
+}
+
+#[inline(always)]
+fn add_lanes<const L: usize, const FMA: bool>(x: &mut [f32], y: &[f32]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
 }
 
 #[inline(always)]

@@ -4,6 +4,8 @@
 //! position by position (`[block_tokens, head_dim]`), because that is how attention reads them:
 //! one query element meets 32 keys, one probability meets all elements of a value.
 
+use super::dispatch::On;
+use super::shared::Shared;
 use super::vector::Vector;
 use crate::{BLOCK_TOKENS, Segment};
 use half::f16;
@@ -124,32 +126,61 @@ impl Heads {
     }
 }
 
+/// Elements of keys from which on several threads write them.
+const ELEMENTS_ALONE: usize = 8192;
+/// Elements that are narrowed at once; no head of a model that is known has more.
+const NARROWED: usize = 256;
+
 /// Writes the rows of all segments, `k, v [rows, kv heads, dim]`, at their positions.
 pub(crate) fn write<T: Element>(
+    on: On,
     (k, v): (&[f32], &[f32]),
     (keys, values): (&mut [T], &mut [T]),
     heads: Heads,
     segments: &[Segment],
 ) {
-    let mut narrowed = vec![T::default(); heads.dim];
+    let (keys, values) = (Shared::new(keys), Shared::new(values));
+    if k.len() <= ELEMENTS_ALONE {
+        (0..heads.kv).for_each(|head| write_head((k, v), (&keys, &values), heads, head, segments));
+    } else {
+        on.pool.run(heads.kv, &|head| write_head((k, v), (&keys, &values), heads, head, segments));
+    }
+}
+
+fn write_head<T: Element>(
+    (k, v): (&[f32], &[f32]),
+    (keys, values): (&Shared<T>, &Shared<T>),
+    heads: Heads,
+    head: usize,
+    segments: &[Segment],
+) {
+    let mut some = [T::default(); NARROWED];
+    let mut many = Vec::new();
+    let narrowed = match some.get_mut(..heads.dim) {
+        Some(some) => some,
+        None => {
+            many.resize(heads.dim, T::default());
+            &mut many[..]
+        }
+    };
     for segment in segments {
         for i in 0..segment.rows {
             let position = segment.position + i;
             let (block, slot) = (position / BLOCK_TOKENS, position % BLOCK_TOKENS);
-            for head in 0..heads.kv {
-                let row = ((segment.row + i) * heads.kv + head) * heads.dim;
-                let block = heads.block_start::<T>(segment.blocks[block], head);
-                let range = block..block + heads.block_elements() + T::SCALES;
-                let scale = T::narrow(&k[row..][..heads.dim], &mut narrowed);
-                let (keys, scales) = keys[range.clone()].split_at_mut(heads.block_elements());
-                for (keys, k) in keys.chunks_exact_mut(BLOCK_TOKENS).zip(&narrowed) {
-                    keys[slot] = *k;
-                }
-                T::put_scale(scales, slot, scale);
-                let (values, scales) = values[range].split_at_mut(heads.block_elements());
-                let scale = T::narrow(&v[row..][..heads.dim], &mut values[slot * heads.dim..][..heads.dim]);
-                T::put_scale(scales, slot, scale);
+            let row = ((segment.row + i) * heads.kv + head) * heads.dim;
+            let block = heads.block_start::<T>(segment.blocks[block], head);
+            let range = block..block + heads.block_elements() + T::SCALES;
+            let scale = T::narrow(&k[row..][..heads.dim], narrowed);
+            // SAFETY: no other call has this head.
+            let (keys, values) = unsafe { (keys.part(range.clone()), values.part(range)) };
+            let (keys, scales) = keys.split_at_mut(heads.block_elements());
+            for (keys, k) in keys.as_chunks_mut::<BLOCK_TOKENS>().0.iter_mut().zip(narrowed.iter()) {
+                keys[slot] = *k;
             }
+            T::put_scale(scales, slot, scale);
+            let (values, scales) = values.split_at_mut(heads.block_elements());
+            let scale = T::narrow(&v[row..][..heads.dim], &mut values[slot * heads.dim..][..heads.dim]);
+            T::put_scale(scales, slot, scale);
         }
     }
 }

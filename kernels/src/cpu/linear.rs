@@ -1,8 +1,8 @@
 //! `x [m, k] · w [n, k]ᵀ → [m, n]`, whatever the weight's format.
 //!
-//! The outputs are cut into tiles of [`TILE`] weight rows; a task is a few tiles and all rows of
-//! `x`, so a weight is read and unpacked once a call. Weights that multiply the same `x` go in one
-//! call: it is quantised once for them, and the threads are called together once.
+//! The outputs are cut into tiles of [`TILE`] weight rows, and these dealt out to threads; a tile is multiplied with all rows of
+//! `x`, so a weight is read and unpacked once a call. Weights that multiply the same `x` go in one call: it is quantised once for
+//! them, and the threads are called together once. What is to be done with outputs is done by who has computed them.
 
 use super::activations::{Activations, Pairs, Wanted};
 use super::dispatch::{Level, On};
@@ -11,6 +11,7 @@ use super::weight::Weight;
 use super::{floats, portable, scratch};
 use crate::format::BLOCK;
 use crate::{Format, Packing};
+use std::cell::RefCell;
 use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
@@ -18,20 +19,53 @@ use super::{avx2, avx512, tiles};
 
 /// Weight rows that are worked on together.
 pub(super) const TILE: usize = 16;
-/// Tasks that a call is cut into, for each thread: enough that one which loses its processor for a while leaves the rest to
-/// the others.
-const TASKS_PER_THREAD: usize = 6;
-/// The same where a weight is read for few rows of `x`: the first tile of a task comes from memory unannounced, so that many
-/// small tasks cost more than they balance (measured: 4.5 ms a token in the layers of SmolLM2 with 6, 3.9 ms with 2).
-const TASKS_PER_THREAD_FEW_ROWS: usize = 2;
-/// Tiles that packed weights are cut into multiples of.
+/// Tiles that a thread takes at once: as many as packed weights are worked on together, or a multiple.
 const TILES_TOGETHER: usize = 4;
-/// Up to so many rows of `x` are few.
-const FEW_ROWS: usize = 8;
+
+/// How the tiles of several weights are numbered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// Those of one weight after those of another.
+    OneByOne,
+    /// A number is one tile of each; they have equally many.
+    SideBySide,
+}
 
 /// Writes `x · wᵀ` to `out` for each weight and its output, all of one `k`; `x` has as many rows of `k` as each `out` has of
 /// `w.n()`. The bits are those of one call for each.
 pub(crate) fn linears<const W: usize>(on: On, x: &[f32], parts: [(&Weight, &mut [f32]); W]) {
+    multiply(on, x, parts, Order::OneByOne, &|_, _| ());
+}
+
+/// [`linears`] of one weight, and then `then` for the outputs, some columns of all rows at a time: the outputs, their first
+/// column, and how many columns there are.
+pub(crate) fn linear_then(
+    on: On,
+    x: &[f32],
+    (w, out): (&Weight, &mut [f32]),
+    then: &(dyn Fn(&Shared<f32>, Range<usize>) + Sync),
+) {
+    multiply(on, x, [(w, out)], Order::OneByOne, &|[out]: [&Shared<f32>; 1], columns| then(out, columns));
+}
+
+/// [`linears`] of two weights of one shape, and then `then` for the outputs of both, some columns of all rows at a time.
+pub(crate) fn linear_2_then(
+    on: On,
+    x: &[f32],
+    parts: [(&Weight, &mut [f32]); 2],
+    then: &(dyn Fn([&Shared<f32>; 2], Range<usize>) + Sync),
+) {
+    assert_eq!(parts[0].0.n(), parts[1].0.n(), "weights of one shape");
+    multiply(on, x, parts, Order::SideBySide, then);
+}
+
+fn multiply<const W: usize>(
+    on: On,
+    x: &[f32],
+    parts: [(&Weight, &mut [f32]); W],
+    order: Order,
+    then: &(dyn Fn([&Shared<f32>; W], Range<usize>) + Sync),
+) {
     let Some(k) = parts.first().map(|(w, _)| w.k()) else { return };
     if x.is_empty() || k == 0 {
         return parts.into_iter().for_each(|(_, out)| out.fill(0.0));
@@ -41,38 +75,47 @@ pub(crate) fn linears<const W: usize>(on: On, x: &[f32], parts: [(&Weight, &mut 
         assert_eq!(x.len() / k, out.len() / w.n(), "rows of x and of out");
     }
     let takes = parts.each_ref().map(|(w, _)| Takes::of(w, on.level, x.len() / k));
-    let mut prepared: Vec<(Takes, Prepared)> = Vec::new();
-    for takes in takes {
-        if !prepared.iter().any(|(have, _)| *have == takes) {
-            prepared.push((takes, takes.prepare(on, x, k)));
-        }
-    }
-    let tiles: usize = parts.iter().map(|(w, _)| w.n().div_ceil(TILE)).sum();
-    let tasks = if x.len() / k <= FEW_ROWS { TASKS_PER_THREAD_FEW_ROWS } else { TASKS_PER_THREAD };
-    // Whole tiles, and of packed weights as many as are worked on together.
-    let rows = TILE * tiles.div_ceil(on.pool.threads() * tasks).next_multiple_of(TILES_TOGETHER);
-    let mut first = 0;
-    let mut takes = takes.into_iter();
-    let parts = parts.map(|(w, out)| {
-        let takes = takes.next();
-        let x = prepared.iter().find(|(have, _)| Some(*have) == takes).map(|(_, x)| x).expect("all were prepared");
-        let tasks = first..first + w.n().div_ceil(rows);
-        first = tasks.end;
-        Part { w, x, out: Shared::new(out), tasks }
-    });
-    on.pool.run(first, &|i| {
-        let part = parts.iter().find(|part| part.tasks.contains(&i)).expect("tasks are the parts' tasks");
-        let start = (i - part.tasks.start) * rows;
-        part.run(on.level, start..part.w.n().min(start + rows));
+    PREPARED.with_borrow_mut(|prepared| {
+        let kinds = prepared.fill(on, x, k, takes);
+        let mut each = kinds.iter().zip(takes);
+        let mut first = 0;
+        let parts = parts.map(|(w, out)| {
+            let (kind, takes) = each.next().expect("as many as parts");
+            let start = first;
+            first += w.n().div_ceil(TILE);
+            Part { w, x: prepared.get(*kind, takes, x), out: Shared::new(out), start }
+        });
+        let outs = parts.each_ref().map(|part| &part.out);
+        let run = |tiles: Range<usize>| match order {
+            Order::SideBySide => {
+                let columns = tiles.start * TILE..(tiles.end * TILE).min(parts[0].w.n());
+                parts.iter().for_each(|part| part.run(on.level, columns.clone()));
+                then(outs, columns);
+            }
+            Order::OneByOne => {
+                for part in &parts {
+                    let tiles = tiles.start.max(part.start)..tiles.end.min(part.start + part.w.n().div_ceil(TILE));
+                    if !tiles.is_empty() {
+                        let start = (tiles.start - part.start) * TILE;
+                        let columns = start..((tiles.end - part.start) * TILE).min(part.w.n());
+                        part.run(on.level, columns.clone());
+                        then(outs, columns);
+                    }
+                }
+            }
+        };
+        let units = if order == Order::SideBySide { parts[0].w.n().div_ceil(TILE) } else { first };
+        on.pool.share(units, TILES_TOGETHER, &run);
     });
 }
 
 /// One weight of a call.
 struct Part<'a> {
     w: &'a Weight<'a>,
-    x: &'a Prepared<'a>,
+    x: Prepared<'a>,
     out: Shared<'a, f32>,
-    tasks: Range<usize>,
+    /// Number of its first tile.
+    start: usize,
 }
 
 impl Part<'_> {
@@ -104,6 +147,57 @@ impl Part<'_> {
     }
 }
 
+thread_local! {
+    /// Memory for `x` as weights take it, so that no call allocates.
+    static PREPARED: RefCell<Memory> = RefCell::default();
+}
+
+/// `x` in each of the ways in which the weights of a call take it.
+#[derive(Default)]
+struct Memory {
+    kinds: Vec<Kind>,
+}
+
+#[derive(Default)]
+struct Kind {
+    blocks: Activations,
+    pairs: Pairs,
+}
+
+impl Memory {
+    /// For each weight the number of the kind that it takes.
+    fn fill<const W: usize>(&mut self, on: On, x: &[f32], k: usize, takes: [Takes; W]) -> [usize; W] {
+        let mut kinds = 0;
+        let mut numbers = [0; W];
+        for (i, wanted) in takes.iter().enumerate() {
+            if let Some(same) = takes[..i].iter().position(|before| before == wanted) {
+                numbers[i] = numbers[same];
+                continue;
+            }
+            if self.kinds.len() == kinds {
+                self.kinds.push(Kind::default());
+            }
+            let kind = &mut self.kinds[kinds];
+            match *wanted {
+                Takes::Floats => {}
+                Takes::Blocks(wanted) => kind.blocks.fill(on, x, k, wanted),
+                Takes::Pairs { width } => kind.pairs.fill(on, x, k, width),
+            }
+            numbers[i] = kinds;
+            kinds += 1;
+        }
+        numbers
+    }
+
+    fn get<'a>(&'a self, kind: usize, takes: Takes, x: &'a [f32]) -> Prepared<'a> {
+        match takes {
+            Takes::Floats => Prepared::Floats(x),
+            Takes::Blocks(_) => Prepared::Blocks(&self.kinds[kind].blocks),
+            Takes::Pairs { .. } => Prepared::Pairs(&self.kinds[kind].pairs),
+        }
+    }
+}
+
 /// What a weight is multiplied by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Takes {
@@ -115,11 +209,12 @@ enum Takes {
     Pairs { width: usize },
 }
 
-/// `x` as some weights take it.
+/// `x` as a weight takes it.
+#[derive(Clone, Copy)]
 enum Prepared<'a> {
     Floats(&'a [f32]),
-    Blocks(Activations),
-    Pairs(Pairs),
+    Blocks(&'a Activations),
+    Pairs(&'a Pairs),
 }
 
 impl Takes {
@@ -148,14 +243,6 @@ impl Takes {
     #[cfg(not(target_arch = "x86_64"))]
     fn of_tiles(format: Format, _: Level, _: usize) -> Self {
         panic!("packed weights of {} for another processor", format.name())
-    }
-
-    fn prepare<'a>(&self, on: On, x: &'a [f32], k: usize) -> Prepared<'a> {
-        match *self {
-            Self::Floats => Prepared::Floats(x),
-            Self::Blocks(wanted) => Prepared::Blocks(Activations::new(on, x, k, wanted)),
-            Self::Pairs { width } => Prepared::Pairs(Pairs::new(on, x, k, width)),
-        }
     }
 }
 

@@ -21,13 +21,16 @@ mod avx512_load;
 pub(crate) mod dispatch;
 pub(crate) mod elementwise;
 mod floats;
+pub(crate) mod fused;
 pub(crate) mod kv;
 mod lanes;
 pub(crate) mod linear;
 pub(crate) mod pool;
 mod portable;
 mod scratch;
-mod shared;
+pub(crate) mod shared;
+mod shares;
+mod spans;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]

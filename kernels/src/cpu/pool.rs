@@ -10,9 +10,11 @@
 //! reads the job only between joining it and leaving it, and the caller returns only after the
 //! job is closed and everybody has left.
 
+use super::shares::Shares;
 use std::cell::UnsafeCell;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
-use std::sync::{Condvar, Mutex, OnceLock, TryLockError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, TryLockError};
 use std::time::{Duration, Instant};
 
 /// How long an idle worker looks for the next job before it sleeps.
@@ -52,7 +54,9 @@ const JOINED: u64 = OPEN - 1;
 /// Threads that run jobs together with the one that asks.
 pub(crate) struct Pool {
     shared: &'static Shared,
+    /// Whoever has it may open a job, and has the shares.
     busy: Mutex<()>,
+    shares: Shares,
     threads: usize,
 }
 
@@ -92,7 +96,7 @@ impl Pool {
             worker.spawn(|| shared.work()).is_ok()
         };
         let workers = (1..threads.clamp(1, THREADS_MAX)).take_while(spawn).count();
-        Self { shared, busy: Mutex::new(()), threads: workers + 1 }
+        Self { shared, busy: Mutex::new(()), shares: Shares::new(workers + 1), threads: workers + 1 }
     }
 
     /// Threads that may work on a job.
@@ -105,13 +109,44 @@ impl Pool {
     /// # Panics
     /// Where a task panics, after all others have ended.
     pub fn run(&self, tasks: usize, task: &Task) {
-        let alone = self.threads == 1 || tasks <= 1;
-        let _free = match self.busy.try_lock() {
-            Ok(free) if !alone => free,
-            // A panicked job has ended like any other, so its poison says nothing.
-            Err(TryLockError::Poisoned(poison)) if !alone => poison.into_inner(),
-            _ => return (0..tasks).for_each(task),
+        match self.enter(tasks) {
+            Some(_free) => self.run_held(tasks, task),
+            None => (0..tasks).for_each(task),
+        }
+    }
+
+    /// Runs `work` on ranges that together are `0..units`, at most `grain` long each. A thread has neighbouring ones, in order,
+    /// as long as its share lasts; then it takes from the ends of others' shares.
+    ///
+    /// # Panics
+    /// Where `work` panics, after all others have ended.
+    pub fn share(&self, units: usize, grain: usize, work: &(dyn Fn(Range<usize>) + Sync)) {
+        let Some(_free) = self.enter(units.div_ceil(grain)) else {
+            return (0..units).step_by(grain).for_each(|first| work(first..units.min(first + grain)));
         };
+        self.shares.deal(units, grain);
+        self.run_held(self.threads, &|mine| {
+            while let Some(range) = self.shares.take(mine, grain) {
+                work(range);
+            }
+        });
+    }
+
+    /// `None` where the caller is to do it alone.
+    fn enter(&self, tasks: usize) -> Option<MutexGuard<'_, ()>> {
+        if self.threads == 1 || tasks <= 1 {
+            return None;
+        }
+        match self.busy.try_lock() {
+            Ok(free) => Some(free),
+            // A panicked job has ended like any other, so its poison says nothing.
+            Err(TryLockError::Poisoned(poison)) => Some(poison.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// The caller holds `busy`.
+    fn run_held(&self, tasks: usize, task: &Task) {
         let open = self.shared.open(tasks, task);
         self.shared.take_tasks(task, tasks);
         drop(open);

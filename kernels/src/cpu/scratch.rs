@@ -32,6 +32,14 @@ impl Scratch {
         (&mut self.lines[..lines], &mut self.rows[..rows])
     }
 
+    /// Bytes of one stored row.
+    pub fn row(&mut self, count: usize) -> &mut [u8] {
+        if self.rows.len() < count {
+            self.rows.resize(count, 0);
+        }
+        &mut self.rows[..count]
+    }
+
     pub fn floats(&mut self, count: usize) -> &mut [f32] {
         if self.floats.len() < count {
             self.floats.resize(count, 0.0);

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 /// A `&mut [T]` that threads may write at the same time, as long as no element is written twice.
-pub(super) struct Shared<'a, T> {
+pub(crate) struct Shared<'a, T> {
     start: *mut T,
     len: usize,
     life: PhantomData<&'a mut [T]>,

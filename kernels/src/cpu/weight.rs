@@ -3,6 +3,7 @@
 //! **Invariant:** `bytes` are as many as packing, format and shape need, so `k` is a multiple of the format's block (packed: of
 //! its chunk): the kernels that read through pointers rely on it.
 
+use super::scratch;
 use crate::packing::tile_bytes;
 use crate::{Format, Packing};
 
@@ -62,9 +63,12 @@ impl<'a> Weight<'a> {
         match self.packing {
             Packing::Rows => self.format.dequantize_row(self.row(row), out),
             Packing::Tiles16 => {
-                let mut stored = vec![0; self.format.row_bytes(self.k).expect("checked when it was made")];
-                self.packing.row(self.format, self.k, self.bytes, row, &mut stored);
-                self.format.dequantize_row(&stored, out);
+                let count = self.format.row_bytes(self.k).expect("checked when it was made");
+                scratch::with(|scratch| {
+                    let stored = scratch.row(count);
+                    self.packing.row(self.format, self.k, self.bytes, row, stored);
+                    self.format.dequantize_row(stored, out);
+                });
             }
         }
     }

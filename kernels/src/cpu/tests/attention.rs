@@ -94,7 +94,7 @@ fn step<T: Element>(
         row += range.len();
     }
     let cache = (&mut pages.keys[..], &mut pages.values[..]);
-    kv::write((&k, &v), cache, heads, &segments);
+    kv::write(on, (&k, &v), cache, heads, &segments);
     let mut out = vec![f32::NAN; q.len()];
     let cache = (&pages.keys[..], &pages.values[..]);
     attention(on, &q, cache, heads, &segments, scoring, &mut out);
