@@ -1,6 +1,6 @@
 //! Times `linear` on the shapes of SmolLM2-135M (30 layers in Q4_1, head in Q8_0), or with `1b` on those of four layers of
 //! Llama-3.2-1B, all weights apart in memory as in the model:
-//! `cargo run --release --workspace --example linear_speed [FORMAT] [tiles16] [1b] [threads=N] [ROWS…]`.
+//! `cargo run --release --workspace --example linear_speed [FORMAT] [tiles16] [1b] [layers=N] [threads=N] [ROWS…]`.
 //! Prints the best of several passes over the whole model, and the sum of each operation's best,
 //! which other load on the machine disturbs less.
 
@@ -50,6 +50,8 @@ fn main() {
             format = named;
         } else if let Some(named) = Packing::from_name(&argument) {
             packing = named;
+        } else if let Some(count) = argument.strip_prefix("layers=") {
+            layers.0 = count.parse().expect("a number of layers");
         } else if argument == "1b" {
             layers = (LAYERS_1B, LAYER_1B);
         } else {

@@ -3,10 +3,10 @@
 use crate::KvFormat;
 use crate::cpu::attention::attention;
 use crate::cpu::dispatch::On;
-use crate::cpu::{elementwise, fused};
 use crate::cpu::kv::{self, Element, Heads};
 use crate::cpu::linear::linears;
 use crate::cpu::weight::Weight;
+use crate::cpu::{elementwise, fused};
 use crate::ops::{Gate, Kernels, MatrixShape, Scores, Segment};
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::tensor::{FloatTensor, IntTensor};

@@ -1,4 +1,4 @@
-//! How fast a sealed model computes, without engine, HTTP or processes: `speed FILE.snapshot [PROMPT] [DECODE]`.
+//! How fast a sealed model computes, without engine, HTTP or processes: `speed FILE.snapshot [PROMPT] [DECODE] [SEQUENCES…]`.
 //!
 //! Prints restore time, prefill and decode rates, where the time of a step goes (its matrices and its attention timed
 //! alone, the rest by difference), and the resident memory at the end.
@@ -17,7 +17,7 @@ const REPETITIONS: usize = 5;
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
-    let file = arguments.next().expect("usage: speed FILE.snapshot [PROMPT] [DECODE]");
+    let file = arguments.next().expect("usage: speed FILE.snapshot [PROMPT] [DECODE] [SEQUENCES…]");
     let mut number = |default| arguments.next().map_or(default, |a| a.parse::<usize>().unwrap());
     let (prompt, decode) = (number(512), number(64));
 
@@ -36,7 +36,8 @@ fn main() {
     report("prefill", prompt, prefill, parts.time(prompt, 0));
     let step = typical((prompt..prompt + decode).map(|position| run.step(1, 1, position)));
     report("decode", 1, step, parts.time(1, prompt + decode / 2));
-    for sequences in [2, 4, 8] {
+    let others: Vec<usize> = arguments.map(|a| a.parse().unwrap()).collect();
+    for sequences in if others.is_empty() { vec![2, 4, 8] } else { others } {
         let step = typical((0..decode).map(|position| run.step(sequences, 1, position)));
         let rate = sequences as f64 / step.as_secs_f64();
         println!("decode {sequences:2} at once   {rate:8.1} tokens/s, {:.3} ms a step", millis(step));

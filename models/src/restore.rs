@@ -4,8 +4,8 @@
 
 use crate::config::EncoderConfig;
 use crate::graph::{
-    Attention, Decoder, Encoder, EncoderGraph, EncoderLayer, Experts, FeedForward, Frequencies, Layer, LayerNorm,
-    Linear, Mlp, Model, RmsNorm,
+    Attention, Decoder, Direct, Encoder, EncoderGraph, EncoderLayer, Experts, FeedForward, Frequencies, Layer,
+    LayerNorm, Linear, Mlp, Model, RmsNorm,
 };
 use crate::import::plan::{EMBEDDING, HEAD, NORM};
 use crate::{Error, ModelConfig, Target};
@@ -32,7 +32,8 @@ impl Model {
         let graph =
             Weights { snapshot, tensors, device: &device, config: &config, warned: Cell::new(false) }.decoder()?;
         let kv_format = if snapshot.weights() == "f32" { KvFormat::F32 } else { KvFormat::F16 };
-        Ok(Self { config, graph, kv_format, device })
+        let direct = Direct::of(&graph);
+        Ok(Self { config, graph, direct, kv_format, device })
     }
 }
 

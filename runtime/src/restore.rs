@@ -10,7 +10,7 @@ use crate::{
     service::{Generator, Service, Work},
 };
 use kernels::{BLOCK_TOKENS, KvFormat};
-use models::{Batch, ChatTemplate, Encoder, Generation, Kv, Model, ModelConfig, Tokenizer};
+use models::{Batch, ChatTemplate, Encoder, Generation, Kv, Logits, Model, ModelConfig, Tokenizer};
 use protocol::control::{FailureKind, RestoreTimings};
 use snapshot::{SectionKind, Snapshot};
 use std::{
@@ -190,7 +190,7 @@ fn load(
         let config = model.config();
         let context = config.context_length.min(blocks as usize * BLOCK_TOKENS);
         let facts = Facts { context, vocab: config.vocab_size, weights_us: micros(start) };
-        Ok(((Loaded { model, kv }, blocks), facts))
+        Ok(((Loaded { model, kv, logits: Logits::default() }, blocks), facts))
     });
     let (loaded, told) = match made {
         Ok((loaded, facts)) => (Some(loaded), Ok(facts)),
@@ -219,12 +219,13 @@ fn blocks(model: &Model, memory_bytes: Option<u64>) -> Result<u32, Failure> {
 struct Loaded {
     model: Model,
     kv: Kv,
+    logits: Logits,
 }
 
 impl Compute for Loaded {
     fn forward(&mut self, batch: &Batch, row: &mut dyn FnMut(usize, &[f32])) {
-        let logits = self.model.forward(&mut self.kv, batch);
-        (0..batch.wanted.len()).for_each(|i| row(i, logits.row(i)));
+        self.model.forward_into(&mut self.kv, batch, &mut self.logits);
+        (0..batch.wanted.len()).for_each(|i| row(i, self.logits.row(i)));
     }
 
     fn regime(&self, length: usize) -> u32 {

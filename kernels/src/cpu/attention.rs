@@ -15,7 +15,7 @@ use super::kv::{Element, Heads};
 use super::scratch::{self, Scratch};
 use super::shared::Shared;
 use super::spans::{Row, merge, softmax};
-use super::vector::{Vector, vectored};
+use super::vector::{Vector, prefetch, vectored};
 use crate::{BLOCK_TOKENS, Scores, Segment};
 use std::cell::RefCell;
 use std::ops::Range;
@@ -292,14 +292,29 @@ impl<'a, T: Element, const Q: usize> Tile<'a, T, Q> {
         of[start..start + heads.block_elements() + T::SCALES].split_at(heads.block_elements())
     }
 
+    /// What is read after `block`: keys block after block, then values, then the next span.
+    fn next(&self, span: usize, block: usize, of_keys: bool) -> &'a [T] {
+        let Range { start, end } = self.blocks(span);
+        let (of, block) = match (of_keys, block + 1 == end) {
+            (true, false) => (self.input.keys, block + 1),
+            (true, true) => (self.input.values, start),
+            (false, false) => (self.input.values, block + 1),
+            (false, true) if span + 1 < self.task.spans.end => (self.input.keys, block + 1),
+            (false, true) => return &[],
+        };
+        self.block(of, block).0
+    }
+
     /// `scores [query, SPAN]`, scaled; where a query sees nothing they mean nothing.
     #[inline(always)]
     fn scores<V: Vector, const N: usize>(&self, span: usize, scores: &mut [f32]) {
         for block in self.blocks(span) {
             let (keys, scales) = self.block(self.input.keys, block);
             let keys = keys.as_chunks::<BLOCK_TOKENS>().0;
+            let next = self.next(span, block, true);
             let mut sums = [[V::splat(0.0); N]; Q];
-            for (keys, q) in keys.iter().zip(self.q) {
+            for (d, (keys, q)) in keys.iter().zip(self.q).enumerate() {
+                prefetch(next, d * BLOCK_TOKENS, BLOCK_TOKENS);
                 let mut key = [V::splat(0.0); N];
                 for n in 0..N {
                     key[n] = T::load(&keys[n * V::LANES..]);
@@ -358,8 +373,11 @@ impl<'a, T: Element, const Q: usize> Tile<'a, T, Q> {
             for i in 0..Q {
                 ends[i] = seen[i].end.saturating_sub(first).min(BLOCK_TOKENS);
                 all = all.min(ends[i]);
-                block_weights[i] = if T::SCALES > 0 { &scaled[i] } else { &weights[i * SPAN + first..][..BLOCK_TOKENS] };
+                block_weights[i] =
+                    if T::SCALES > 0 { &scaled[i] } else { &weights[i * SPAN + first..][..BLOCK_TOKENS] };
             }
+            let next = self.next(span, block, false);
+            prefetch(next, 0, next.len());
             weigh_values::<V, N, Q, T>(&block_weights, values, dim, 0..all, sums);
             for i in 0..Q {
                 let sums = &mut sums[i * dim..][..dim];

@@ -8,13 +8,7 @@ use super::weight::Weight;
 use crate::Gate;
 
 /// `gated` becomes `by(x · gateᵀ) · (x · upᵀ)`, and `ups` the second factor: `[m, n]` each.
-pub(crate) fn gated(
-    on: On,
-    x: &[f32],
-    [gate, up]: [&Weight; 2],
-    by: Gate,
-    (gated, ups): (&mut [f32], &mut [f32]),
-) {
+pub(crate) fn gated(on: On, x: &[f32], [gate, up]: [&Weight; 2], by: Gate, (gated, ups): (&mut [f32], &mut [f32])) {
     let n = gate.n();
     linear_2_then(on, x, [(gate, gated), (up, ups)], &|[gated, ups], columns| {
         for row in 0..x.len() / gate.k() {

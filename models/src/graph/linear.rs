@@ -1,10 +1,12 @@
 //! Weight matrices in the graph. **Invariant:** the bytes stay as the snapshot holds them; nothing here unpacks a whole
 //! matrix.
 
+use super::direct::Projection;
 use super::norm::RmsNorm;
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;
 use kernels::Matrix;
+use kernels::direct::{Values, Weights};
 
 /// A matrix `[n, k]` in its stored format: a projection `x · wᵀ + b`, or a table of rows.
 #[derive(Module, Debug)]
@@ -59,6 +61,15 @@ impl Linear {
     /// The rows `ids`, dequantised: `[ids, k] f32`.
     pub(super) fn rows(&self, ids: &[u32]) -> Tensor<2> {
         kernels::gather(&self.weight, ids)
+    }
+
+    /// The same for [`super::direct`]; `None` on another device.
+    pub(super) fn direct(&self) -> Option<Projection> {
+        let bias = match &self.bias {
+            Some(bias) => Some(Values::of(&bias.val())?),
+            None => None,
+        };
+        Some(Projection { weight: Weights::of(&self.weight)?, bias })
     }
 
     fn biased(&self, x: Tensor<2>) -> Tensor<2> {

@@ -5,6 +5,7 @@
 
 mod attention;
 mod decoder;
+mod direct;
 mod encoder;
 mod experts;
 mod layer;
@@ -15,6 +16,7 @@ mod rope;
 
 pub(crate) use attention::Attention;
 pub(crate) use decoder::Decoder;
+pub(crate) use direct::Direct;
 pub use encoder::Encoder;
 pub(crate) use encoder::{EncoderGraph, EncoderLayer, LayerNorm};
 pub(crate) use experts::Experts;
@@ -25,7 +27,7 @@ pub(crate) use norm::RmsNorm;
 pub(crate) use rope::Frequencies;
 
 use crate::ModelConfig;
-use burn::tensor::{Device, TensorData};
+use burn::tensor::{Device, Tensor};
 use kernels::{BLOCK_TOKENS, KvFormat, KvLayer};
 use std::sync::Arc;
 
@@ -34,6 +36,8 @@ use std::sync::Arc;
 pub struct Model {
     pub(crate) config: ModelConfig,
     pub(crate) graph: Decoder,
+    /// The same on slices, where that is possible.
+    pub(crate) direct: Option<Direct>,
     pub(crate) kv_format: KvFormat,
     pub(crate) device: Device,
 }
@@ -49,12 +53,17 @@ impl Model {
         Self { kv_format, ..self }
     }
 
+    /// The same as a graph of tensors, on any device: what [`Model::forward`] is compared with.
+    pub fn on_tensors(self) -> Self {
+        Self { direct: None, ..self }
+    }
+
     /// A KV pool of `blocks` blocks of [`kernels::BLOCK_TOKENS`] tokens over all layers, in memory that is not touched
     /// until a block is written.
     pub fn new_kv(&self, blocks: usize) -> Kv {
         let ModelConfig { layers, kv_heads, head_dim, .. } = self.config;
         let layer = |_| KvLayer::new(blocks, kv_heads, head_dim, self.kv_format, &self.device);
-        Kv { layers: (0..layers).map(layer).collect(), blocks }
+        Kv { layers: (0..layers).map(layer).collect(), blocks, memory: direct::Memory::default() }
     }
 
     /// Bytes of one block over all layers.
@@ -68,10 +77,30 @@ impl Model {
     /// # Panics
     /// Where `batch` breaks the promises of [`Batch`] or names blocks that `kv` does not have.
     pub fn forward(&self, kv: &mut Kv, batch: &Batch) -> Logits {
+        let mut logits = Logits::default();
+        self.forward_into(kv, batch, &mut logits);
+        logits
+    }
+
+    /// [`Model::forward`] into the memory there is: on a CPU nothing is allocated once `kv` and `logits` have seen their largest
+    /// step, but for models with experts.
+    ///
+    /// # Panics
+    /// As [`Model::forward`].
+    pub fn forward_into(&self, kv: &mut Kv, batch: &Batch, logits: &mut Logits) {
         batch.check(self.config.vocab_size, kv.blocks);
-        let vocab = self.config.vocab_size;
-        let rows = self.graph.forward(batch, &mut kv.layers, &self.device);
-        Logits { rows: rows.map(|tensor| tensor.into_data()), vocab }
+        logits.vocab = self.config.vocab_size;
+        if batch.tokens.is_empty() {
+            return logits.rows.clear();
+        }
+        match &self.direct {
+            Some(direct) => direct.forward(&self.graph, batch, &mut kv.layers, &mut kv.memory, &mut logits.rows),
+            None => {
+                let rows = self.graph.forward(batch, &mut kv.layers, &self.device);
+                let values = |rows: Tensor<2>| rows.into_data().try_to_vec().expect("logits are f32");
+                logits.rows = rows.map_or_else(Vec::new, values);
+            }
+        }
     }
 }
 
@@ -80,6 +109,8 @@ impl Model {
 pub struct Kv {
     layers: Vec<KvLayer>,
     blocks: usize,
+    /// Of the steps over it.
+    memory: direct::Memory,
 }
 
 impl Kv {
@@ -140,9 +171,9 @@ impl Batch {
 }
 
 /// `[wanted, vocab] f32`: unnormalised log-probabilities of the next token.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Logits {
-    rows: Option<TensorData>,
+    rows: Vec<f32>,
     vocab: usize,
 }
 
@@ -152,8 +183,6 @@ impl Logits {
     /// # Panics
     /// Where fewer than `i + 1` rows were wanted.
     pub fn row(&self, i: usize) -> &[f32] {
-        let rows = self.rows.as_ref().expect("a wanted row has logits");
-        let rows = rows.as_slice::<f32>().expect("logits are f32");
-        &rows[i * self.vocab..][..self.vocab]
+        &self.rows[i * self.vocab..][..self.vocab]
     }
 }

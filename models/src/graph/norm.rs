@@ -1,7 +1,9 @@
 //! Root-mean-square normalisation, in float32 whatever the weights' precision.
 
+use super::direct::Norm;
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;
+use kernels::direct::Values;
 
 /// `x / sqrt(mean(x²) + eps) · weight` over the last axis.
 #[derive(Module, Debug)]
@@ -20,6 +22,11 @@ impl RmsNorm {
     /// The same for an operation that normalises what it reads.
     pub(super) fn of_kernels(&self) -> kernels::Norm {
         kernels::Norm { weight: self.weight.val(), eps: self.eps }
+    }
+
+    /// The same for [`super::direct`]; `None` on another device.
+    pub(super) fn direct(&self) -> Option<Norm> {
+        Some(Norm { weight: Values::of(&self.weight.val())?, eps: self.eps })
     }
 
     /// `x [rows, hidden] f32 → [rows, hidden] f32`

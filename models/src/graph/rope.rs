@@ -1,7 +1,7 @@
 //! Rotary position embedding of half-rotated heads (Hugging Face's layout: element `i` turns with element
 //! `i + head_dim/2`). **Absent:** a table over the context; each step computes the positions it has.
 
-use super::Segment;
+use super::{Segment, direct};
 use crate::{Rope, RopeScaling};
 use burn::tensor::{Device, Tensor, TensorData};
 use std::f64::consts::TAU;
@@ -54,23 +54,30 @@ impl Frequencies {
     }
 
     pub(super) fn turns(&self, segments: &[Segment], device: &Device) -> Turns {
-        let (mut cos, mut sin) = (Vec::new(), Vec::new());
-        for segment in segments {
-            for position in segment.position..segment.position + segment.rows {
-                for frequency in self.at(segment.length) {
-                    // The product is rounded to float32 as the reference implementations do.
-                    let (s, c) = (position as f32 * frequency).sin_cos();
-                    cos.push(c * self.factor);
-                    sin.push(s * self.factor);
-                }
-            }
-        }
+        let mut turns = direct::Turns::default();
+        self.write_turns(segments, &mut turns);
         let pairs = self.usual.len();
         let tensor = |values: Vec<f32>| {
             let rows = values.len() / pairs;
             Tensor::from_data(TensorData::new(values, [rows, pairs]), device)
         };
-        Turns { cos: tensor(cos), sin: tensor(sin) }
+        Turns { cos: tensor(turns.cos), sin: tensor(turns.sin) }
+    }
+
+    /// The same into the memory there is.
+    pub(super) fn write_turns(&self, segments: &[Segment], turns: &mut direct::Turns) {
+        turns.cos.clear();
+        turns.sin.clear();
+        for segment in segments {
+            for position in segment.position..segment.position + segment.rows {
+                for frequency in self.at(segment.length) {
+                    // The product is rounded to float32 as the reference implementations do.
+                    let (s, c) = (position as f32 * frequency).sin_cos();
+                    turns.cos.push(c * self.factor);
+                    turns.sin.push(s * self.factor);
+                }
+            }
+        }
     }
 
     /// A sequence beyond the original context has the long frequencies from its first token on: who grows beyond it is
