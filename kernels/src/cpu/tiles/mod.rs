@@ -21,7 +21,7 @@ use crate::Format;
 use crate::packing::{TILE_ROWS, header_bytes};
 use std::arch::x86_64::*;
 use std::ops::Range;
-use units::{half_of_units, pair_of_units, unit};
+use units::{half_of_units, pair_of_units, run_of_units, unit};
 use unpacked::{unpack, unpacked};
 
 /// Most rows of `x` in a panel: with two tiles their sums take 24 of the 32 registers.
@@ -71,6 +71,11 @@ const fn shape(format: u8) -> Shape {
     };
     let header = header_bytes(name);
     Shape { chunk: header + 64 * vectors, header, units, groups, has_minimum }
+}
+
+/// Cache lines of a chunk.
+const fn lines_of<const F: u8>() -> usize {
+    shape(F).chunk.div_ceil(64)
 }
 
 /// Columns of a unit: as many activations have a sum of their own.
@@ -274,11 +279,17 @@ fn panel<const F: u8, const T: usize, const R: usize>(x: &Panel, tiles: &[&[u8];
     for c in 0..chunks {
         // SAFETY: chunk `c` is inside each tile.
         let at = tiles.map(|tile| unsafe { tile.as_ptr().add(c * shape.chunk) });
-        if ahead > 0 {
-            at.iter().for_each(|at| prefetch(at.wrapping_add(ahead), shape.chunk));
-        }
+        // Asked for a little at a time, so that few requests wait at once.
+        let ask = |part: usize, parts: usize| {
+            if ahead > 0 {
+                let lines = lines_of::<F>();
+                let some = part * lines / parts * 64..(part + 1) * lines / parts * 64;
+                at.iter().for_each(|at| prefetch(at.wrapping_add(ahead + some.start), some.len()));
+            }
+        };
         if (F == Q4_K || F == Q5_K) && T * R <= WIDE {
             for pair in 0..shape.units / 2 {
+                ask(pair, shape.units / 2);
                 // SAFETY: both units of the pair; the processor has the instructions.
                 unsafe { pair_of_units::<F, T, R>(&at, pair, c * shape.units + 2 * pair, &of_x, &mut sums) };
             }
@@ -286,12 +297,31 @@ fn panel<const F: u8, const T: usize, const R: usize>(x: &Panel, tiles: &[&[u8];
         }
         if F == Q6_K && R == 1 {
             for half in 0..2 {
+                ask(half, 2);
                 // SAFETY: the units of one half of the chunk; the processor has the instructions.
                 unsafe { half_of_units::<F, T, R>(&at, half, c * shape.units + 8 * half, &of_x, &mut sums) };
             }
             continue;
         }
+        if F == Q6_K {
+            for half in 0..2 {
+                let number = c * shape.units + 8 * half;
+                // SAFETY: the units of one half of the chunk, run by run; the processor has the instructions.
+                unsafe {
+                    ask(4 * half, 8);
+                    run_of_units::<F, T, R, 0>(&at, half, number, &of_x, &mut sums);
+                    ask(4 * half + 1, 8);
+                    run_of_units::<F, T, R, 1>(&at, half, number, &of_x, &mut sums);
+                    ask(4 * half + 2, 8);
+                    run_of_units::<F, T, R, 2>(&at, half, number, &of_x, &mut sums);
+                    ask(4 * half + 3, 8);
+                    run_of_units::<F, T, R, 3>(&at, half, number, &of_x, &mut sums);
+                }
+            }
+            continue;
+        }
         for u in 0..shape.units {
+            ask(u, shape.units);
             // SAFETY: unit `u` of the chunk; the processor has the instructions.
             unsafe { unit::<F, T, R>(&at, u, c * shape.units + u, &of_x, &mut sums) };
         }

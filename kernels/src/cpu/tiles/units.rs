@@ -5,6 +5,9 @@ use crate::cpu::activations::GROUPS;
 use crate::packing::{SCALES_4K, TILE_ROWS};
 use std::arch::x86_64::*;
 
+/// `a | b & c`
+const OR_AND: i32 = 0xF8;
+
 /// Adds unit `u` of the chunks at `at`, the `number`-th of the row, to `sums`: the one place where it is decided how.
 ///
 /// # Safety
@@ -118,8 +121,6 @@ pub(super) unsafe fn half_of_units<const F: u8, const T: usize, const R: usize>(
 ) {
     let shape = const { shape(F) };
     const RUNS: usize = 4;
-    /// `a | b & c`
-    const OR_AND: i32 = 0xF8;
     // SAFETY: the caller's promise, for all of it; the vectors of the chunk as `packing::chunk` has them.
     unsafe {
         let mut ints = [[[_mm512_setzero_si512(); R]; T]; 2 * RUNS];
@@ -165,6 +166,55 @@ pub(super) unsafe fn half_of_units<const F: u8, const T: usize, const R: usize>(
             let block = (number + u) / 2;
             for t in 0..T {
                 let (scale, minimum) = scales::<F>(at[t], half * 8 + u);
+                add::<F, R>(&ints[t], scale, minimum, &x.d[block], &x.sum[block], &mut sums[t]);
+            }
+        }
+    }
+}
+
+/// [`unit`] for the two of run `RUN` (32 columns) of half a superblock of Q6_K.
+///
+/// # Safety
+/// As for [`unit`].
+#[inline(always)]
+pub(super) unsafe fn run_of_units<const F: u8, const T: usize, const R: usize, const RUN: usize>(
+    at: &[*const u8; T],
+    half: usize,
+    number: usize,
+    x: &OfX<R>,
+    sums: &mut [[__m512; R]; T],
+) {
+    let shape = const { shape(F) };
+    // SAFETY: the caller's promise, for all of it; the vectors of the chunk as `packing::chunk` has them.
+    unsafe {
+        let (low, upper) = (_mm512_set1_epi8(15), _mm512_set1_epi8(0x30));
+        for part in 0..2 {
+            let u = 2 * RUN + part;
+            let mut ints = [[_mm512_setzero_si512(); R]; T];
+            for r in 0..R {
+                let start = _mm512_set1_epi32(x.start[number + u][r]);
+                ints.iter_mut().for_each(|ints| ints[r] = start);
+            }
+            for g in part * 4..part * 4 + 4 {
+                let mut weights = [_mm512_setzero_si512(); T];
+                for t in 0..T {
+                    let body = at[t].add(shape.header);
+                    let nibbles = read(body.add(64 * (half * 16 + RUN % 2 * 8 + g)));
+                    let nibbles = if RUN < 2 { nibbles } else { _mm512_srli_epi16::<4>(nibbles) };
+                    let top = read(body.add(64 * (32 + half * 8 + g)));
+                    let top = match RUN {
+                        0 => _mm512_slli_epi16::<4>(top),
+                        1 => _mm512_slli_epi16::<2>(top),
+                        2 => top,
+                        _ => _mm512_srli_epi16::<2>(top),
+                    };
+                    weights[t] = _mm512_ternarylogic_epi32::<OR_AND>(_mm512_and_si512(nibbles, low), top, upper);
+                }
+                multiply(&weights, &x.fours[number / 2 + RUN][g], &mut ints);
+            }
+            for t in 0..T {
+                let (scale, minimum) = scales::<F>(at[t], half * 8 + u);
+                let block = number / 2 + RUN;
                 add::<F, R>(&ints[t], scale, minimum, &x.d[block], &x.sum[block], &mut sums[t]);
             }
         }
