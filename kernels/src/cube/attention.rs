@@ -9,7 +9,10 @@
 use super::elementwise::rotate;
 use super::kv::{block_words, number_at, scale_at, write};
 use super::places::{PLACE, places};
-use super::tensor::{count, cube_dim, first_task, planes, planes_at_work, unwritten, uploaded, whole};
+use super::tensor::{
+    count, cube_dim, first_task, most_of_plane, of_unit, planes, planes_at_work, sum_of_plane, unwritten, uploaded,
+    whole,
+};
 use crate::{BLOCK_TOKENS, KvFormat, Scores, Segment};
 use burn::tensor::DType;
 use burn_cubecl::cubecl;
@@ -66,17 +69,17 @@ fn attention_kernel(
                 score = dot * scale * scale_at(keys, block, dim, slot, format);
                 value_scale = scale_at(values, block, dim, slot, format);
             }
-            let highest = max(most, plane_max(score));
+            let highest = max(most, most_of_plane(score));
             let weight = select(seen, (score - highest).exp(), 0.0);
             let fade = (most - highest).exp();
-            total = total * fade + plane_sum(weight);
+            total = total * fade + sum_of_plane(weight);
             #[unroll]
             for part in 0..parts {
                 sums[part] *= fade;
             }
             let scaled = weight * value_scale;
             for other in 0..units {
-                let weight = plane_shuffle(scaled, other as u32);
+                let weight = of_unit(scaled, other);
                 let position = tile + other;
                 if position >= first && position < length {
                     let slot = position % BLOCK_TOKENS;

@@ -1,6 +1,8 @@
 //! The operations between matrices: a plane normalises a row, and a unit turns a pair or gates an element.
 
-use super::tensor::{count, cube_dim, element, elementwise, first_task, planes, planes_at_work, unwritten, whole};
+use super::tensor::{
+    count, cube_dim, element, elementwise, first_task, planes, planes_at_work, sum_of_plane, unwritten, whole,
+};
 use crate::Gate;
 use burn::tensor::DType;
 use burn_cubecl::cubecl;
@@ -20,7 +22,7 @@ fn rms_norm_kernel(x: &[f32], weight: &[f32], out: &mut [f32], rows: u32, n: u32
                 squares = fma(x, x, squares);
             }
         }
-        let factor = 1.0 / (plane_sum(squares) / f32::cast_from(n as u32) + eps).sqrt();
+        let factor = 1.0 / (sum_of_plane(squares) / f32::cast_from(n as u32) + eps).sqrt();
         for step in 0..n.div_ceil(units) {
             let i = step * units + unit;
             if i < n {
@@ -111,7 +113,7 @@ fn gate_kernel(gate: &[f32], up: &[f32], out: &mut [f32], elements: u32, #[compt
     if at < elements as usize {
         let x = gate[at];
         // Both are x · sigmoid(y): tanh is 2 · sigmoid(2 y) − 1, without its overflow.
-        let y = if comptime!(by == Gate::Silu) { x } else { 1.595_769_1 * (x + 0.044_715 * x * x * x) };
+        let y = if comptime!(by == Gate::Silu) { x } else { 1.595_769 * (x + 0.044_715 * x * x * x) };
         out[at] = x / (1.0 + (-y).exp()) * up[at];
     }
 }

@@ -1,6 +1,6 @@
 //! Keys and values of one layer on the device: the same bytes as on the CPU, in words. Writing them, in place.
 //!
-//! **Invariant:** a word is written by one unit. Where several positions share one, as keys in 16 or 8 bits do, that is the
+//! **Invariant:** a word of numbers is written by one unit. Where several positions share one, as keys in 16 or 8 bits do, that is the
 //! unit of the first of them that is written now; the others keep what they had.
 
 use super::bits::{half, signed, to_half, to_signed};
@@ -158,11 +158,10 @@ fn write_kernel(
         values[block + (slot * dim + i) / per] = packed;
     }
     if comptime!(format == KvFormat::Q8) {
-        if i == 0 {
-            let scale = block + dim * (BLOCK_TOKENS / 4) + slot;
-            keys[scale] = k_scales[row * heads + head].to_bits();
-            values[scale] = v_scales[row * heads + head].to_bits();
-        }
+        let scale = block + dim * (BLOCK_TOKENS / 4) + slot;
+        // Each of the head's units writes the same.
+        keys[scale] = k_scales[row * heads + head].to_bits();
+        values[scale] = v_scales[row * heads + head].to_bits();
     }
 }
 

@@ -5,7 +5,7 @@
 //! depends on the device and `k` alone. **Absent:** matrix units, and any conversion of activations: products are float32.
 
 use super::tensor::{
-    count, cube_dim, element, elementwise, first_task, planes, planes_at_work, unwritten, uploaded, whole,
+    count, cube_dim, element, elementwise, first_task, planes, planes_at_work, sum_of_plane, unwritten, uploaded, whole,
 };
 use super::weight::quad_of;
 use crate::{Format, MatrixShape, Packing};
@@ -59,7 +59,7 @@ fn linear_kernel(
         }
         #[unroll]
         for r in 0..rows {
-            let sum = plane_sum(sums[r]);
+            let sum = sum_of_plane(sums[r]);
             if unit == 0 && first + r < m {
                 let at = (first + r) * n + column;
                 out[at] = if comptime!(added) { sum + residual[at] } else { sum };

@@ -73,6 +73,28 @@ fn planes_of_cube() -> usize {
     UNITS / PLANE_DIM as usize
 }
 
+/// The sum of what the units of a plane have, in each of them. All of them come here, and meet first: a device may let them run
+/// apart after a branch.
+#[cube]
+pub(super) fn sum_of_plane(x: f32) -> f32 {
+    sync_plane();
+    plane_sum(x)
+}
+
+/// The largest of what the units of a plane have; else as [`sum_of_plane`].
+#[cube]
+pub(super) fn most_of_plane(x: f32) -> f32 {
+    sync_plane();
+    plane_max(x)
+}
+
+/// What unit `unit` of the plane has; else as [`sum_of_plane`].
+#[cube]
+pub(super) fn of_unit(x: f32, unit: usize) -> f32 {
+    sync_plane();
+    plane_shuffle(x, unit as u32)
+}
+
 /// A number of elements as a kernel takes it.
 ///
 /// # Panics
