@@ -57,8 +57,10 @@ impl KvLayer {
         let of = |tensors| Self { tensors: Some(tensors), blocks, kv_heads, head_dim, format };
         if of_words(device) {
             // Words in one row, which no device pads.
-            let words = || Tensor::zeros([1, 1, 1, blocks * kv_heads * format.head_bytes(head_dim) / 4], device);
-            return of((words(), words()));
+            let words = blocks * kv_heads * format.head_bytes(head_dim) / size_of::<u32>();
+            assert!(u32::try_from(words).is_ok(), "a kernel counts a layer's keys to 2^32 words");
+            let zeros = || Tensor::zeros([1, 1, 1, words], (device, DType::F32));
+            return of((zeros(), zeros()));
         }
         let dtype = match format {
             KvFormat::F16 => DType::F16,

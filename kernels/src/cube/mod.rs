@@ -3,8 +3,10 @@
 //!
 //! **Contract:** weights are in rows, as words of 32 bits, so that no device needs smaller types; activations are float32 and
 //! stay so, for weights in blocks too. Operations that the CPU does at once are one after the other here. **Invariants:** a
-//! row's bits depend on that row and its sequence alone, on one device; indices are checked in the kernels. **Absent:**
-//! tuning for a device, matrix units, anything that is measured and remembered.
+//! row's bits depend on that row and its sequence alone, on one device; indices are checked in the kernels. **Absent:** tuning for
+//! a device, matrix units, anything that is measured and remembered; and memory that a cube shares: units share through their
+//! plane (CUDA's warp, Vulkan's subgroup). CubeCL 0.11.3 makes wrong SPIR-V of shared memory for devices that cannot lay it out
+//! explicitly, of which the one in software is one.
 
 mod attention;
 mod bits;

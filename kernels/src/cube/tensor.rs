@@ -4,6 +4,7 @@ use burn::tensor::{DType, Shape};
 use burn_cubecl::cubecl;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::ir::features::Plane;
 use cubecl::prelude::*;
 
 /// Units of a cube, for every kernel: a whole number of planes on every device.
@@ -13,13 +14,21 @@ const UNITS: usize = 128;
 const AXIS_MAX: usize = 65_535;
 
 /// Row after row without gaps; `x` itself where it is that.
+///
+/// # Panics
+/// Where a kernel cannot count its elements.
 pub(super) fn whole(x: CubeTensor) -> CubeTensor {
+    count(x.meta.num_elements());
     into_contiguous(x)
 }
 
 /// A tensor that is yet to be written, row after row without gaps, on the device of `like`.
+///
+/// # Panics
+/// As [`whole`].
 pub(super) fn unwritten(like: &CubeTensor, shape: &[usize], dtype: DType) -> CubeTensor {
     let elements = shape.iter().product::<usize>().max(1);
+    count(elements);
     let handle = like.client.empty(elements * dtype.size());
     CubeTensor::new_contiguous(like.client.clone(), like.device.clone(), Shape::from(shape.to_vec()), handle, dtype)
 }
@@ -50,7 +59,12 @@ pub(super) fn element() -> usize {
 }
 
 /// Cubes for one plane per task, for each of `others`, or fewer: see [`first_task`].
+///
+/// # Panics
+/// Where the device's units do not work in planes, or there are too many others.
 pub(super) fn planes(like: &CubeTensor, tasks: usize, others: usize) -> CubeCount {
+    // `Plane::Ops` is not asked for: CubeCL takes it from Vulkan devices made of software, which have it.
+    assert!(like.client.features().plane.contains(Plane::Sync), "the units of a plane cannot meet on this device");
     let each = UNITS / like.client.properties().hardware.plane_size_max.clamp(1, UNITS as u32) as usize;
     assert!(others <= AXIS_MAX, "{others} groups of rows at once");
     CubeCount::Static(tasks.div_ceil(each).clamp(1, AXIS_MAX) as u32, others as u32, 1)

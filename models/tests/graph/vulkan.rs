@@ -60,9 +60,9 @@ fn smollm2_in_blocks() {
     let model = smollm2::restored(&file, Weights::Native, device()).with_kv_format(KvFormat::F32);
     let mut pool = Pool::new(model, 8);
     let case = &smollm2::cases()[0];
-    let steps = pool.greedy(&[&case.prompt_ids], 4, 512);
+    let steps = pool.greedy(&[&case.prompt_ids], 2, 512);
     for &(token, want) in &case.first_top10 {
         assert_close(steps[0][0][token], want, 2e-3, &format_args!("token {token}"));
     }
-    assert_greedy(&steps[0], &case.greedy_ids[..4], &case.greedy_margins, 0.01, "SmolLM2");
+    assert_greedy(&steps[0], &case.greedy_ids[..2], &case.greedy_margins, 0.01, "SmolLM2");
 }
