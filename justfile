@@ -34,6 +34,10 @@ deny:
 cuda:
     scripts/check-cuda
 
+# Test the kernels of GPUs on a Vulkan device made of software.
+vulkan:
+    scripts/check-vulkan
+
 # Build the example guest to a component.
 guest:
     guest-sdk/build-guest guest-sdk/examples/redact guest-sdk/examples/redact/redact.wasm

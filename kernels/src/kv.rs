@@ -3,13 +3,14 @@
 //! **Invariant:** nobody else holds the tensors, so that an operation which takes them by value
 //! and gives them back writes in place. There is no way to get at them from outside.
 
+use crate::matrix::of_words;
 use burn::tensor::{Bytes, DType, Device, Tensor, TensorData};
 
 /// Positions in a block, the unit in which KV memory is given out.
 pub const BLOCK_TOKENS: usize = 32;
 
 /// Precision of keys and values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KvFormat {
     /// binary32: the reference path.
     F32,
@@ -39,7 +40,7 @@ impl KvFormat {
 
 /// One layer's keys `[block, kv_head, head_dim, block_tokens]` and values
 /// `[block, kv_head, block_tokens, head_dim]`: each where attention's inner loop wants it. In 8 bits the scales of a head's
-/// block follow its numbers.
+/// block follow its numbers. A CubeCL device has the same bytes, in words of 32 bits.
 #[derive(Debug)]
 pub struct KvLayer {
     /// Absent only while an operation has them.
@@ -51,8 +52,16 @@ pub struct KvLayer {
 }
 
 impl KvLayer {
-    /// Zeros that take no memory before they are written.
+    /// Zeros that take no memory before they are written, but on a CubeCL device all of it at once.
     pub fn new(blocks: usize, kv_heads: usize, head_dim: usize, format: KvFormat, device: &Device) -> Self {
+        let of = |tensors| Self { tensors: Some(tensors), blocks, kv_heads, head_dim, format };
+        if of_words(device) {
+            // Words in one row, which no device pads.
+            let words = blocks * kv_heads * format.head_bytes(head_dim) / size_of::<u32>();
+            assert!(u32::try_from(words).is_ok(), "a kernel counts a layer's keys to 2^32 words");
+            let zeros = || Tensor::zeros([1, 1, 1, words], (device, DType::F32));
+            return of((zeros(), zeros()));
+        }
         let dtype = match format {
             KvFormat::F16 => DType::F16,
             // Tensors of floats hold floats: bytes lie in them four by four, and nobody computes with these.
@@ -65,13 +74,7 @@ impl KvLayer {
                 ([blocks, kv_heads, head_dim, BLOCK_TOKENS], [blocks, kv_heads, BLOCK_TOKENS, head_dim])
             }
         };
-        Self {
-            tensors: Some((untouched(keys, dtype, device), untouched(values, dtype, device))),
-            blocks,
-            kv_heads,
-            head_dim,
-            format,
-        }
+        of((untouched(keys, dtype, device), untouched(values, dtype, device)))
     }
 
     /// Bytes of one block, keys and values together.

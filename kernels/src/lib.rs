@@ -9,11 +9,14 @@
 //! arithmetic is float32 throughout. No weight is ever converted as a whole.
 //!
 //! The operations are one trait over Burn's backends, [`Kernels`]. It is implemented for the CPU
-//! backend (`Flex`), with AVX-512 (VNNI), AVX2 or portable code chosen at run time. There is no
-//! implementation for GPUs yet; feature `cuda` adds only the list of devices.
+//! backend (`Flex`), with AVX-512 (VNNI), AVX2 or portable code chosen at run time, and with feature
+//! `cuda` or `vulkan` for CubeCL's devices. The latter is tested on a Vulkan device made of software
+//! and was not run on a GPU.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod cpu;
+#[cfg(feature = "cube")]
+mod cube;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod direct;

@@ -1,7 +1,7 @@
 //! A weight: a Burn tensor of the stored bytes, and how to read them.
 //!
 //! **Invariant:** the shape has been checked against the bytes. Bytes of a mapping are not copied:
-//! the tensor points into it and keeps it alive.
+//! the tensor points into it and keeps it alive. A CubeCL device has its own copy, as words of 32 bits.
 
 use crate::{Error, Format, Packing, TILE_ROWS};
 use burn::backend::AllocationProperty;
@@ -33,7 +33,8 @@ impl Matrix {
         Self::packed(bytes, format, Packing::Rows, n, k, device)
     }
 
-    /// The same of bytes laid out as `packing` says, [`Packing::bytes`] of them; fastest when aligned to 64.
+    /// The same of bytes laid out as `packing` says, [`Packing::bytes`] of them; fastest when aligned to 64. A CubeCL device gets a
+    /// copy, in rows.
     ///
     /// # Errors
     /// As [`Matrix::from_bytes`].
@@ -54,6 +55,10 @@ impl Matrix {
         if packing.bytes(format, n, k) != Some(bytes.len()) {
             return Err(Error::Bytes { format, n, k, bytes: bytes.len() });
         }
+        if of_words(device) {
+            let rows = unpacked(bytes, format, packing, n, k);
+            return Ok(Self { bytes: words(&rows, device), format, packing: Packing::Rows, n, k });
+        }
         let parts = match packing {
             Packing::Rows => n,
             Packing::Tiles16 => n.div_ceil(TILE_ROWS),
@@ -64,7 +69,7 @@ impl Matrix {
         Ok(Self { bytes: Tensor::from_data(data, (device, DType::U8)), format, packing, n, k })
     }
 
-    /// The stored bytes, a row or tile in each row, u8.
+    /// The stored bytes, a row or tile in each row, u8; on a CubeCL device all of them in one row of words, u32.
     pub fn bytes(&self) -> &Tensor<2, Int> {
         &self.bytes
     }
@@ -88,4 +93,35 @@ impl Matrix {
     pub fn k(&self) -> usize {
         self.k
     }
+}
+
+/// Whether matrices, keys and values are words there: CubeCL's devices.
+pub(crate) fn of_words(device: &Device) -> bool {
+    #[cfg(feature = "cube")]
+    return matches!(device.as_dispatch(), burn::backend::DispatchDevice::Cube(_));
+    #[cfg(not(feature = "cube"))]
+    {
+        let _ = device;
+        false
+    }
+}
+
+/// The rows as their format has them, one after the other.
+fn unpacked(bytes: bytes::Bytes, format: Format, packing: Packing, n: usize, k: usize) -> bytes::Bytes {
+    if packing == Packing::Rows {
+        return bytes;
+    }
+    let row_bytes = format.row_bytes(k).expect("checked with the packing");
+    let mut rows = vec![0; n * row_bytes];
+    rows.chunks_exact_mut(row_bytes).enumerate().for_each(|(i, row)| packing.row(format, k, &bytes, i, row));
+    rows.into()
+}
+
+/// `[1, words] u32`: kernels look at a word beyond the one that they want.
+fn words(bytes: &[u8], device: &Device) -> Tensor<2, Int> {
+    let count = bytes.len().div_ceil(size_of::<u32>()) + 1;
+    assert!(u32::try_from(count * size_of::<u32>()).is_ok(), "a kernel counts a matrix's bytes to 4 GiB");
+    let mut padded = vec![0u32; count];
+    bytemuck::cast_slice_mut(&mut padded)[..bytes.len()].copy_from_slice(bytes);
+    Tensor::from_data(TensorData::new(padded, [1, count]), (device, DType::U32))
 }

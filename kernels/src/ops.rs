@@ -1,7 +1,7 @@
 //! The operations: one trait over Burn's backends, and thin functions over Burn's tensors.
 //!
-//! **Contract:** [`Kernels`] is implemented for `Flex`, Burn's CPU backend, in `flex`; CubeCL's
-//! family of devices is to follow and is not there. The functions check shapes and bounds, so an
+//! **Contract:** [`Kernels`] is implemented for `Flex`, Burn's CPU backend, in `flex`, and with a
+//! feature for CubeCL's family of devices, in `cube`. The functions check shapes and bounds, so an
 //! implementation can rely on them. Calls that break a contract panic: they are errors of the
 //! program, never of its input.
 
@@ -60,7 +60,7 @@ pub struct MatrixShape {
 
 /// Operations that Burn has not, or not in a form that serves a language model.
 #[allow(clippy::too_many_arguments, reason = "an operation takes its tensors one by one")]
-#[burn::backend::backend_extension(Flex)]
+#[burn::backend::backend_extension(Flex, Cube: cfg(feature = "cube"))]
 pub trait Kernels: Backend {
     /// `x [m, k] f32 · w [n, k]ᵀ → [m, n] f32`; `w` is the stored bytes.
     fn linear(x: FloatTensor<Self>, w: IntTensor<Self>, shape: MatrixShape) -> FloatTensor<Self>;
@@ -151,7 +151,7 @@ pub trait Kernels: Backend {
 }
 
 /// The function of a gated product.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Gate {
     /// As [`crate::silu_mul`].
     Silu,
@@ -166,9 +166,9 @@ pub(crate) fn shape_of(w: &Matrix) -> MatrixShape {
 /// `x [m, k] f32 · w [n, k]ᵀ → [m, n] f32`. A row has the same bits alone or among others, and on
 /// any number of threads.
 ///
-/// Weights in blocks are multiplied with activations in 8 bits (one scale for 32 elements: each
-/// activation is off by at most 1/254 of the block's largest); f32, f16 and bf16 with activations
-/// in f32, in float32 arithmetic throughout.
+/// On the CPU weights in blocks are multiplied with activations in 8 bits (one scale for 32 elements:
+/// each activation is off by at most 1/254 of the block's largest). All else, f32, f16 and bf16
+/// everywhere and blocks on CubeCL's devices, is float32 arithmetic throughout.
 ///
 /// # Panics
 /// Where `x` is not f32, or has other columns than `w`.

@@ -23,11 +23,18 @@ impl Model {
     /// # Errors
     /// [`Error::BadModel`] naming the tensor or field where the table and the configuration do not fit.
     pub fn restore(snapshot: &Arc<Snapshot>) -> Result<Self, Error> {
+        Self::restore_on(snapshot, Device::flex())
+    }
+
+    /// The same on another device, which gets a copy of the weights.
+    ///
+    /// # Errors
+    /// As [`Model::restore`].
+    pub fn restore_on(snapshot: &Arc<Snapshot>, device: Device) -> Result<Self, Error> {
         let config = ModelConfig::from_snapshot(snapshot)?;
         if config.variant.encoder.is_some() {
             return Err(Error::Unsupported("an encoder: it makes embeddings and generates nothing".into()));
         }
-        let device = Device::flex();
         let tensors = snapshot.tensors().iter().map(|t| (t.name.as_str(), t)).collect();
         let graph =
             Weights { snapshot, tensors, device: &device, config: &config, warned: Cell::new(false) }.decoder()?;

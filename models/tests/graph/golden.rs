@@ -2,6 +2,7 @@
 
 use crate::files;
 use crate::support::{Pool, assert_close, assert_greedy, log_softmax};
+use burn::tensor::Device;
 use models::{Model, SealOptions, Source, Target, Weights};
 use serde::Deserialize;
 
@@ -11,17 +12,17 @@ struct Golden {
 }
 
 #[derive(Deserialize)]
-struct Case {
-    prompt_ids: Vec<u32>,
+pub(crate) struct Case {
+    pub(crate) prompt_ids: Vec<u32>,
     last_logits: Vec<f64>,
     top5_per_position: Vec<Vec<(usize, f64)>>,
     positions: Vec<usize>,
-    greedy_ids: Vec<u32>,
-    greedy_margins: Vec<f64>,
+    pub(crate) greedy_ids: Vec<u32>,
+    pub(crate) greedy_margins: Vec<f64>,
 }
 
 /// One small model of each architecture there is a folder for.
-const MODELS: [&str; 8] = [
+pub(crate) const MODELS: [&str; 8] = [
     "llama3-tiny",
     "mistral-tiny",
     "mixtral-tiny",
@@ -32,16 +33,20 @@ const MODELS: [&str; 8] = [
     "phi3-tiny",
 ];
 
-fn cases(model: &str) -> Vec<Case> {
+pub(crate) fn cases(model: &str) -> Vec<Case> {
     serde_json::from_value::<Golden>(files::golden_json(&format!("{model}/golden.json"))).unwrap().cases
 }
 
 fn pool(model: &str, weights: Weights) -> Pool {
+    pool_on(model, weights, Device::flex())
+}
+
+pub(crate) fn pool_on(model: &str, weights: Weights, device: Device) -> Pool {
     let scratch = tempfile::tempdir().unwrap();
     let sealed = scratch.path().join("model.snapshot");
     let options = SealOptions { model: model.into(), weights, target: Target::here() };
     models::seal(&Source::open(&files::golden(model)).unwrap(), &sealed, &options, &mut |_, _| {}).unwrap();
-    Pool::new(Model::restore(&snapshot::Snapshot::open(&sealed).unwrap()).unwrap(), 32)
+    Pool::new(Model::restore_on(&snapshot::Snapshot::open(&sealed).unwrap(), device).unwrap(), 32)
 }
 
 #[test]
@@ -56,7 +61,7 @@ fn float32_logits_at_every_position() {
     }
 }
 
-fn check_logits(pool: &mut Pool, case: &Case, chunk: usize, what: &str) {
+pub(crate) fn check_logits(pool: &mut Pool, case: &Case, chunk: usize, what: &str) {
     let got = pool.all_logits(&case.prompt_ids, chunk);
     for (&position, top5) in case.positions.iter().zip(&case.top5_per_position) {
         for &(token, want) in top5 {

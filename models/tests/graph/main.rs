@@ -10,3 +10,5 @@ mod reference;
 mod refused;
 mod smollm2;
 mod support;
+#[cfg(feature = "vulkan")]
+mod vulkan;

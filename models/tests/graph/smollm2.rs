@@ -2,6 +2,7 @@
 
 use crate::files;
 use crate::support::{Pool, assert_close, assert_greedy, log_softmax};
+use burn::tensor::Device;
 use models::{Model, SealOptions, Source, Target, Weights};
 use serde::Deserialize;
 use std::path::Path;
@@ -15,24 +16,28 @@ struct Golden {
 }
 
 #[derive(Deserialize)]
-struct Case {
-    prompt_ids: Vec<u32>,
-    first_top10: Vec<(usize, f64)>,
+pub(crate) struct Case {
+    pub(crate) prompt_ids: Vec<u32>,
+    pub(crate) first_top10: Vec<(usize, f64)>,
     first_logsumexp: f64,
-    greedy_ids: Vec<u32>,
-    greedy_margins: Vec<f64>,
+    pub(crate) greedy_ids: Vec<u32>,
+    pub(crate) greedy_margins: Vec<f64>,
 }
 
-fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     serde_json::from_value::<Golden>(files::golden_json("smollm2.json")).unwrap().cases
 }
 
 fn pool(file: &Path, weights: Weights) -> Pool {
+    Pool::new(restored(file, weights, Device::flex()), 32)
+}
+
+pub(crate) fn restored(file: &Path, weights: Weights, device: Device) -> Model {
     let scratch = tempfile::tempdir().unwrap();
     let sealed = scratch.path().join("smollm2.snapshot");
     let options = SealOptions { model: "smollm2".into(), weights, target: Target::here() };
     models::seal(&Source::open(file).unwrap(), &sealed, &options, &mut |_, _| {}).unwrap();
-    Pool::new(Model::restore(&snapshot::Snapshot::open(&sealed).unwrap()).unwrap(), 32)
+    Model::restore_on(&snapshot::Snapshot::open(&sealed).unwrap(), device).unwrap()
 }
 
 #[test]
