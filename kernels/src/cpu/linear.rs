@@ -160,7 +160,7 @@ impl Takes {
 }
 
 /// How much higher than meant the integers of a format in blocks reach the multiplication.
-fn zero(format: Format, level: Level) -> Option<i32> {
+pub(crate) fn zero(format: Format, level: Level) -> Option<i32> {
     match (format, level) {
         (Format::F32 | Format::F16 | Format::BF16, _) => None,
         // Unpacked a few rows at a time and multiplied in float32: kernels of their own are to come.

@@ -32,7 +32,7 @@ pub(crate) trait Vector: Copy {
 
 /// Plain code; eight lanes, so that the order of sums does not depend on the architecture.
 #[derive(Clone, Copy)]
-pub(super) struct Plain([f32; 8]);
+pub(crate) struct Plain([f32; 8]);
 
 impl Vector for Plain {
     const LANES: usize = 8;
@@ -100,7 +100,7 @@ mod x86 {
         ($name:ident, $lanes:literal, $inner:ty, $splat:ident, $load:ident, $store:ident, $fma:ident, $max:ident,
          $halves:ty, $load_halves:ident, $widen:ident, $load_bytes:ident, $sign_extend:ident, $to_floats:ident) => {
             #[derive(Clone, Copy)]
-            pub(in crate::cpu) struct $name($inner);
+            pub(crate) struct $name($inner);
 
             impl Vector for $name {
                 const LANES: usize = $lanes;
@@ -191,7 +191,7 @@ mod x86 {
     );
 }
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::{Avx2, Avx512};
+pub(crate) use x86::{Avx2, Avx512};
 
 /// Compiles `generic::<Vector, VECTORS, ROWS, …>(…)` once for each level, where `VECTORS` hold 32
 /// elements and `ROWS` can be worked on at once with the registers there are, and defines a
@@ -223,4 +223,4 @@ macro_rules! vectored {
         }
     };
 }
-pub(super) use vectored;
+pub(crate) use vectored;
