@@ -131,7 +131,7 @@ def main() -> None:
         "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
     }  # fmt: skip
     completion = {
-        "model": "m", "prompt": [1, 2, 3], "logprobs": 2, "echo": False, "ignore_eos": True,
+        "model": "m", "prompt": [1, 2, 3], "logprobs": 2, "echo": True, "ignore_eos": True,
         "return_tokens_as_token_ids": True, "cache_prompt": False, "presence_penalty": 0.1, "suffix": None,
     }  # fmt: skip
     put("openai_json", "chat", json.dumps(chat).encode())

@@ -1,8 +1,9 @@
-//! What this machine's disk and memory can do, measured in bounded time.
+//! What this machine's disk, memory and processors can do, measured in bounded time.
 
+use kernels::limits::{Arithmetic, Memory};
 use rustix::fs::OFlags;
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     os::unix::fs::OpenOptionsExt,
     path::Path,
@@ -19,10 +20,16 @@ const DISK_ALIGNMENT: usize = 4096;
 const DISK_WRITE_MAX: Duration = Duration::from_secs(2);
 /// Reading stops there.
 const DISK_READ_MAX: Duration = Duration::from_secs(1);
-/// Much larger than any processor's cache.
-const MEMORY_BYTES: usize = 256 << 20;
+/// Memory that is read is so many times as large as the largest cache …
+const CACHES: usize = 8;
+/// … but no smaller than this …
+const MEMORY_BYTES_MIN: usize = 256 << 20;
+/// … and no larger than this.
+const MEMORY_BYTES_MAX: usize = 1 << 30;
 /// Passes over it; the fastest counts.
 const MEMORY_PASSES: usize = 5;
+/// Rounds of arithmetic; the fastest counts.
+const ARITHMETIC_ROUNDS: usize = 5;
 
 /// Bytes a second read from the disk that holds `folder`, past the page cache.
 pub fn disk_read(folder: &Path) -> io::Result<f64> {
@@ -61,38 +68,32 @@ fn read_back(mut file: File) -> io::Result<f64> {
     Ok(total as f64 / begun.elapsed().as_secs_f64())
 }
 
-/// Bytes a second that `threads` threads together read from memory.
-pub fn memory_read(threads: usize) -> f64 {
-    // Ones, not zeros: zeroed memory would be one shared page until it is touched.
-    let memory = vec![1_u64; MEMORY_BYTES / size_of::<u64>()];
-    let pass = || {
-        let begun = Instant::now();
-        let sum = share(&memory, threads);
-        assert_eq!(sum, memory.len() as u64, "every word is read once");
-        MEMORY_BYTES as f64 / begun.elapsed().as_secs_f64()
-    };
-    (0..MEMORY_PASSES).map(|_| pass()).fold(0.0, f64::max)
+/// Memory to measure with: several times what the caches hold.
+pub fn memory() -> Memory {
+    Memory::new(MEMORY_BYTES_MIN.max(CACHES * cache_bytes()).min(MEMORY_BYTES_MAX))
 }
 
-/// The sum of `memory`, each thread adding up its part.
-fn share(memory: &[u64], threads: usize) -> u64 {
-    let part = memory.len().div_ceil(threads.max(1));
-    std::thread::scope(|scope| {
-        let parts: Vec<_> = memory.chunks(part).map(|part| scope.spawn(move || sum(part))).collect();
-        parts.into_iter().map(|part| part.join().expect("adding up does not panic")).sum()
-    })
+/// The largest cache of the first processor, in bytes; 0 where the system does not say.
+pub fn cache_bytes() -> usize {
+    let caches = fs::read_dir("/sys/devices/system/cpu/cpu0/cache").into_iter().flatten().flatten();
+    let sizes = caches.filter_map(|cache| fs::read_to_string(cache.path().join("size")).ok());
+    sizes.filter_map(|size| kibibytes(&size)).max().unwrap_or(0)
 }
 
-/// Eight sums at once, so that memory is waited for and not the adder.
-fn sum(part: &[u64]) -> u64 {
-    let mut sums = [0_u64; 8];
-    let (eights, rest) = part.as_chunks::<8>();
-    for eight in eights {
-        for (sum, word) in sums.iter_mut().zip(eight) {
-            *sum = sum.wrapping_add(*word);
-        }
-    }
-    sums.iter().chain(rest).fold(0, |all, word| all.wrapping_add(*word))
+/// `32768K`, as Linux writes it, in bytes.
+fn kibibytes(text: &str) -> Option<usize> {
+    text.trim().strip_suffix('K')?.parse::<usize>().ok()?.checked_mul(1024)
+}
+
+/// Bytes a second that all cores together read from memory, the best of some passes.
+pub fn memory_read() -> f64 {
+    let memory = memory();
+    (0..MEMORY_PASSES).map(|_| memory.read()).fold(0.0, f64::max)
+}
+
+/// Operations a second of all cores together, the best of some rounds.
+pub fn arithmetic(kind: Arithmetic) -> f64 {
+    (0..ARITHMETIC_ROUNDS).map(|_| kind.rate()).fold(0.0, f64::max)
 }
 
 #[cfg(test)]
@@ -101,11 +102,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_word_is_added_once_however_many_threads() {
-        let memory: Vec<u64> = (0..1003).collect();
-        for threads in [0, 1, 2, 7, 2000] {
-            assert_eq!(share(&memory, threads), 1003 * 1002 / 2, "{threads} threads");
-        }
+    fn a_cache_is_read_in_bytes() {
+        assert_eq!(kibibytes("32768K\n"), Some(32 << 20));
+        assert_eq!((kibibytes("32M"), kibibytes("")), (None, None));
     }
 
     #[test]

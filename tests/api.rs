@@ -44,6 +44,50 @@ fn a_field_of_the_wrong_type_is_400_and_names_the_field() {
 }
 
 #[test]
+fn a_prompt_that_is_given_back_has_the_log_probabilities_it_was_generated_with() {
+    let server = tiny(&[]);
+    let ask = |prompt: Value, extra: Value| {
+        let mut body = json!({"model": "tiny", "prompt": prompt, "logprobs": 2, "temperature": 0, "ignore_eos": true,
+            "return_tokens_as_token_ids": true});
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let answer = server.post("/v1/completions", &body);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let answer = answer.json();
+        (answer["choices"][0].clone(), answer["usage"].clone())
+    };
+    let ids = |choice: &Value| -> Vec<u32> {
+        let names = choice["logprobs"]["tokens"].as_array().unwrap().iter();
+        names.map(|name| name.as_str().unwrap().strip_prefix("token_id:").unwrap().parse().unwrap()).collect()
+    };
+    let (first, _) = ask(json!([5, 6, 7]), json!({"max_tokens": 150}));
+    let whole: Vec<u32> = [5, 6, 7].into_iter().chain(ids(&first)).collect();
+    let (scored, usage) = ask(json!(whole), json!({"echo": true, "max_tokens": 0}));
+    assert_eq!((&usage["prompt_tokens"], &usage["completion_tokens"]), (&json!(153), &json!(0)));
+    assert_eq!((ids(&scored), &scored["finish_reason"]), (whole, &json!("length")));
+    for list in ["token_logprobs", "top_logprobs"] {
+        let (scores, generated) = (&scored["logprobs"][list], &first["logprobs"][list]);
+        assert_eq!(scores.as_array().unwrap()[3..], generated.as_array().unwrap()[..], "the same bits");
+        assert!(scores[0].is_null() && !scores[1].is_null() && !scores[2].is_null(), "{scores}");
+    }
+    // What is generated stands behind the prompt, in the text and in the lists.
+    let (both, usage) = ask(json!("hello there"), json!({"echo": true, "max_tokens": 4, "stop": ["hello"]}));
+    let text = both["text"].as_str().unwrap();
+    assert!(text.starts_with("hello there") && both["finish_reason"] == "length", "{both}");
+    let logprobs = &both["logprobs"];
+    let count = usage["total_tokens"].as_u64().unwrap() as usize;
+    assert!(
+        ["tokens", "token_logprobs", "top_logprobs", "text_offset"].iter().all(|list| logprobs[list]
+            .as_array()
+            .unwrap()
+            .len()
+            == count)
+    );
+    assert_eq!(logprobs["text_offset"][count - 4], "hello there".len());
+    let (plain, _) = ask(json!("hello there"), json!({"echo": true, "max_tokens": 0, "logprobs": null, "n": 2}));
+    assert_eq!((&plain["text"], &plain["logprobs"]), (&json!("hello there"), &Value::Null));
+}
+
+#[test]
 fn what_is_no_json_is_400() {
     let server = tiny(&[]);
     for body in [b"".as_slice(), b"{", b"\xff\xfe", b"[]", b"null", b"{\"model\": \"tiny\", \"prompt\": \"a\"} x"] {

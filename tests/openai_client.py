@@ -215,6 +215,17 @@ def completion_logprobs():
     assert logprobs.text_offset[0] == 0 and logprobs.text_offset[1] == len(logprobs.tokens[0]), logprobs
 
 
+def prompts_given_back():
+    fields = dict(model=model, prompt="The capital of France is Paris.", echo=True, logprobs=1)
+    answer = client.completions.create(**fields, max_tokens=0)
+    choice, logprobs = answer.choices[0], answer.choices[0].logprobs
+    assert choice.text == fields["prompt"] == "".join(logprobs.tokens) and choice.finish_reason == "length", answer
+    assert logprobs.token_logprobs[0] is None and all(score <= 0 for score in logprobs.token_logprobs[1:]), logprobs
+    parts = [chunk.choices[0] for chunk in client.completions.create(**fields, max_tokens=3, temperature=0, stream=True)]
+    assert parts[0].text == fields["prompt"] and parts[0].logprobs.tokens == logprobs.tokens, parts
+    assert sum(len(part.logprobs.tokens) for part in parts if part.logprobs) == len(logprobs.tokens) + 3, parts
+
+
 def tools_of_a_template_without_a_place_for_them():
     call = dict(model=model, messages=QUESTION, tools=[LAUNCH, LAMP], max_tokens=80, temperature=0)
     choice = client.chat.completions.create(**call, tool_choice="required").choices[0]
@@ -316,7 +327,7 @@ def embeddings():
 
 FROM_ZERO = (chat, chat_stream, completion, completion_stream)
 WARM = (
-    structured_output, json_objects, several_choices, streamed_logprobs, completion_logprobs,
+    structured_output, json_objects, several_choices, streamed_logprobs, completion_logprobs, prompts_given_back,
     tools_of_a_template_without_a_place_for_them, tools, tool_choices, parallel_calls, asynchronous, embeddings,
     several_prompts_and_token_ids, sampling_fields, logprobs, models, unknown_model, wrong_fields,
 )  # fmt: skip

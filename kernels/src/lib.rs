@@ -2,7 +2,7 @@
 //!
 //! **Contract:** [`linear`], [`gather`] and [`attention`] over weights as they are stored and over
 //! keys and values in blocks, and the small operations between them ([`rms_norm`], [`rotate`],
-//! [`silu_mul`], [`gelu_mul`]). Knows no model, no file and no text; does no I/O.
+//! [`silu_mul`], [`gelu_mul`]); [`limits`] measures what the machine allows them. Knows no model, no file and no text; does no I/O.
 //!
 //! **Invariants:** a row's result has the same bits alone, among few or among many rows, and on
 //! any number of threads of one instruction set. With f32 weights and f32 keys and values the
@@ -26,6 +26,7 @@ mod flex;
 mod format;
 mod fused;
 mod kv;
+pub mod limits;
 mod matrix;
 mod ops;
 mod packing;

@@ -6,6 +6,7 @@
 
 mod architectures;
 mod config;
+mod cost;
 mod error;
 mod generation;
 mod graph;
@@ -17,6 +18,7 @@ mod template;
 mod tokenizer;
 
 pub use config::{Activation, Biases, EncoderConfig, Experts, ModelConfig, Pooling, Sliding, Variant};
+pub use cost::{Cost, Operations};
 pub use error::Error;
 pub use generation::Generation;
 pub use graph::{Batch, Encoder, Kv, Logits, Model, Segment};

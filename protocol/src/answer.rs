@@ -212,7 +212,7 @@ pub struct CompletionChoice {
 pub struct CompletionLogprobs {
     /// Texts of the tokens, or `token_id:N`.
     pub tokens: Vec<String>,
-    /// Natural logarithms of their probabilities.
+    /// Natural logarithms of their probabilities; none for the first token of a prompt that is given back.
     pub token_logprobs: Vec<Option<f32>>,
     /// Token → log probability of the likeliest, best first, and of the token itself.
     pub top_logprobs: Vec<Option<serde_json::Map<String, serde_json::Value>>>,

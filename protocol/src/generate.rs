@@ -52,8 +52,10 @@ pub struct Generate {
     pub include_usage: bool,
     /// Choices per prompt.
     pub n: u32,
-    /// Tokens to generate at most; `None` is the endpoint's default.
+    /// Tokens to generate at most; `None` is the endpoint's default. 0 only where the prompt is given back.
     pub max_tokens: Option<u32>,
+    /// The answer begins with the prompt, and so do its log probabilities.
+    pub echo: bool,
     /// Generation ends before any of these.
     pub stop: Vec<String>,
     /// End tokens are counted and returned like any other, but for the end of a form.
@@ -78,6 +80,7 @@ impl Generate {
     /// All common fields but `logprobs`, which the two endpoints spell differently.
     pub(crate) fn read(fields: &Fields<'_>) -> Result<Self, ApiError> {
         let stream = fields.bool("stream")?.unwrap_or(false);
+        let echo = fields.bool("echo")?.unwrap_or(false);
         // It changes nothing in the answer.
         fields.string("user")?;
         Ok(Self {
@@ -85,7 +88,8 @@ impl Generate {
             stream,
             include_usage: include_usage(fields, stream)?,
             n: fields.integer("n", 1..=CHOICES_MAX as i64)?.map_or(1, |n| n as u32),
-            max_tokens: max_tokens(fields)?,
+            max_tokens: max_tokens(fields, if echo { 0 } else { 1 })?,
+            echo,
             stop: stop(fields)?,
             ignore_eos: fields.bool("ignore_eos")?.unwrap_or(false),
             seed: fields.integer("seed", i64::MIN..=i64::MAX)?.map(i64::cast_unsigned),
@@ -110,8 +114,8 @@ fn include_usage(fields: &Fields<'_>, stream: bool) -> Result<bool, ApiError> {
 }
 
 /// `max_completion_tokens` is the newer name and wins.
-fn max_tokens(fields: &Fields<'_>) -> Result<Option<u32>, ApiError> {
-    let read = |name| fields.integer(name, 1..=i64::from(u32::MAX));
+fn max_tokens(fields: &Fields<'_>, least: i64) -> Result<Option<u32>, ApiError> {
+    let read = |name| fields.integer(name, least..=i64::from(u32::MAX));
     let (newer, older) = (read("max_completion_tokens")?, read("max_tokens")?);
     Ok(newer.or(older).map(|n| n as u32))
 }

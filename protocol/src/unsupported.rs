@@ -59,7 +59,7 @@ const CHAT: &[Rule] = &[
     ("web_search_options", present),
 ];
 
-const COMPLETION: &[Rule] = &[("echo", on), ("prompt_embeds", present), ("suffix", not_empty)];
+const COMPLETION: &[Rule] = &[("prompt_embeds", present), ("suffix", not_empty)];
 
 pub(crate) fn check_chat(fields: &Fields<'_>) -> Result<(), ApiError> {
     check(fields, BOTH)?;

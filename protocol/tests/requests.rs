@@ -105,6 +105,7 @@ fn a_feature_that_is_not_there_is_refused_by_name_and_its_neutral_value_is_not()
         json!({"audio": {}}),
         json!({"min_tokens": 3}),
         json!({"continue_final_message": true}),
+        json!({"echo": true}),
     ];
     for extra in refused {
         let e = chat(extra.clone()).unwrap_err();
@@ -112,13 +113,22 @@ fn a_feature_that_is_not_there_is_refused_by_name_and_its_neutral_value_is_not()
         assert_eq!((e.kind, e.param), (ErrorKind::Unsupported, Some(name.clone())), "{extra}");
         assert_eq!(e.message, format!("{name}: this feature is not supported yet"));
     }
-    for extra in [json!({"echo": true}), json!({"suffix": "x"}), json!({"best_of": 3})] {
+    for extra in [json!({"suffix": "x"}), json!({"best_of": 3})] {
         assert_eq!(completion(extra.clone()).unwrap_err().kind, ErrorKind::Unsupported, "{extra}");
     }
     let neutral = json!({"tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "modalities": ["text"],
         "guided_json": null, "min_tokens": 0, "user": "u", "metadata": {"a": "b"}, "store": true, "service_tier": "auto", "no such field": [1]});
     chat(neutral).unwrap();
     completion(json!({"echo": false, "suffix": "", "best_of": 2, "n": 2})).unwrap();
+}
+
+#[test]
+fn a_completion_may_give_back_its_prompt_and_nothing_else() {
+    let asked = |extra| completion(extra).map(|r| (r.generate.echo, r.generate.max_tokens));
+    assert_eq!(asked(json!({"echo": true})), Ok((true, Some(16))));
+    assert_eq!(asked(json!({"echo": true, "max_tokens": 0})), Ok((true, Some(0))));
+    assert_eq!(asked(json!({"max_tokens": 0})).unwrap_err().param.as_deref(), Some("max_tokens"));
+    assert_eq!(asked(json!({"echo": 1})).unwrap_err().param.as_deref(), Some("echo"));
 }
 
 #[test]

@@ -30,6 +30,7 @@ mod text;
 pub mod tools;
 
 pub use engine::SEQUENCES_MAX;
+pub use memory::keep_what_is_freed;
 
 use std::{future::Future, net::SocketAddr, path::PathBuf, process::ExitCode};
 use tokio::signal::unix::{SignalKind, signal};

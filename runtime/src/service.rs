@@ -229,6 +229,7 @@ impl Start<'_> {
             },
             params: generator.params(generate, self.seed, nth),
             logprobs: generate.logprobs.map(|k| k as usize),
+            score_prompt: generate.echo,
             cache: generate.cache_prompt.then_some(self.scope),
             speculate: generate.speculate,
             guide: self.form.as_ref().map(Compiled::guide),
@@ -236,9 +237,12 @@ impl Start<'_> {
         let output = generator.engine.submit(job).map_err(refusal)?;
         let (words, skip_special) = (&self.service.tokenizer, tools.is_none());
         // Marks of calls can be special tokens, which are no text otherwise.
-        let stream = if self.completes { words.stream_on(skip_special) } else { words.stream(skip_special) };
+        // A prompt that is given back is the beginning of the text.
+        let goes_on = self.completes && !generate.echo;
+        let stream = if goes_on { words.stream_on(skip_special) } else { words.stream(skip_special) };
         let decoder = Decoder::new(stream, generate.stop.clone());
-        Ok(Choice::new(index, output, self.service.gate.clone(), decoder, tools.cloned().map(Parser::new)))
+        let choice = Choice::new(index, output, self.service.gate.clone(), decoder, tools.cloned().map(Parser::new));
+        Ok(if generate.echo { choice.with_prompt(prompt.to_vec(), generate.logprobs.is_some()) } else { choice })
     }
 }
 

@@ -1,7 +1,11 @@
 //! The shape of `bench`.
 
+use super::serve::KvFormat;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
+
+/// More tokens than any model's context has.
+const TOKENS_MAX: i64 = 1 << 27;
 
 /// Measure this machine and this build
 #[derive(Debug, Args)]
@@ -15,6 +19,8 @@ pub struct Bench {
 #[derive(Debug, Subcommand)]
 pub enum What {
     ColdStart(ColdStart),
+    Decode(Decode),
+    Prefill(Prefill),
 }
 
 /// From no process at all to the first token, over HTTP, with where the time went
@@ -28,6 +34,61 @@ pub struct ColdStart {
     /// How often
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub runs: u32,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Token after token with the model alone in this process, beside what this machine's memory can be read at
+///
+/// No HTTP, no engine, no sampling. Model and memory take turns; the fraction is the bytes that the model's median speed reads,
+/// over the best pass through memory. A model that fits the processor's caches is not bounded by it.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "EXAMPLES:\n  pilotlight bench decode\n  pilotlight bench decode my.snapshot --threads 2 --tokens 256 --json"
+)]
+pub struct Decode {
+    #[command(flatten)]
+    pub alone: Alone,
+    /// Tokens of a run, after a prompt of 16
+    #[arg(long, default_value_t = 128, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=TOKENS_MAX))]
+    pub tokens: u32,
+}
+
+/// A prompt with the model alone in this process, beside what this machine can multiply
+///
+/// No HTTP, no engine, no sampling. Model and arithmetic take turns; the fraction is the time that the prompt's operations would
+/// take at the best rates, over the model's median time. Matrices count in the numbers that the kernels multiply them in (int8,
+/// bf16 or f32), attention in f32; what stands between them does not count.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "EXAMPLES:\n  pilotlight bench prefill\n  pilotlight bench prefill my.snapshot --threads 2 --tokens 2048 --json"
+)]
+pub struct Prefill {
+    #[command(flatten)]
+    pub alone: Alone,
+    /// Tokens of the prompt, computed 512 at a time as the engine does
+    #[arg(long, default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=TOKENS_MAX))]
+    pub tokens: u32,
+}
+
+/// What the benches of the model alone have in common.
+#[derive(Debug, Args)]
+pub struct Alone {
+    /// The snapshot [default: that of smollm2, pulled and sealed if need be]
+    pub file: Option<PathBuf>,
+    /// How often; one more run before them warms
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub runs: u32,
+    /// Threads that compute [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
+    /// What keys and values are kept in [default: f32 for weights sealed in f32, else f16]
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub kv_format: Option<KvFormat>,
+    /// Instructions that the kernels use at most, for comparisons: portable, avx2, avx512-vnni [default: the best there are]
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
+    pub instruction_set: Option<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

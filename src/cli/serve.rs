@@ -81,7 +81,8 @@ pub enum KvFormat {
 }
 
 impl KvFormat {
-    fn of_kernels(self) -> kernels::KvFormat {
+    /// For the kernels.
+    pub fn of_kernels(self) -> kernels::KvFormat {
         match self {
             Self::F32 => kernels::KvFormat::F32,
             Self::F16 => kernels::KvFormat::F16,
@@ -89,7 +90,8 @@ impl KvFormat {
         }
     }
 
-    fn word(self) -> &'static str {
+    /// For people, and for the command line.
+    pub fn word(self) -> &'static str {
         match self {
             Self::F32 => "f32",
             Self::F16 => "f16",

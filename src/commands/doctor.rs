@@ -1,6 +1,7 @@
 //! `doctor`: what this machine offers, what is missing, and how to get it.
 
 use crate::{cli::Doctor, environment::Environment, exit::Result, measure, output};
+use kernels::limits::Arithmetic;
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -35,7 +36,8 @@ fn examine(folder: &Path) -> Value {
         "cores": cores,
         "instruction_set": kernels::instruction_set(),
         "memory": memory(),
-        "memory_read_bytes_per_second": measure::memory_read(cores),
+        "memory_read_bytes_per_second": measure::memory_read(),
+        "arithmetic_operations_per_second": arithmetic(),
         "store": folder,
         "disk_free_bytes": free_bytes(folder),
         "disk_read_bytes_per_second": disk.ok(),
@@ -44,6 +46,12 @@ fn examine(folder: &Path) -> Value {
         "devices": devices,
         "missing": missing,
     })
+}
+
+/// Multiplications and additions a second in each kind of numbers that matrices are multiplied in.
+fn arithmetic() -> Value {
+    let kinds = [Arithmetic::Int8, Arithmetic::Bf16, Arithmetic::F32];
+    kinds.map(|kind| (kind.name().to_owned(), json!(measure::arithmetic(kind)))).into_iter().collect()
 }
 
 /// The folder of the store, or of its parents the nearest that exists: the same disk.
@@ -134,6 +142,7 @@ fn print(report: &Value) -> Result<()> {
         ),
         ("memory", format!("{}, {} available", size(&memory["total_bytes"]), size(&memory["available_bytes"]))),
         ("memory read", rate(&report["memory_read_bytes_per_second"])),
+        ("arithmetic", arithmetic_words(&report["arithmetic_operations_per_second"])),
         (
             "disk",
             format!("{} free in {}", size(&report["disk_free_bytes"]), report["store"].as_str().unwrap_or_default()),
@@ -153,6 +162,13 @@ fn print(report: &Value) -> Result<()> {
         output::line(format_args!("{:<14} {}", "missing", what.as_str().unwrap_or_default()))?;
     }
     Ok(())
+}
+
+/// `int8 900 Gop/s, …`
+fn arithmetic_words(rates: &Value) -> String {
+    let each = rates.as_object().into_iter().flatten();
+    let words = each.map(|(kind, rate)| format!("{kind} {:.0} Gop/s", rate.as_f64().unwrap_or_default() / 1e9));
+    words.collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ pub(crate) fn linear_add(on: On, x: &[f32], w: &Weight, stream: &mut [f32], out:
     let n = w.n();
     assert_eq!(stream.len(), out.len(), "shape of the stream");
     let stream = Shared::new(stream);
-    linear_then(on, x, (w, out), &|out, columns| {
+    linear_then(on, x, (w, out), &|[out], columns| {
         for row in 0..x.len() / w.k() {
             let part = row * n + columns.start..row * n + columns.end;
             // SAFETY: these columns are this call's alone.

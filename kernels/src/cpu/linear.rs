@@ -31,41 +31,27 @@ enum Order {
     SideBySide,
 }
 
+/// What is done with the outputs of some columns, all rows of them.
+type Then<'a, const W: usize> = dyn Fn([&Shared<f32>; W], Range<usize>) + Sync + 'a;
+
 /// Writes `x · wᵀ` to `out` for each weight and its output, all of one `k`; `x` has as many rows of `k` as each `out` has of
 /// `w.n()`. The bits are those of one call for each.
 pub(crate) fn linears<const W: usize>(on: On, x: &[f32], parts: [(&Weight, &mut [f32]); W]) {
     multiply(on, x, parts, Order::OneByOne, &|_, _| ());
 }
 
-/// [`linears`] of one weight, and then `then` for the outputs, some columns of all rows at a time: the outputs, their first
-/// column, and how many columns there are.
-pub(crate) fn linear_then(
-    on: On,
-    x: &[f32],
-    (w, out): (&Weight, &mut [f32]),
-    then: &(dyn Fn(&Shared<f32>, Range<usize>) + Sync),
-) {
-    multiply(on, x, [(w, out)], Order::OneByOne, &|[out]: [&Shared<f32>; 1], columns| then(out, columns));
+/// [`linears`] of one weight, and then `then` for the outputs, some columns of all rows at a time.
+pub(crate) fn linear_then(on: On, x: &[f32], (w, out): (&Weight, &mut [f32]), then: &Then<1>) {
+    multiply(on, x, [(w, out)], Order::OneByOne, then);
 }
 
 /// [`linears`] of two weights of one shape, and then `then` for the outputs of both, some columns of all rows at a time.
-pub(crate) fn linear_2_then(
-    on: On,
-    x: &[f32],
-    parts: [(&Weight, &mut [f32]); 2],
-    then: &(dyn Fn([&Shared<f32>; 2], Range<usize>) + Sync),
-) {
+pub(crate) fn linear_2_then(on: On, x: &[f32], parts: [(&Weight, &mut [f32]); 2], then: &Then<2>) {
     assert_eq!(parts[0].0.n(), parts[1].0.n(), "weights of one shape");
     multiply(on, x, parts, Order::SideBySide, then);
 }
 
-fn multiply<const W: usize>(
-    on: On,
-    x: &[f32],
-    parts: [(&Weight, &mut [f32]); W],
-    order: Order,
-    then: &(dyn Fn([&Shared<f32>; W], Range<usize>) + Sync),
-) {
+fn multiply<const W: usize>(on: On, x: &[f32], parts: [(&Weight, &mut [f32]); W], order: Order, then: &Then<W>) {
     let Some(k) = parts.first().map(|(w, _)| w.k()) else { return };
     if x.is_empty() || k == 0 {
         return parts.into_iter().for_each(|(_, out)| out.fill(0.0));
@@ -247,7 +233,7 @@ impl Takes {
 }
 
 /// How much higher than meant the integers of a format in blocks reach the multiplication.
-fn zero(format: Format, level: Level) -> Option<i32> {
+pub(crate) fn zero(format: Format, level: Level) -> Option<i32> {
     match (format, level) {
         (Format::F32 | Format::F16 | Format::BF16, _) => None,
         // Unpacked a few rows at a time and multiplied in float32: kernels of their own are to come.

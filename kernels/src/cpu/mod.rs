@@ -37,5 +37,5 @@ mod tests;
 mod tile;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
-mod vector;
+pub(crate) mod vector;
 pub(crate) mod weight;

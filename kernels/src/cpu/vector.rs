@@ -49,7 +49,7 @@ pub(super) fn prefetch<T>(of: &[T], from: usize, count: usize) {
 
 /// Plain code; eight lanes, so that the order of sums does not depend on the architecture.
 #[derive(Clone, Copy)]
-pub(super) struct Plain([f32; 8]);
+pub(crate) struct Plain([f32; 8]);
 
 impl Vector for Plain {
     const LANES: usize = 8;
@@ -117,7 +117,7 @@ mod x86 {
         ($name:ident, $lanes:literal, $inner:ty, $splat:ident, $load:ident, $store:ident, $fma:ident, $max:ident,
          $halves:ty, $load_halves:ident, $widen:ident, $load_bytes:ident, $sign_extend:ident, $to_floats:ident) => {
             #[derive(Clone, Copy)]
-            pub(in crate::cpu) struct $name($inner);
+            pub(crate) struct $name($inner);
 
             impl Vector for $name {
                 const LANES: usize = $lanes;
@@ -208,7 +208,7 @@ mod x86 {
     );
 }
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::{Avx2, Avx512};
+pub(crate) use x86::{Avx2, Avx512};
 
 /// Compiles `generic::<Vector, VECTORS, ROWS, …>(…)` once for each level, where `VECTORS` hold 32
 /// elements and `ROWS` can be worked on at once with the registers there are, and defines a
@@ -240,4 +240,4 @@ macro_rules! vectored {
         }
     };
 }
-pub(super) use vectored;
+pub(crate) use vectored;

@@ -84,7 +84,7 @@ impl Limits {
 pub struct Job {
     /// Token ids.
     pub prompt: Vec<u32>,
-    /// Tokens to generate at most; at least 1.
+    /// Tokens to generate at most; 0 where only the prompt is to be computed.
     pub max_tokens: usize,
     /// Tokens that end the generation; none where they are to be ignored.
     pub ends: Vec<u32>,
@@ -92,6 +92,8 @@ pub struct Job {
     pub params: Params,
     /// `Some(k)`: log probabilities of each token and the `k` likeliest.
     pub logprobs: Option<usize>,
+    /// The same of the prompt's tokens but the first, before anything is generated. Has an effect only with `logprobs`.
+    pub score_prompt: bool,
     /// The prefix cache it may use and fill, if any.
     pub cache: Option<Scope>,
     /// May be guessed ahead; its tokens are the same either way.
@@ -100,11 +102,13 @@ pub struct Job {
     pub guide: Option<Box<dyn Guide>>,
 }
 
-/// What comes out of one sequence, in this order: `Prefilled`, `Token`…, then one of the others.
+/// What comes out of one sequence, in this order: `Prefilled`, `Scored` where asked for, `Token`…, then one of the others.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// The prompt is in the KV blocks; how long that took since the sequence was admitted.
     Prefilled(Duration),
+    /// Log probabilities of the prompt's tokens, from the second on.
+    Scored(Vec<Logprobs>),
     /// A generated token.
     Token(Token),
     /// The sequence is complete.

@@ -30,9 +30,9 @@ pub enum Step {
 }
 
 impl Sequence {
-    /// A sequence that has computed nothing. `prompt` is not empty and `max_tokens` is at least 1.
+    /// A sequence that has computed nothing. `prompt` is not empty; with `max_tokens` 0 it ends where a token would be sampled.
     pub fn new(prompt: Vec<u32>, max_tokens: usize, ends: Vec<u32>) -> Self {
-        debug_assert!(!prompt.is_empty() && max_tokens > 0, "checked before submission");
+        debug_assert!(!prompt.is_empty(), "checked before submission");
         let (length, limit) = (prompt.len(), prompt.len() + max_tokens);
         let sequence = Self { tokens: prompt, prompt: length, computed: 0, limit, ends };
         sequence.check_invariants();
@@ -76,6 +76,11 @@ impl Sequence {
     /// Tokens that may still come.
     pub fn left(&self) -> usize {
         self.limit - self.tokens.len()
+    }
+
+    /// Tokens that it has, and the next where one may come: what its blocks have to reach.
+    pub fn reach(&self) -> usize {
+        (self.tokens.len() + 1).min(self.limit)
     }
 
     /// Appends a sampled token.

@@ -7,7 +7,7 @@ use super::{
     Event, Job, Token,
     draft::{Drafter, GUESSES_MAX},
     guide::{Guided, Masks},
-    logprobs::logprobs,
+    logprobs::{Logprobs, logprobs},
     names::{Name, Names},
     sampler::{Sampler, Scratch},
     sequence::{Sequence, Step},
@@ -16,6 +16,7 @@ use kernels::BLOCK_TOKENS;
 use protocol::{ApiError, ErrorKind, answer::FinishReason};
 use std::{
     collections::VecDeque,
+    ops::Range,
     time::{Duration, Instant},
 };
 use tokio::sync::mpsc::{Sender, error::TrySendError};
@@ -24,12 +25,14 @@ use tokio::sync::mpsc::{Sender, error::TrySendError};
 const PATIENCE_TURNS: u32 = 32;
 
 /// Events of one sequence that found no room: at most what one step makes.
-const OUTBOX_MAX: usize = GUESSES_MAX + 3;
+const OUTBOX_MAX: usize = GUESSES_MAX + 4;
 
 pub(super) struct Task {
     pub sequence: Sequence,
     sampler: Sampler,
     logprobs: Option<usize>,
+    /// Of the prompt's tokens from the second on, where they are wanted and have not been sent.
+    scores: Option<Vec<Logprobs>>,
     pub drafter: Drafter,
     guided: Option<Guided>,
     /// What its keys depend on beside its tokens.
@@ -56,6 +59,7 @@ impl Task {
             sampler: Sampler::new(job.params, &job.prompt),
             sequence: Sequence::new(job.prompt, job.max_tokens, job.ends),
             logprobs: job.logprobs,
+            scores: (job.score_prompt && job.logprobs.is_some()).then(Vec::new),
             // What may come after a guess would have to be known before the guess is.
             drafter: Drafter::new(job.speculate && job.guide.is_none()),
             guided: job.guide.map(Guided::new),
@@ -83,8 +87,29 @@ impl Task {
         self.regime
     }
 
+    /// Logits of its prompt's rows are wanted, so that they are computed whatever others have.
+    pub fn is_scoring(&self) -> bool {
+        self.scores.is_some()
+    }
+
+    /// Those of the rows `rows` whose logits say how likely the prompt's next token was and have not said so before.
+    pub fn scored(&self, rows: Range<usize>) -> Range<usize> {
+        let Some(scores) = &self.scores else { return rows.start..rows.start };
+        let end = rows.end.min(self.sequence.prompt() - 1);
+        rows.start.max(scores.len()).min(end)..end
+    }
+
+    /// Logits of the next of these.
+    pub fn score(&mut self, logits: &[f32]) {
+        let (Some(scores), Some(top)) = (&mut self.scores, self.logprobs) else { return };
+        scores.push(logprobs(logits, self.sequence.tokens()[scores.len() + 1], top));
+    }
+
     /// Names of the blocks that may be reused: all full ones, but never the last row's, whose logits are wanted.
     pub fn reusable(&mut self) -> &[Name] {
+        if self.is_scoring() {
+            return &[];
+        }
         let tokens = self.sequence.tokens();
         self.names.as_mut().map_or(&[], |names| names.of(&tokens[..tokens.len() - 1]))
     }
@@ -134,7 +159,9 @@ impl Task {
 
     /// It will sample at the end of the step that begins now. `most`: sequences that may do so.
     pub fn will_sample(&mut self, masks: &mut Masks, most: usize) {
-        self.guided.iter_mut().for_each(|guided| guided.ask(masks, most));
+        if self.sequence.left() > 0 {
+            self.guided.iter_mut().for_each(|guided| guided.ask(masks, most));
+        }
     }
 
     /// Samples from the logits after its last token; true where it goes on with what was sampled, which is its last token
@@ -143,6 +170,11 @@ impl Task {
         let position = self.sequence.tokens().len();
         if position == self.sequence.prompt() {
             self.outbox.push_back(Event::Prefilled(self.admitted.map_or(Duration::ZERO, |at| at.elapsed())));
+            self.outbox.extend(self.scores.take().map(Event::Scored));
+        }
+        if self.sequence.left() == 0 {
+            self.end(Event::Finished(FinishReason::Length));
+            return false;
         }
         let (id, form_is_over) = match self.choose(logits, position, masks, scratch) {
             Ok(chosen) => chosen,
@@ -229,6 +261,7 @@ mod tests {
             ends: vec![],
             params: Params::default(),
             logprobs: None,
+            score_prompt: false,
             cache: Some(Scope(0)),
             speculate: false,
             guide: None,
@@ -262,6 +295,34 @@ mod tests {
         (0..3).for_each(|_| say(&mut task, 9));
         task.flush(at(20), true);
         assert_eq!(task.behind_since(), Some(at(20)), "a closed gate is not the reader's fault");
+    }
+
+    #[test]
+    fn a_row_is_scored_once_however_often_it_is_computed_and_what_is_scored_is_computed_by_itself() {
+        let mut task = task(channel(9).0);
+        task.sequence = Sequence::new((0..64).collect(), 2, vec![]);
+        (task.scores, task.logprobs) = (Some(Vec::new()), Some(1));
+        let mut logits = [0.0; 64];
+        let mut compute = |task: &mut Task, rows: Range<usize>| {
+            let scored = task.scored(rows.clone());
+            for row in scored.clone() {
+                logits.fill(0.0);
+                logits[row + 1] = 9.0;
+                task.score(&logits);
+            }
+            task.sequence.advance(rows.len());
+            scored
+        };
+        assert_eq!(compute(&mut task, 0..40), 0..40);
+        task.sequence.rewind(0);
+        assert_eq!(compute(&mut task, 0..10).len(), 0);
+        assert_eq!(compute(&mut task, 10..50), 40..50);
+        assert!(task.is_scoring() && task.reusable().is_empty());
+        assert_eq!(compute(&mut task, 50..64), 50..63, "nothing follows the last in the prompt");
+        task.sample(&[0.0; 64], &mut Masks::default(), &mut Scratch::default());
+        let Some(Event::Scored(scores)) = task.outbox.get(1) else { panic!("no scores") };
+        assert!(scores.len() == 63 && scores.iter().all(|score| score.chosen == score.top[0].1));
+        assert!(!task.is_scoring() && !task.reusable().is_empty());
     }
 
     #[test]

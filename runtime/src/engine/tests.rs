@@ -76,6 +76,8 @@ impl Compute for Hashing {
                 next.insert(s.row + r, if self.periodic { periodic } else { hash(history) });
             }
         }
+        let sampled = batch.segments.len() * (draft::GUESSES_MAX + 1);
+        assert!(batch.wanted.len() <= worker::SCORED_ROWS_MAX + sampled, "logits of a whole prompt at once");
         for (i, wanted) in batch.wanted.iter().enumerate() {
             let mut logits = vec![0.0; VOCAB as usize];
             logits[next[wanted] as usize] = 9.0;
@@ -112,6 +114,7 @@ fn greedy(prompt: &[u32], max_tokens: usize) -> Job {
         ends: vec![],
         params,
         logprobs: None,
+        score_prompt: false,
         cache: Some(Scope(0)),
         speculate: true,
         guide: None,
@@ -239,6 +242,40 @@ async fn where_blocks_run_out_the_youngest_waits_and_all_get_through_with_their_
         assert!(matches!(last, Some(Event::Finished(FinishReason::Length))));
     }
     until(&bench, |s| s.running == 0 && s.blocks_used == 0 && s.preempted > 0).await;
+}
+
+#[tokio::test]
+async fn prompts_are_scored_in_any_company_and_whatever_is_known() {
+    let bench = start(Limits { rows: 400, ..limits() }, Hashing::default());
+    let pool = BLOCKS as usize * BLOCK_TOKENS;
+    // The longest fills the pool to its last row, and what follows is known in part.
+    let lengths = [pool, 1, 2, 64, 65, 66, 700, 701];
+    let prompt = |length: usize| (0..length as u32).map(|t| t * t % VOCAB).collect::<Vec<_>>();
+    for max_tokens in [0, 3] {
+        let wanted = |length: usize| if length == pool { 0 } else { max_tokens };
+        let job = |n: usize| Job { logprobs: Some(1), score_prompt: true, ..greedy(&prompt(n), wanted(n)) };
+        let outputs = lengths.map(|length| tokio::spawn(scored(bench.engine.submit(job(length)).unwrap())));
+        for (length, output) in lengths.into_iter().zip(outputs) {
+            let (scores, tokens) = output.await.unwrap();
+            let prompt = prompt(length);
+            assert_eq!((scores.len(), tokens), (length - 1, expected(&prompt, wanted(length))), "{length}");
+            for (i, score) in (1..).zip(scores) {
+                let best = hash(prompt[..i].iter().copied());
+                assert_eq!(score.top[0].0, best, "{length} at {i}");
+                assert_eq!(score.chosen == score.top[0].1, prompt[i] == best, "{length} at {i}");
+            }
+        }
+    }
+    until(&bench, |s| s.running == 0 && s.blocks_used == 0 && s.reused_tokens == 0).await;
+}
+
+/// A prompt's scores and the tokens that follow.
+async fn scored(mut output: Output) -> (Vec<Logprobs>, Vec<u32>) {
+    assert!(matches!(output.next().await, Some(Event::Prefilled(_))));
+    let Some(Event::Scored(scores)) = output.next().await else { panic!("no scores") };
+    let (tokens, last) = collect(output).await;
+    assert!(matches!(last, Some(Event::Finished(FinishReason::Length))));
+    (scores, tokens)
 }
 
 #[tokio::test]

@@ -36,6 +36,9 @@ use tokio::sync::watch;
 /// With more sequences than this the rows of a step are worth more to them than to guesses.
 const GUESSING_SEQUENCES_MAX: usize = 4;
 
+/// Rows of prompts whose logits are wanted in one step, all sequences together: each is as wide as the vocabulary.
+pub(super) const SCORED_ROWS_MAX: usize = 64;
+
 pub(super) struct Worker<C> {
     compute: C,
     limits: Limits,
@@ -78,6 +81,8 @@ struct Rows {
     index: usize,
     /// The first of its rows whose logits are wanted, in the order of wanted rows; none where its prompt goes on.
     wanted: Option<usize>,
+    /// So many of these are the prompt's, to be scored; what comes behind them is sampled.
+    scored: usize,
     guesses: Vec<u32>,
 }
 
@@ -224,7 +229,7 @@ impl<C: Compute> Worker<C> {
     fn table_for(&mut self, task: &mut Task) -> Option<Table> {
         let mut table = self.blocks.table();
         let kept = table.reuse(task.reusable());
-        if !table.grow(task.sequence.tokens().len() + 1) || self.blocks.available() < self.running.len() {
+        if !table.grow(task.sequence.reach()) || self.blocks.available() < self.running.len() {
             return None;
         }
         task.sequence.rewind(kept);
@@ -233,7 +238,16 @@ impl<C: Compute> Worker<C> {
     }
 
     fn plan(&self) -> Vec<Share> {
-        let pending = |r: &Running| if r.task.may_run() { r.task.sequence.pending().len() } else { 0 };
+        let mut room = SCORED_ROWS_MAX;
+        let pending = |r: &Running| match r.task.sequence.pending().len() {
+            _ if !r.task.may_run() => 0,
+            pending if r.task.is_scoring() => {
+                let rows = pending.min(room);
+                room -= rows;
+                rows
+            }
+            pending => pending,
+        };
         plan(&self.running.iter().map(pending).collect::<Vec<_>>(), self.limits.rows)
     }
 
@@ -303,11 +317,17 @@ impl<C: Compute> Worker<C> {
     /// Appends a sequence's next rows to the batch, guesses behind them.
     fn add_rows(&mut self, share: &Share, guessing: bool, batch: &mut Batch) -> Rows {
         let running = &mut self.running[share.index];
-        let sequence = &mut running.task.sequence;
+        let sequence = &running.task.sequence;
         let (position, length) = (sequence.pending().start, sequence.tokens().len());
         let row = batch.tokens.len();
         batch.tokens.extend_from_slice(&sequence.tokens()[position..position + share.rows]);
-        let mut rows = Rows { index: share.index, wanted: None, guesses: Vec::new() };
+        let scored = running.task.scored(position..position + share.rows);
+        let mut rows = Rows { index: share.index, wanted: None, scored: scored.len(), guesses: Vec::new() };
+        if !scored.is_empty() {
+            rows.wanted = Some(batch.wanted.len());
+            batch.wanted.extend(scored.map(|at| row + at - position));
+        }
+        let sequence = &mut running.task.sequence;
         if sequence.advance(share.rows) {
             if guessing {
                 // The last token that may come needs no row.
@@ -319,7 +339,7 @@ impl<C: Compute> Worker<C> {
                 }
             }
             running.task.will_sample(&mut self.masks, self.limits.sequences);
-            rows.wanted = Some(batch.wanted.len());
+            rows.wanted.get_or_insert(batch.wanted.len());
             batch.tokens.extend_from_slice(&rows.guesses);
             batch.wanted.extend(row + share.rows - 1..batch.tokens.len());
         }
@@ -401,7 +421,8 @@ impl<'a> Sampling<'a> {
         }
         let rows = &self.rows[self.at];
         let task = &mut running[rows.index].task;
-        let checked = i - rows.wanted.expect("only sequences with wanted rows get here");
+        let nth = i - rows.wanted.expect("only sequences with wanted rows get here");
+        let Some(checked) = nth.checked_sub(rows.scored) else { return task.score(logits) };
         self.goes_on = task.sample(logits, masks, scratch)
             && rows.guesses.get(checked).is_some_and(|guess| task.sequence.tokens().last() == Some(guess));
         if self.goes_on {

@@ -1,6 +1,7 @@
 //! Pieces of choices in the clients' two shapes: chat and text completion.
 
 use crate::{
+    engine::Logprobs,
     service::Service,
     text::{Piece, PieceToken, Totals},
     tools::CallDelta,
@@ -180,31 +181,32 @@ impl TokenNames {
         };
         let one = |t: &PieceToken| {
             let (token, bytes) = self.text(t.id);
-            let top_logprobs = t.logprobs.top.iter().map(top).collect();
-            TokenLogprob { token, logprob: t.logprobs.chosen, bytes, top_logprobs }
+            let Logprobs { chosen, top: likeliest } = t.logprobs.as_ref()?;
+            let top_logprobs = likeliest.iter().map(top).collect();
+            Some(TokenLogprob { token, logprob: *chosen, bytes, top_logprobs })
         };
-        ChatLogprobs { content: tokens.iter().map(one).collect(), refusal: None }
+        ChatLogprobs { content: tokens.iter().filter_map(one).collect(), refusal: None }
     }
 
     fn completion(&self, tokens: &[PieceToken]) -> CompletionLogprobs {
         let mut lists = CompletionLogprobs::default();
         for t in tokens {
             lists.tokens.push(self.key(t.id));
-            lists.token_logprobs.push(Some(t.logprobs.chosen));
-            lists.top_logprobs.push(Some(self.top(t)));
+            lists.token_logprobs.push(t.logprobs.as_ref().map(|logprobs| logprobs.chosen));
+            lists.top_logprobs.push(t.logprobs.as_ref().map(|logprobs| self.top(t.id, logprobs)));
             lists.text_offset.push(t.offset);
         }
         lists
     }
 
     /// The likeliest tokens and the chosen one, which has its own name; others of the same text have longer ones.
-    fn top(&self, token: &PieceToken) -> Map<String, Value> {
-        let (own, mut top) = (self.key(token.id), Map::new());
-        let likeliest = token.logprobs.top.iter().copied();
-        let chosen = likeliest.clone().all(|(id, _)| id != token.id).then_some((token.id, token.logprobs.chosen));
+    fn top(&self, token: u32, logprobs: &Logprobs) -> Map<String, Value> {
+        let (own, mut top) = (self.key(token), Map::new());
+        let likeliest = logprobs.top.iter().copied();
+        let chosen = likeliest.clone().all(|(id, _)| id != token).then_some((token, logprobs.chosen));
         for (id, logprob) in likeliest.chain(chosen) {
             let names = [self.key(id), spelt(&self.tokenizer.token_bytes(id)), format!("token_id:{id}")];
-            let is_free = |name: &String| !top.contains_key(name) && (id == token.id || *name != own);
+            let is_free = |name: &String| !top.contains_key(name) && (id == token || *name != own);
             if let Some(name) = names.into_iter().find(is_free) {
                 top.insert(name, Value::from(logprob));
             }
@@ -240,7 +242,6 @@ fn spelt(bytes: &[u8]) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::engine::Logprobs;
 
     #[test]
     fn tokens_of_the_same_text_keep_their_own_log_probabilities() {
@@ -251,7 +252,7 @@ mod tests {
         let top = |names: &TokenNames, chosen, likeliest: &[(u32, f32)]| {
             let chosen_logprob = likeliest.iter().find(|(id, _)| *id == chosen).map_or(-9.0, |(_, logprob)| *logprob);
             let logprobs = Logprobs { chosen: chosen_logprob, top: likeliest.to_vec() };
-            Value::from(names.top(&PieceToken { id: chosen, logprobs, offset: 0 }))
+            Value::from(names.top(chosen, &logprobs))
         };
         let names = TokenNames { tokenizer: tokenizer.clone(), as_ids: false };
         let four = [(90_001, -1.0), (90_002, -2.0), (a, -3.0), (90_003, -4.0)];

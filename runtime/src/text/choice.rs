@@ -23,13 +23,13 @@ pub struct Piece {
     pub last: Option<(FinishReason, Meter)>,
 }
 
-/// A generated token with its log probabilities.
+/// A token with its log probabilities.
 #[derive(Debug)]
 pub struct PieceToken {
     /// Its id.
     pub id: u32,
-    /// Its own and the likeliest others'.
-    pub logprobs: Logprobs,
+    /// Its own and the likeliest others'; none for the first of a prompt.
+    pub logprobs: Option<Logprobs>,
     /// Where its text starts, in characters.
     pub offset: usize,
 }
@@ -44,11 +44,25 @@ pub struct Choice {
     meter: Meter,
     /// Reads calls out of the text, where there may be some.
     tools: Option<Parser>,
+    /// To be given back before anything else.
+    echo: Option<Echo>,
+}
+
+/// A prompt to be given back.
+struct Echo {
+    prompt: Vec<u32>,
+    /// With its log probabilities.
+    scored: bool,
 }
 
 impl Choice {
     pub fn new(index: u32, output: Output, gate: Gate, decoder: Decoder, tools: Option<Parser>) -> Self {
-        Self { index, output: Some(output), gate, decoder, meter: Meter::default(), tools }
+        Self { index, output: Some(output), gate, decoder, meter: Meter::default(), tools, echo: None }
+    }
+
+    /// Gives the prompt back before anything else, with log probabilities where `scored`.
+    pub fn with_prompt(self, prompt: Vec<u32>, scored: bool) -> Self {
+        Self { echo: Some(Echo { prompt, scored }), ..self }
     }
 
     /// The next piece that shows something; `None` after the last, and after an error.
@@ -79,7 +93,12 @@ impl Choice {
         match event {
             Some(Event::Prefilled(spent)) => {
                 self.meter.prefill = spent;
-                Ok(None)
+                let echo = self.echo.take_if(|echo| !echo.scored);
+                echo.map(|echo| self.echo(echo.prompt, None)).transpose()
+            }
+            Some(Event::Scored(scores)) => {
+                let echo = self.echo.take();
+                echo.map(|echo| self.echo(echo.prompt, Some(scores))).transpose()
             }
             Some(Event::Token(token)) => self.token(token),
             Some(Event::Finished(reason)) => {
@@ -95,12 +114,28 @@ impl Choice {
         }
     }
 
+    /// The prompt as the first piece; with its tokens where there are `scores`, which are of all but the first.
+    fn echo(&mut self, prompt: Vec<u32>, scores: Option<Vec<Logprobs>>) -> Result<Piece, ApiError> {
+        let mut scores = scores.map(|scores| std::iter::once(None).chain(scores.into_iter().map(Some)));
+        let (mut text, mut tokens) = (String::new(), Vec::new());
+        for id in prompt {
+            let offset = self.decoder.offset();
+            text += &self.decoder.echo(id).map_err(|e| ApiError::new(ErrorKind::Internal, e.to_string()))?;
+            let logprobs = scores.as_mut().map(|scores| scores.next().flatten());
+            tokens.extend(logprobs.map(|logprobs| PieceToken { id, logprobs, offset }));
+        }
+        Ok(self.piece(text, tokens, None))
+    }
+
     fn token(&mut self, token: Token) -> Result<Option<Piece>, ApiError> {
         self.meter.count(token.at, Instant::now());
         let offset = self.decoder.offset();
         let matched = self.decoder.push(token.id).map_err(|e| ApiError::new(ErrorKind::Internal, e.to_string()))?;
-        let tokens: Vec<_> =
-            token.logprobs.map(|logprobs| PieceToken { id: token.id, logprobs, offset }).into_iter().collect();
+        let tokens: Vec<_> = token
+            .logprobs
+            .map(|logprobs| PieceToken { id: token.id, logprobs: Some(logprobs), offset })
+            .into_iter()
+            .collect();
         let shows = matched.stopped || !matched.text.is_empty() || !tokens.is_empty();
         let piece = shows.then(|| self.piece(matched.text, tokens, matched.stopped.then_some(FinishReason::Stop)));
         // A piece of a call's frame says nothing yet.

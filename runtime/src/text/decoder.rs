@@ -29,6 +29,13 @@ impl Decoder {
         Ok(self.stops.push(&text))
     }
 
+    /// Takes a token of the prompt, whose text is shown whatever it is: no stop string ends there or begins.
+    pub fn echo(&mut self, id: u32) -> Result<String, models::Error> {
+        let text = self.stream.push(id)?;
+        self.chars += text.chars().count();
+        Ok(text)
+    }
+
     /// The tokens have ended: what was held back.
     pub fn finish(&mut self) -> Matched {
         let rest = self.stream.finish();

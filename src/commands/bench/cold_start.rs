@@ -1,10 +1,10 @@
 //! `bench cold-start`: from no process to the first token, over HTTP, again and again.
 
-use super::{demo::ready_snapshot, serve::check};
+use super::spread::Spread;
 use crate::{
-    cli::{Bench, ColdStart, What},
+    cli::ColdStart,
     client::{Chat, Options, Server},
-    environment::Environment,
+    commands::serve::check,
     exit::Result,
     output,
     progress::Progress,
@@ -13,8 +13,6 @@ use crate::{
 use serde_json::{Value, json};
 use std::{path::Path, time::Duration};
 
-/// The model where no snapshot is named.
-const MODEL: &str = "smollm2";
 /// Short: each run has to wait for zero.
 const IDLE: Duration = Duration::from_millis(200);
 /// From an answer to the end of the process: the idle time, and the drain with room to spare.
@@ -38,11 +36,9 @@ const METRICS: [Metric; 6] = [
 ];
 
 /// Measures and prints.
-pub fn bench(args: &Bench, environment: &Environment) -> Result<()> {
-    let What::ColdStart(args) = &args.what;
-    let snapshot = args.file.clone().map_or_else(|| ready_snapshot(MODEL, environment), Ok)?;
-    let model = check(&snapshot)?;
-    let chats = measure(&model, &snapshot, args)?;
+pub fn bench(args: &ColdStart, snapshot: &Path) -> Result<()> {
+    let model = check(snapshot)?;
+    let chats = measure(&model, snapshot, args)?;
     if args.json { output::json(&report(&model, &chats)) } else { print(&model, &chats) }
 }
 
@@ -82,40 +78,6 @@ fn print(model: &str, chats: &[Chat]) -> Result<()> {
     Ok(())
 }
 
-/// The middle and the ends of a metric's values.
-#[derive(Debug, PartialEq)]
-struct Spread {
-    median: f64,
-    least: f64,
-    most: f64,
-}
-
-impl Spread {
-    fn of(mut values: Vec<f64>) -> Self {
-        values.sort_by(f64::total_cmp);
-        let (last, middle) = (values.len() - 1, values.len() / 2);
-        let median =
-            if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) };
-        Self { median, least: values[0], most: values[last] }
-    }
-
-    fn json(&self) -> Value {
-        json!({"median": self.median, "min": self.least, "max": self.most})
-    }
-}
-
 fn spread(chats: &[Chat], of: fn(&Chat) -> f64) -> Spread {
     Spread::of(chats.iter().map(of).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_middle_is_in_the_middle() {
-        assert_eq!(Spread::of(vec![3.0, 1.0, 2.0]), Spread { median: 2.0, least: 1.0, most: 3.0 });
-        assert_eq!(Spread::of(vec![4.0, 1.0, 2.0, 3.0]), Spread { median: 2.5, least: 1.0, most: 4.0 });
-        assert_eq!(Spread::of(vec![7.0]), Spread { median: 7.0, least: 7.0, most: 7.0 });
-    }
 }
