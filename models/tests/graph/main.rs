@@ -1,6 +1,7 @@
 //! The graphs, restored from sealed files, against models computed elsewhere.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod direct;
 #[path = "../support/mod.rs"]
 mod files;
 mod golden;
