@@ -40,6 +40,8 @@ const SHORT_BYTES: usize = 8 << 10;
 const AHEAD: usize = 2 << 10;
 /// With more rows of `x` than this, superblocks are unpacked into the scratch.
 const DIRECT_ROWS: usize = 2 * WIDTH;
+/// Superblocks of a tile that are unpacked at once: what two tiles have of them stays in the first cache.
+const SLICE: usize = 2;
 
 const Q8_0: u8 = Format::Q8_0 as u8;
 const Q4_0: u8 = Format::Q4_0 as u8;
@@ -140,6 +142,26 @@ impl Store<'_> {
             }
         }
     }
+
+    /// What [`Store::put`] put there.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn take<const T: usize, const R: usize>(&self, row: usize) -> [[__m512; R]; T] {
+        let mut sums = [[_mm512_setzero_ps(); R]; T];
+        for (t, sums) in sums.iter_mut().enumerate() {
+            let first = self.column + t * TILE_ROWS;
+            let count = TILE_ROWS.min(self.n - first);
+            for (r, sum) in sums.iter_mut().enumerate() {
+                let start = (row + r) * self.n + first;
+                // SAFETY: these columns of these rows are this task's alone.
+                let out = unsafe { self.out.part(start..start + count) };
+                let mask = ((1u32 << count) - 1) as __mmask16;
+                // SAFETY: the mask has one bit for each element of `out`.
+                *sum = unsafe { _mm512_maskz_loadu_ps(mask, out.as_ptr()) };
+            }
+        }
+        sums
+    }
 }
 
 /// Writes the outputs of the tiles `tiles` for every row of `x`; weights in blocks.
@@ -169,7 +191,7 @@ pub(super) unsafe fn blocks(
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn all_tiles<const F: u8>(x: &Activations, w: &Weight, tiles: Range<usize>, scratch: &mut Scratch, out: &Shared<f32>) {
     let shape = const { shape(F) };
-    let lines = w.k() / (shape.units * shape.groups * 4) * shape.units * shape.unpacked();
+    let lines = SLICE * shape.units * shape.unpacked();
     let unpacks = shape.is_superblock() && x.rows() > DIRECT_ROWS;
     let (lines, _) = scratch.lines_and_rows(if unpacks { TILES * lines } else { 0 }, 0);
     let mut tile = tiles.start;
@@ -193,23 +215,7 @@ fn all_tiles<const F: u8>(x: &Activations, w: &Weight, tiles: Range<usize>, scra
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn panels<const F: u8, const T: usize>(x: &Activations, tiles: &[&[u8]; T], lines: &mut [Line], store: &Store) {
     if !lines.is_empty() {
-        let each = lines.len() / T;
-        for (tile, lines) in tiles.iter().zip(lines.chunks_exact_mut(each)) {
-            unpack::<F>(tile, ahead::<F>(tiles), lines);
-        }
-        let mut parts = lines.chunks_exact(each);
-        let parts: [&[Line]; T] = std::array::from_fn(|_| parts.next().expect("as many as tiles"));
-        for x in x.panels() {
-            match x.rows {
-                1 => unpacked::<F, T, 1>(&x, &parts, store),
-                2 => unpacked::<F, T, 2>(&x, &parts, store),
-                3 => unpacked::<F, T, 3>(&x, &parts, store),
-                4 => unpacked::<F, T, 4>(&x, &parts, store),
-                5 => unpacked::<F, T, 5>(&x, &parts, store),
-                _ => unpacked::<F, T, 6>(&x, &parts, store),
-            }
-        }
-        return;
+        return slices::<F, T>(x, tiles, lines, store);
     }
     // Later panels find the tiles in the cache.
     let mut ahead = ahead::<F>(tiles);
@@ -225,6 +231,35 @@ fn panels<const F: u8, const T: usize>(x: &Activations, tiles: &[&[u8]; T], line
             _ => panel::<F, T, 8>(&x, tiles, ahead, store),
         }
         ahead = 0;
+    }
+}
+
+/// Superblocks for many rows of `x`: a few of each tile are unpacked, multiplied with all rows, and so on to the end of the tiles;
+/// between, the sums wait where the outputs will be.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn slices<const F: u8, const T: usize>(x: &Activations, tiles: &[&[u8]; T], lines: &mut [Line], store: &Store) {
+    let shape = const { shape(F) };
+    let each = lines.len() / T;
+    let chunks = tiles[0].len() / shape.chunk;
+    for first in (0..chunks).step_by(SLICE) {
+        let slice = first..chunks.min(first + SLICE);
+        for (tile, lines) in tiles.iter().zip(lines.chunks_exact_mut(each)) {
+            unpack::<F>(&tile[slice.start * shape.chunk..slice.end * shape.chunk], lines);
+        }
+        let mut parts = lines.chunks_exact(each);
+        let parts: [&[Line]; T] = std::array::from_fn(|_| parts.next().expect("as many as tiles"));
+        let units = slice.start * shape.units..slice.end * shape.units;
+        for x in x.panels() {
+            match x.rows {
+                1 => unpacked::<F, T, 1>(&x, units.clone(), &parts, store),
+                2 => unpacked::<F, T, 2>(&x, units.clone(), &parts, store),
+                3 => unpacked::<F, T, 3>(&x, units.clone(), &parts, store),
+                4 => unpacked::<F, T, 4>(&x, units.clone(), &parts, store),
+                5 => unpacked::<F, T, 5>(&x, units.clone(), &parts, store),
+                _ => unpacked::<F, T, 6>(&x, units.clone(), &parts, store),
+            }
+        }
     }
 }
 
