@@ -6,8 +6,8 @@
 //! unpacks is a tile of a few rows, in a scratch that stays in its cache.
 //!
 //! `unsafe` is in `pool` (a job is lent to threads), `shared` (threads write disjoint parts of one
-//! output; each use says why), `tile` (unchecked reads), `vector`, `avx2`, `avx512`,
-//! `avx512_load` and `tiles` (intrinsics), and where a function of an instruction set is called: `dispatch`,
+//! output; each use, in `activations`, `attention`, `elementwise`, `fused` and `kv`, says why), `tile` (unchecked reads), `vector`,
+//! `avx2`, `avx512`, `avx512_load` and `tiles` (intrinsics), and where a function of an instruction set is called: `dispatch`,
 //! `vector` and `linear`. The rest is safe code.
 
 pub(crate) mod activations;
