@@ -5,6 +5,7 @@ use crate::cpu::attention::attention;
 use crate::cpu::dispatch::On;
 use crate::cpu::kv::{self, Element, Heads};
 use crate::cpu::linear::linears;
+use crate::cpu::topk;
 use crate::cpu::weight::Weight;
 use crate::cpu::{elementwise, fused};
 use crate::ops::{Gate, Kernels, MatrixShape, Scores, Segment};
@@ -154,6 +155,16 @@ impl Kernels for Flex {
         let up = whole(up);
         let n = up.shape()[1];
         in_place(gate, |gate| elementwise::gelu_mul(On::best(), gate, up.storage(), n))
+    }
+
+    fn top_k(x: FloatTensor<Self>, k: usize) -> (FloatTensor<Self>, IntTensor<Self>) {
+        let x = whole(x);
+        let [rows, n] = [x.shape()[0], x.shape()[1]];
+        let (mut values, mut places) = (vec![0f32; rows * k], vec![0i32; rows * k]);
+        topk::top_k(On::best(), x.storage(), n, k, &mut values, &mut places);
+        let places = Bytes::from_elems(places);
+        let layout = Layout::contiguous(vec![rows, k].into());
+        (tensor(values, &[rows, k]), FlexTensor::new(places, layout, DType::I32))
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! **Contract:** [`linear`], [`gather`] and [`attention`] over weights as they are stored and over
 //! keys and values in blocks, and the small operations between them ([`rms_norm`], [`rotate`],
-//! [`silu_mul`], [`gelu_mul`]); [`limits`] measures what the machine allows them. Knows no model, no file and no text; does no I/O.
+//! [`silu_mul`], [`gelu_mul`], [`top_k`]); [`limits`] measures what the machine allows them. Knows no model, no file and no text; does no I/O.
 //!
 //! **Invariants:** a row's result has the same bits alone, among few or among many rows, and on
 //! any number of threads of one instruction set. With f32 weights and f32 keys and values the
@@ -30,6 +30,7 @@ pub mod limits;
 mod matrix;
 mod ops;
 mod packing;
+mod topk;
 
 pub use elementwise::{gelu_mul, rms_norm, rotate, silu_mul};
 pub use error::Error;
@@ -39,6 +40,7 @@ pub use kv::{BLOCK_TOKENS, KvFormat, KvLayer};
 pub use matrix::Matrix;
 pub use ops::{Gate, Kernels, MatrixShape, Scores, Segment, attention, gather, linear, linear_2, linear_3};
 pub use packing::{Packing, TILE_ROWS};
+pub use topk::{top_k, top_k_of_row};
 
 /// Threads the kernels use, the caller's included; has an effect only before the first operation.
 /// `false` where it came too late. Without it there are as many as the machine offers.

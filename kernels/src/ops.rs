@@ -148,6 +148,12 @@ pub trait Kernels: Backend {
 
     /// `gelu(gate) · up`, `[rows, n]` each, by the approximation with a tanh.
     fn gelu_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// The `k` largest of each row of `x [rows, n] f32`, and their places as i32, `[rows, k]` each; in the order of
+    /// [`crate::top_k`]. Unless implemented it goes through memory.
+    fn top_k(x: FloatTensor<Self>, k: usize) -> (FloatTensor<Self>, IntTensor<Self>) {
+        crate::topk::through_memory::<Self>(x, k)
+    }
 }
 
 /// The function of a gated product.

@@ -37,5 +37,6 @@ mod tests;
 mod tile;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
+pub(crate) mod topk;
 pub(crate) mod vector;
 pub(crate) mod weight;

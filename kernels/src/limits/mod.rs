@@ -1,7 +1,7 @@
 //! What this machine can do at most, measured: bytes read from memory, and products of matrices' numbers.
 //!
 //! **Contract:** everything runs on the kernels' own threads with their own instruction set, so that what a kernel reaches can be
-//! divided by what is measured here. **Absent:** how often to measure, and which of several measurements counts.
+//! divided by what is measured here. `unsafe` is in `arithmetic` (instructions) and `memory` (a prefetch). **Absent:** how often to measure, and which of several measurements counts.
 
 mod arithmetic;
 mod memory;

@@ -22,20 +22,11 @@ pub fn logprobs(logits: &[f32], id: u32, top: usize) -> Logprobs {
     Logprobs { chosen, top: best(logits, top).into_iter().map(|(id, l)| (id, of(l))).collect() }
 }
 
-/// The `n` highest with their ids. `n` is small: one pass with a sorted list.
+/// The `n` highest above minus infinity with their ids.
 fn best(logits: &[f32], n: usize) -> Vec<(u32, f32)> {
-    let mut best: Vec<(u32, f32)> = Vec::with_capacity(n + 1);
-    if n == 0 {
-        return best;
-    }
-    for (id, &logit) in logits.iter().enumerate() {
-        let worst = if best.len() < n { f32::NEG_INFINITY } else { best[n - 1].1 };
-        if logit > worst {
-            let at = best.partition_point(|&(_, l)| l >= logit);
-            best.insert(at, (id as u32, logit));
-            best.truncate(n);
-        }
-    }
+    let mut best = Vec::with_capacity(n);
+    kernels::top_k_of_row(logits, n, &mut best);
+    best.retain(|&(_, logit)| logit > f32::NEG_INFINITY);
     best
 }
 
@@ -50,6 +41,8 @@ mod tests {
         let norm = (2.0 + 2.0 * 2f32.exp()).ln();
         assert_eq!(found.top.iter().map(|t| t.0).collect::<Vec<_>>(), [1, 3, 0]);
         assert!((found.chosen + norm).abs() < 1e-6 && (found.top[0].1 - (2.0 - norm)).abs() < 1e-6);
+        let found = logprobs(&[f32::NAN, f32::NEG_INFINITY, 1.0, f32::NAN], 2, 3);
+        assert_eq!(found, Logprobs { chosen: 0.0, top: vec![(2, 0.0)] }, "what cannot come is not among the likeliest");
     }
 
     proptest! {

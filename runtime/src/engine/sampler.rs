@@ -65,6 +65,9 @@ const TEMPERATURE_MIN: f32 = 1e-5;
 /// would have a share of less than 0.000 002, and most of the work.
 const DEPTH: f32 = 25.0;
 
+/// Up to so many of the likeliest are picked before anything else is done with the logits.
+const FEW: usize = 256;
+
 /// A token, its logit after all adjustments, and its probability relative to the likeliest token's.
 #[derive(Clone, Copy, Debug)]
 struct Candidate {
@@ -77,6 +80,7 @@ struct Candidate {
 #[derive(Default)]
 pub struct Scratch {
     logits: Vec<f32>,
+    best: Vec<(u32, f32)>,
     candidates: Vec<Candidate>,
 }
 
@@ -95,7 +99,7 @@ impl Sampler {
         position: usize,
         scratch: &mut Scratch,
     ) -> Result<u32, NotFinite> {
-        let Scratch { logits: adjusted, candidates } = scratch;
+        let Scratch { logits: adjusted, best: best_logits, candidates } = scratch;
         let logits = if mask.is_some() || self.adjusts() {
             adjusted.clear();
             adjusted.extend_from_slice(logits);
@@ -105,11 +109,11 @@ impl Sampler {
         } else {
             logits
         };
-        let (best, highest) = argmax(logits).ok_or(NotFinite)?;
+        let (best, highest) = argmax(logits, best_logits).ok_or(NotFinite)?;
         if self.params.temperature < TEMPERATURE_MIN {
             return Ok(best);
         }
-        self.filter(logits, highest, candidates);
+        self.filter(logits, highest, best_logits, candidates);
         Ok(draw(candidates, uniform(self.params.seed, self.params.choice, position)))
     }
 
@@ -141,18 +145,28 @@ impl Sampler {
     }
 
     /// Fills `candidates` with what top-k, top-p and min-p leave; the likeliest is always among them.
-    fn filter(&self, logits: &[f32], highest: f32, candidates: &mut Vec<Candidate>) {
+    fn filter(&self, logits: &[f32], highest: f32, best: &mut Vec<(u32, f32)>, candidates: &mut Vec<Candidate>) {
         let p = &self.params;
         let scaled = |logit: f32| (logit - highest) / p.temperature;
+        let candidate = |id, logit| Candidate { id, logit, weight: f64::from(scaled(logit).exp()) };
         candidates.clear();
-        // NaN compares as false.
-        let near = logits.iter().enumerate().filter(|&(_, &logit)| scaled(logit) >= -DEPTH);
-        candidates.extend(near.map(|(id, &logit)| {
-            let weight = f64::from(scaled(logit).exp());
-            Candidate { id: id as u32, logit, weight }
-        }));
-        if p.top_k > 0 {
-            keep_best(candidates, p.top_k as usize);
+        let k = p.top_k as usize;
+        if (1..=FEW).contains(&k) {
+            // One more, to know whether any are left out: only then they are in the order of their logits.
+            kernels::top_k_of_row(logits, k + 1, best);
+            best.retain(|&(_, logit)| scaled(logit) >= -DEPTH);
+            match best.len() > k {
+                true => best.truncate(k),
+                false => best.sort_unstable_by_key(|&(id, _)| id),
+            }
+            candidates.extend(best.iter().map(|&(id, logit)| candidate(id, logit)));
+        } else {
+            // NaN compares as false.
+            let near = (0..).zip(logits).filter(|&(_, &logit)| scaled(logit) >= -DEPTH);
+            candidates.extend(near.map(|(id, &logit)| candidate(id, logit)));
+            if k > 0 {
+                keep_best(candidates, k);
+            }
         }
         if p.top_p < 1.0 {
             keep_nucleus(candidates, f64::from(p.top_p));
@@ -190,23 +204,15 @@ fn draw(candidates: &[Candidate], u: f64) -> u32 {
     drawn.or(candidates.last()).expect("the likeliest token is always a candidate").id
 }
 
+/// Candidates' logits are numbers, and 0 and -0 are equals.
 fn better(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
-    b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id))
+    b.logit.partial_cmp(&a.logit).unwrap_or(std::cmp::Ordering::Equal).then(a.id.cmp(&b.id))
 }
 
 /// The likeliest token and its logit; `None` where that is not finite. NaN never wins.
-fn argmax(logits: &[f32]) -> Option<(u32, f32)> {
-    // Lanes that do not wait for each other, so that the compiler can use vectors.
-    let mut lanes = [f32::NEG_INFINITY; 16];
-    let (chunks, rest) = logits.as_chunks::<16>();
-    for chunk in chunks {
-        for (lane, &logit) in lanes.iter_mut().zip(chunk) {
-            *lane = if logit > *lane { logit } else { *lane };
-        }
-    }
-    let highest = lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
-    let id = logits.iter().position(|&logit| logit == highest)?;
-    highest.is_finite().then_some((id as u32, highest))
+fn argmax(logits: &[f32], best: &mut Vec<(u32, f32)>) -> Option<(u32, f32)> {
+    kernels::top_k_of_row(logits, 1, best);
+    best.first().copied().filter(|(_, logit)| logit.is_finite())
 }
 
 /// Keeps the `k` best, sorted, unless there are no more.
@@ -361,11 +367,27 @@ mod tests {
         }
 
         #[test]
+        fn few_are_picked_first_as_if_all_were_looked_at(
+            logits in proptest::collection::vec(prop_oneof![-40.0f32..9.0, (-3i8..4).prop_map(f32::from)], 1..400), k in 1usize..300
+        ) {
+            let highest = logits.iter().copied().fold(f32::MIN, f32::max);
+            let sampler = Sampler::new(Params { top_k: k as u32, ..Params::default() }, &[]);
+            let (mut picked, mut best) = (Vec::new(), Vec::new());
+            sampler.filter(&logits, highest, &mut best, &mut picked);
+            let near = (0..).zip(&logits).filter(|(_, logit)| **logit - highest >= -DEPTH);
+            let mut all: Vec<_> = near
+                .map(|(id, &logit)| Candidate { id, logit, weight: f64::from((logit - highest).exp()) })
+                .collect();
+            keep_best(&mut all, k);
+            prop_assert_eq!(format!("{picked:?}"), format!("{all:?}"));
+        }
+
+        #[test]
         fn the_best_is_found_wherever_it_is(logits in proptest::collection::vec(-9i8..9, 1..70)) {
             let logits: Vec<f32> = logits.into_iter().map(f32::from).collect();
             let highest = logits.iter().copied().fold(f32::MIN, f32::max);
             let first = logits.iter().position(|&l| l == highest).unwrap() as u32;
-            prop_assert_eq!(argmax(&logits), Some((first, highest)));
+            prop_assert_eq!(argmax(&logits, &mut Vec::new()), Some((first, highest)));
         }
 
         #[test]
