@@ -9,7 +9,7 @@ use crate::{
     progress::Progress,
 };
 use kernels::BLOCK_TOKENS;
-use models::{Batch, Cost, Kv, Model, Segment};
+use models::{Batch, Cost, Kv, Logits, Model, Segment};
 use serde_json::{Map, Value, json};
 use snapshot::Snapshot;
 use std::{
@@ -26,6 +26,7 @@ pub struct Alone {
     name: String,
     model: Model,
     kv: Kv,
+    logits: Logits,
     kv_format: cli::KvFormat,
     /// What its tokens cost.
     pub cost: Cost,
@@ -55,7 +56,7 @@ impl Alone {
         }
         let kv = model.new_kv(tokens.div_ceil(BLOCK_TOKENS));
         let cost = Cost::new(&model, &snapshot)?;
-        Ok(Self { name: snapshot.model().to_owned(), model, kv, kv_format, cost })
+        Ok(Self { name: snapshot.model().to_owned(), model, kv, logits: Logits::default(), kv_format, cost })
     }
 
     /// Computes the positions `from..from + tokens` in as few steps as the engine would, and the last one's logits.
@@ -80,9 +81,9 @@ impl Alone {
         let tokens = (position..position + rows).map(|position| (position * 7919 % vocab) as u32).collect();
         let blocks = (0..self.kv.blocks() as u32).collect();
         let segment = Segment { row: 0, rows, position, length: position + rows, blocks };
-        let logits =
-            self.model.forward(&mut self.kv, &Batch { tokens, segments: vec![segment], wanted: vec![rows - 1] });
-        black_box(logits.row(0));
+        let batch = Batch { tokens, segments: vec![segment], wanted: vec![rows - 1] };
+        self.model.forward_into(&mut self.kv, &batch, &mut self.logits);
+        black_box(self.logits.row(0));
     }
 
     /// What was measured, for the head of a report.
