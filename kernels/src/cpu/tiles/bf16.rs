@@ -1,6 +1,6 @@
 //! Weights in bfloat16: two columns at a time, summed in float32.
 
-use super::{Q8_0, Store, TILES, TILES_BF16, ahead, is_wide, prefetch, read};
+use super::{Store, TILES, TILES_BF16, ahead, is_wide, prefetch, read};
 use crate::cpu::activations::Pairs;
 use crate::cpu::shared::Shared;
 use crate::cpu::weight::Weight;
@@ -37,7 +37,7 @@ pub(in crate::cpu) unsafe fn bf16(x: &Pairs, w: &Weight, tiles: Range<usize>, ou
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
 fn bf16_panels<const T: usize>(x: &Pairs, tiles: &[&[u8]; T], store: &Store) {
-    let mut ahead = ahead::<Q8_0>(tiles);
+    let mut ahead = ahead(tiles);
     for (row, rows, pairs) in x.panels() {
         match rows {
             1 => bf16_panel::<T, 1>(row, pairs, tiles, ahead, store),

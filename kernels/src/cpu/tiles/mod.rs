@@ -37,7 +37,8 @@ const WIDE: usize = 8;
 /// asked for aloud. In longer ones it is told a little ahead of itself, which is worth something where there is more to compute
 /// than to wait for.
 const SHORT_BYTES: usize = 8 << 10;
-const AHEAD: usize = 2 << 10;
+/// So far, shared among the tiles that are read side by side.
+const AHEAD: usize = 8 << 10;
 /// With more rows of `x` than this, superblocks are unpacked into the scratch.
 const DIRECT_ROWS: usize = 2 * WIDTH;
 /// Superblocks of a tile that are unpacked at once: what two tiles have of them stays in the first cache.
@@ -218,7 +219,7 @@ fn panels<const F: u8, const T: usize>(x: &Activations, tiles: &[&[u8]; T], line
         return slices::<F, T>(x, tiles, lines, store);
     }
     // Later panels find the tiles in the cache.
-    let mut ahead = ahead::<F>(tiles);
+    let mut ahead = ahead(tiles);
     for x in x.panels() {
         match x.rows {
             1 => panel::<F, T, 1>(&x, tiles, ahead, store),
@@ -263,15 +264,10 @@ fn slices<const F: u8, const T: usize>(x: &Activations, tiles: &[&[u8]; T], line
     }
 }
 
-/// How many bytes after what is read the cache is asked for; 0: not at all, because the processor foresees it.
-fn ahead<const F: u8>(tiles: &[&[u8]]) -> usize {
+/// How many bytes after what is read the cache is asked for.
+fn ahead(tiles: &[&[u8]]) -> usize {
     let bytes = tiles.first().map_or(0, |tile| tile.len());
-    match bytes {
-        // A superblock's parts are read by turns, which is no stream: the next one is asked for.
-        _ if F == Q6_K => const { shape(F) }.chunk,
-        _ if bytes <= SHORT_BYTES => tiles.len() * bytes,
-        _ => AHEAD,
-    }
+    if bytes <= SHORT_BYTES { tiles.len() * bytes } else { AHEAD / tiles.len() }
 }
 
 /// Asks the cache for `bytes` bytes from `at` on, wherever that is.
