@@ -1,7 +1,8 @@
 //! The operations on slices, for the CPU: what the implementation for Burn's `Flex` wraps, without tensors.
 //!
-//! **Contract:** the bits of the operations on tensors. Nothing here allocates once it has seen its largest call, so a graph that
-//! keeps its memory decodes without the allocator. Shapes are checked; calls that break a contract panic.
+//! **Contract:** the bits of the operations on tensors. What an operation needs beside its operands is kept by each thread and grows
+//! to the largest that the thread has done (heads of more than 512 elements ask the allocator every time), so a graph that keeps its
+//! memory decodes without the allocator. Shapes are checked; calls that break a contract panic.
 //!
 //! A graph is written over tensors, for any device; one that also knows these runs the same operations in the same order.
 
@@ -143,10 +144,10 @@ pub fn gated(x: &[f32], [gate, up]: [&Weights; 2], by: Gate, gated: &mut [f32], 
 }
 
 /// [`crate::attention`] of `q [rows, heads, head_dim]`, turned in place as `k` is, to `out`; `turns` are cosines and sines
-/// `[rows, pairs]`.
+/// `[rows, pairs]`. Every row is a segment's.
 ///
 /// # Panics
-/// As that, and where `kv` is on another device.
+/// As that, where a row is no segment's, and where `kv` is on another device.
 pub fn attention(
     [q, k]: [&mut [f32]; 2],
     v: &[f32],
@@ -157,7 +158,10 @@ pub fn attention(
     out: &mut [f32],
 ) {
     let (kv_heads, dim, format) = (kv.kv_heads(), kv.head_dim(), kv.format());
-    let rows = k.len() / (kv_heads * dim);
+    let rows: usize = segments.iter().map(|segment| segment.rows).sum();
+    if rows == 0 {
+        return assert!(q.is_empty() && k.is_empty() && v.is_empty() && out.is_empty(), "every row is a segment's");
+    }
     let heads = Heads { query: q.len() / (rows * dim), kv: kv_heads, dim };
     let pairs = cos.len() / rows;
     assert!(rows * kv_heads * dim == k.len() && v.len() == k.len(), "shapes of k and v");

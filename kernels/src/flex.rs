@@ -202,7 +202,7 @@ fn multiply_slice<const W: usize>(x: &[f32], parts: [(&FlexTensor, MatrixShape);
     outs
 }
 
-/// Writes `k` and `v`, then `out [rows, query heads, dim]`, which is 0 before.
+/// Writes `k` and `v`, then `out [rows, query heads, dim]`; rows of no segment stay as they are.
 pub(crate) fn write_and_attend(
     rows: (&[f32], &[f32], &[f32]),
     (keys, values): (&mut FlexTensor, &mut FlexTensor),

@@ -41,7 +41,7 @@ impl Scores {
 
     /// The first position that `position` sees.
     pub(crate) fn first_seen(&self, position: usize) -> usize {
-        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window.max(1)))
     }
 }
 

@@ -4,7 +4,7 @@
 //! neighbouring rows) are worked on together; each has its own sums, filled in the order of the
 //! positions, so the company it has does not show in its result.
 //!
-//! Positions are cut into spans at fixed places. What a query makes of a span is a [`Share`]: greatest score, sum of the
+//! Positions are cut into spans at fixed places. What a query makes of a span is a share: greatest score, sum of the
 //! exponentials against it, and the values weighed by them (online softmax: Milakov & Gimelshein 2018, arXiv:1805.02867). Shares
 //! are added up in the order of the spans, whether one thread has made all of them or several: a long sequence is read by all
 //! threads, with the same bits. Only keys up to the query's own position are ever used, so what a block holds behind them does
@@ -15,6 +15,7 @@ use super::kv::{Element, Heads};
 use super::scratch::{self, Scratch};
 use super::shared::Shared;
 use super::spans::{Row, merge, softmax};
+use super::values::weigh_values;
 use super::vector::{Vector, prefetch, vectored};
 use crate::{BLOCK_TOKENS, Scores, Segment};
 use std::cell::RefCell;
@@ -26,6 +27,9 @@ const TASK_ROWS: usize = 8;
 const SPAN: usize = 256;
 /// Tasks for each thread from which on none is cut along the positions.
 const ENOUGH_TASKS: usize = 4;
+/// Floats that the shares of a call take at most: where they would be more, none is cut. A prompt has rows enough for all threads
+/// long before.
+const SHARES_MAX: usize = 4 << 20;
 /// Queries that are worked on together where the registers hold so many.
 const WIDE: usize = 8;
 
@@ -78,14 +82,16 @@ pub(crate) fn attention<T: Element>(
     let input = &Input { q, keys, values, heads, scoring, segments };
     MEMORY.with_borrow_mut(|Memory { tasks, shares }| {
         deal(tasks, input, usize::MAX);
-        let cut = tasks.len() < ENOUGH_TASKS * on.pool.threads() && tasks.iter().any(|task| task.spans.len() > 1);
+        let group = heads.query / heads.kv;
+        let floats = |task: &Task| task.rows.len() * group * task.spans.len() * Row::floats(heads.dim);
+        let floats = tasks.iter().map(floats).sum();
+        let few = on.pool.threads() > 1 && tasks.len() < ENOUGH_TASKS * on.pool.threads();
+        let cut = few && floats <= SHARES_MAX && tasks.iter().any(|task| task.spans.len() > 1);
         if cut {
             deal(tasks, input, 1);
-        }
-        let group = heads.query / heads.kv;
-        let queries: usize = tasks.iter().map(|task| task.rows.len() * group).sum();
-        if shares.len() < queries * Row::floats(heads.dim) {
-            shares.resize(queries * Row::floats(heads.dim), 0.0);
+            if shares.len() < floats {
+                shares.resize(floats, 0.0);
+            }
         }
         let out = &Shared::new(out);
         {
@@ -383,74 +389,6 @@ impl<'a, T: Element, const Q: usize> Tile<'a, T, Q> {
                 let sums = &mut sums[i * dim..][..dim];
                 weigh_values::<V, N, 1, T>(&[block_weights[i]], values, dim, all..ends[i], sums);
             }
-        }
-    }
-}
-
-/// Adds `weights[position] * values[position]` for each position, in order, to `sums [R, dim]`.
-#[inline(always)]
-fn weigh_values<V: Vector, const N: usize, const R: usize, T: Element>(
-    weights: &[&[f32]; R],
-    values: &[T],
-    dim: usize,
-    positions: Range<usize>,
-    sums: &mut [f32],
-) {
-    if positions.is_empty() {
-        return;
-    }
-    let mut at = 0;
-    while at + N * V::LANES <= dim {
-        weigh_columns::<V, N, R, T>(weights, values, dim, positions.clone(), at, sums);
-        at += N * V::LANES;
-    }
-    while at + V::LANES <= dim {
-        weigh_columns::<V, 1, R, T>(weights, values, dim, positions.clone(), at, sums);
-        at += V::LANES;
-    }
-    for i in 0..R {
-        for at in at..dim {
-            let sum = &mut sums[i * dim + at];
-            for position in positions.clone() {
-                let value = values[position * dim + at].widen();
-                *sum = V::add_product_of_one(*sum, weights[i][position], value);
-            }
-        }
-    }
-}
-
-/// [`weigh_values`] for `N` vectors of elements from `at` on.
-#[inline(always)]
-fn weigh_columns<V: Vector, const N: usize, const R: usize, T: Element>(
-    weights: &[&[f32]; R],
-    values: &[T],
-    dim: usize,
-    positions: Range<usize>,
-    at: usize,
-    sums: &mut [f32],
-) {
-    let mut acc = [[V::splat(0.0); N]; R];
-    for i in 0..R {
-        for n in 0..N {
-            acc[i][n] = V::load(&sums[i * dim + at + n * V::LANES..]);
-        }
-    }
-    for position in positions {
-        let values = &values[position * dim + at..][..N * V::LANES];
-        let mut value = [V::splat(0.0); N];
-        for n in 0..N {
-            value[n] = T::load(&values[n * V::LANES..]);
-        }
-        for i in 0..R {
-            let weight = V::splat(weights[i][position]);
-            for n in 0..N {
-                acc[i][n] = acc[i][n].add_product(weight, value[n]);
-            }
-        }
-    }
-    for i in 0..R {
-        for n in 0..N {
-            acc[i][n].store(&mut sums[i * dim + at + n * V::LANES..]);
         }
     }
 }

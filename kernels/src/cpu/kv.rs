@@ -128,8 +128,8 @@ impl Heads {
 
 /// Elements of keys from which on several threads write them.
 const ELEMENTS_ALONE: usize = 8192;
-/// Elements that are narrowed at once; no head of a model that is known has more.
-const NARROWED: usize = 256;
+/// Elements of a head that are narrowed without asking the allocator.
+const NARROWED: usize = 512;
 
 /// Writes the rows of all segments, `k, v [rows, kv heads, dim]`, at their positions.
 pub(crate) fn write<T: Element>(

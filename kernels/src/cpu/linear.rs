@@ -53,12 +53,13 @@ pub(crate) fn linear_2_then(on: On, x: &[f32], parts: [(&Weight, &mut [f32]); 2]
 
 fn multiply<const W: usize>(on: On, x: &[f32], parts: [(&Weight, &mut [f32]); W], order: Order, then: &Then<W>) {
     let Some(k) = parts.first().map(|(w, _)| w.k()) else { return };
-    if x.is_empty() || k == 0 {
-        return parts.into_iter().for_each(|(_, out)| out.fill(0.0));
-    }
+    assert!(k > 0 && x.len().is_multiple_of(k), "rows of {k} in {} numbers", x.len());
     for (w, out) in &parts {
         assert_eq!(w.k(), k, "columns of the weights");
-        assert_eq!(x.len() / k, out.len() / w.n(), "rows of x and of out");
+        assert_eq!(x.len() / k * w.n(), out.len(), "rows of x and of out");
+    }
+    if x.is_empty() {
+        return;
     }
     let takes = parts.each_ref().map(|(w, _)| Takes::of(w, on.level, x.len() / k));
     PREPARED.with_borrow_mut(|prepared| {

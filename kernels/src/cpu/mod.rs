@@ -38,5 +38,6 @@ mod tile;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 pub(crate) mod topk;
+mod values;
 pub(crate) mod vector;
 pub(crate) mod weight;

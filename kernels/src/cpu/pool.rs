@@ -194,6 +194,8 @@ impl Shared {
         // SAFETY: the caller holds `busy`, the state is closed and nobody is joined.
         unsafe { *self.job.get() = Job { task, tasks } };
         self.next.store(0, Relaxed);
+        // Of a job whose caller panicked, too, and so did not look.
+        self.panicked.store(false, Relaxed);
         let generation = (self.state.load(Relaxed) & !(GENERATION - 1)).wrapping_add(GENERATION);
         self.state.store(generation | OPEN, SeqCst);
         if self.sleepers.load(SeqCst) > 0 {

@@ -24,7 +24,7 @@ impl Shares {
         let grains = units.div_ceil(grain);
         let border = |share: usize| units.min(grains * share / self.0.len() * grain);
         for (i, left) in self.0.iter().enumerate() {
-            left.0.store((border(i) << 32 | border(i + 1)) as u64, Relaxed);
+            left.0.store(packed(&(border(i)..border(i + 1))), Relaxed);
         }
     }
 
@@ -43,6 +43,10 @@ impl Shares {
     }
 }
 
+fn packed(left: &Range<usize>) -> u64 {
+    (left.start as u64) << 32 | left.end as u64
+}
+
 impl Left {
     /// Takes what `part` says of what is left; it also says what is left then.
     fn take(&self, part: impl Fn(Range<usize>) -> (Range<usize>, Range<usize>)) -> Option<Range<usize>> {
@@ -53,7 +57,7 @@ impl Left {
                 return None;
             }
             let (taken, left) = part(left);
-            match self.0.compare_exchange_weak(now, (left.start << 32 | left.end) as u64, Relaxed, Relaxed) {
+            match self.0.compare_exchange_weak(now, packed(&left), Relaxed, Relaxed) {
                 Ok(_) => return Some(taken),
                 Err(other) => now = other,
             }

@@ -41,9 +41,20 @@ impl Row<'_> {
 }
 
 /// Adds another span to `row`: its greatest score, its sum, and its values.
+///
+/// What counts nothing is not added, and the first that counts is taken as it is: so it makes no difference, not even to the sign of
+/// a zero, whether spans are added to an empty row or to one another.
 #[inline(always)]
 pub(super) fn merge<V: Vector>(row: &mut [f32], (greatest, sum): (f32, f32), values: &[f32]) {
     let [before_values @ .., before_greatest, before_sum] = row else { return };
+    if sum == 0.0 {
+        return;
+    }
+    if *before_sum == 0.0 {
+        before_values.copy_from_slice(values);
+        (*before_greatest, *before_sum) = (greatest, sum);
+        return;
+    }
     let most = before_greatest.max(greatest);
     let against = finite(most);
     let power = |x| if V::FMA { exp::<true>(x) } else { exp::<false>(x) };

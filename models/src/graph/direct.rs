@@ -58,7 +58,9 @@ struct DirectLayer {
 /// What the steps compute in; it grows to the largest.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
+    /// The first `used` are this step's; the others keep their block tables' memory.
     segments: Vec<Segment>,
+    used: usize,
     turns: Turns,
     local_turns: Turns,
     /// `[rows, hidden]`
@@ -168,7 +170,7 @@ impl DirectLayer {
 
     /// Writes keys and values, and what attention gives to `mixed`.
     fn attend(&self, rows: usize, memory: &mut Memory, kv: &mut KvLayer) {
-        let Memory { segments, turns, local_turns, x, normed, q, k, v, mixed, .. } = memory;
+        let Memory { segments, used, turns, local_turns, x, normed, q, k, v, mixed, .. } = memory;
         let normed = sized(normed, rows * self.q.weight.k());
         direct::rms_norm(&x[..normed.len()], &self.input_norm.weight, self.input_norm.eps, normed);
         let [q, k, v] = [(q, &self.q), (k, &self.k), (v, &self.v)].map(|(to, p)| sized(to, rows * p.weight.n()));
@@ -183,7 +185,7 @@ impl DirectLayer {
         }
         let turns = if self.scores.window.is_some() { local_turns } else { turns };
         let mixed = sized(mixed, q.len());
-        direct::attention([q, k], v, [&turns.cos, &turns.sin], kv, segments, self.scores, mixed);
+        direct::attention([q, k], v, [&turns.cos, &turns.sin], kv, &segments[..*used], self.scores, mixed);
     }
 
     /// From what attention gave to the end of the layer.
@@ -231,7 +233,7 @@ impl Projection {
 impl Memory {
     /// Segments and turns of a step.
     fn begin(&mut self, decoder: &Decoder, batch: &Batch) {
-        self.segments.truncate(batch.segments.len());
+        self.used = batch.segments.len();
         for (i, from) in batch.segments.iter().enumerate() {
             if i == self.segments.len() {
                 self.segments.push(Segment { row: 0, rows: 0, position: 0, blocks: Vec::new() });

@@ -83,7 +83,8 @@ impl Model {
     }
 
     /// [`Model::forward`] into the memory there is: on a CPU nothing is allocated once `kv` and `logits` have seen their largest
-    /// step, but for models with experts.
+    /// step of each thread. Models with experts, with biases of their gates, or with the exact GELU for a gate run as tensors and
+    /// allocate.
     ///
     /// # Panics
     /// As [`Model::forward`].

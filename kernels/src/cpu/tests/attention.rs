@@ -109,9 +109,12 @@ fn step<T: Element>(
 }
 
 fn check<T: Element>(heads: Heads, scoring: Scores, bound: f64) {
+    check_lengths::<T>(&[1, 31, 32, 33, 64, 100], heads, scoring, bound);
+}
+
+fn check_lengths<T: Element>(lengths: &[usize], heads: Heads, scoring: Scores, bound: f64) {
     let scoring = Scores { scale: scoring.scale / (heads.dim as f32).sqrt(), ..scoring };
-    let lengths = [1, 31, 32, 33, 64, 100];
-    let sequences: Vec<Sequence> = (0u64..).zip(lengths).map(|(i, length)| sequence(i * 10, length, heads)).collect();
+    let sequences: Vec<Sequence> = (0u64..).zip(lengths).map(|(i, &length)| sequence(i * 10, length, heads)).collect();
     at_every_level(3, |on| {
         let mut pages = pages::<T>(&sequences, heads);
         let whole: Vec<_> = lengths.iter().map(|&length| 0..length).collect();
@@ -152,10 +155,28 @@ fn windows_agree_with_float64() {
 }
 
 #[test]
+fn several_spans_agree_with_float64() {
+    let heads = Heads { query: 3, kv: 1, dim: 16 };
+    for window in [None, Some(1), Some(255), Some(256), Some(300)] {
+        check_lengths::<f32>(&[256, 257, 530], heads, Scores { scale: 3.0, window }, 2e-6);
+    }
+}
+
+#[test]
 fn in_chunks_alone_or_together_gives_the_same_bits() {
-    same_bits::<f16>(Scores::scaled(0.2));
-    same_bits::<f16>(Scores { scale: 0.2, window: Some(19) });
-    same_bits::<i8>(Scores { scale: 0.2, window: Some(19) });
+    same_bits::<f16>(Scores::scaled(0.2), [77, 40], &[5, 6, 31, 32, 33]);
+    same_bits::<f16>(Scores { scale: 0.2, window: Some(19) }, [77, 40], &[5, 6, 31, 32, 33]);
+    same_bits::<i8>(Scores { scale: 0.2, window: Some(19) }, [77, 40], &[5, 6, 31, 32, 33]);
+}
+
+/// Few rows behind many positions are cut among threads along the positions, many rows are not.
+#[test]
+fn over_several_spans_cut_or_not_gives_the_same_bits() {
+    for window in [None, Some(19), Some(256), Some(700)] {
+        let scoring = Scores { scale: 0.2, window };
+        same_bits::<f16>(scoring, [800, 530], &[255, 256, 257, 510, 512, 520, 527, 529]);
+        same_bits::<i8>(scoring, [800, 530], &[255, 256, 257, 510, 512, 520, 527, 529]);
+    }
 }
 
 #[test]
@@ -173,20 +194,21 @@ fn a_row_in_eight_bits_is_as_near_as_said_and_has_no_surprises() {
     assert!(i8::narrow(&[1.0, f32::NAN, 2.0, 3.0], &mut row).is_nan());
 }
 
-fn same_bits<T: Element>(scoring: Scores) {
+/// Both sequences at once on four threads, and each alone on one and on four, in pieces that begin at `cuts`.
+fn same_bits<T: Element>(scoring: Scores, lengths: [usize; 2], cuts: &[usize]) {
     let heads = Heads { query: 6, kv: 2, dim: 32 };
-    let sequences = [sequence(1, 77, heads), sequence(5, 40, heads)];
+    let sequences = [sequence(1, lengths[0], heads), sequence(5, lengths[1], heads)];
     let (one, four) = (pool(1), pool(4));
-    for level in Level::available() {
+    for (level, threads) in Level::available().into_iter().flat_map(|level| [(level, one), (level, four)]) {
         let mut together = pages::<T>(&sequences, heads);
         let on = On { level, pool: four };
-        let all = step(on, &mut together, &sequences, heads, &[0..77, 0..40], scoring);
+        let all = step(on, &mut together, &sequences, heads, &lengths.map(|length| 0..length), scoring);
         for (s, expected) in sequences.iter().zip(&all) {
             let s = std::slice::from_ref(s);
             let mut alone = pages::<T>(s, heads);
-            let on = On { level, pool: one };
+            let on = On { level, pool: threads };
             let mut out = Vec::new();
-            let cuts = [0, 5, 6, 31, 32, 33, s[0].length];
+            let cuts: Vec<usize> = [&[0], cuts, &[s[0].length]].concat();
             for cut in cuts.windows(2) {
                 let range = std::slice::from_ref(&(cut[0]..cut[1])).to_vec();
                 out.extend(step(on, &mut alone, s, heads, &range, scoring).remove(0));

@@ -8,6 +8,7 @@
 //! Superblocks, whose integers have to be put together, are unpacked into the scratch where there are many rows of `x`.
 
 mod bf16;
+mod store;
 mod units;
 mod unpacked;
 
@@ -21,6 +22,7 @@ use crate::Format;
 use crate::packing::{TILE_ROWS, header_bytes};
 use std::arch::x86_64::*;
 use std::ops::Range;
+use store::Store;
 use units::{half_of_units, pair_of_units, run_of_units, unit};
 use unpacked::{unpack, unpacked};
 
@@ -106,14 +108,6 @@ pub(super) fn zero(format: Format) -> i32 {
     }
 }
 
-/// Where a few tiles' outputs go.
-struct Store<'a> {
-    out: &'a Shared<'a, f32>,
-    n: usize,
-    /// First column.
-    column: usize,
-}
-
 impl Shape {
     /// Its integers are not stored as they are multiplied.
     const fn is_superblock(&self) -> bool {
@@ -123,45 +117,6 @@ impl Shape {
     /// Lines of an unpacked unit: scale, minimum, integers.
     const fn unpacked(&self) -> usize {
         2 + self.groups
-    }
-}
-
-impl Store<'_> {
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn put<const T: usize, const R: usize>(&self, row: usize, sums: &[[__m512; R]; T]) {
-        for (t, sums) in sums.iter().enumerate() {
-            let first = self.column + t * TILE_ROWS;
-            let count = TILE_ROWS.min(self.n - first);
-            for (r, sum) in sums.iter().enumerate() {
-                let start = (row + r) * self.n + first;
-                // SAFETY: these columns of these rows are this task's alone.
-                let out = unsafe { self.out.part(start..start + count) };
-                let mask = ((1u32 << count) - 1) as __mmask16;
-                // SAFETY: the mask has one bit for each element of `out`.
-                unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr(), mask, *sum) };
-            }
-        }
-    }
-
-    /// What [`Store::put`] put there.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn take<const T: usize, const R: usize>(&self, row: usize) -> [[__m512; R]; T] {
-        let mut sums = [[_mm512_setzero_ps(); R]; T];
-        for (t, sums) in sums.iter_mut().enumerate() {
-            let first = self.column + t * TILE_ROWS;
-            let count = TILE_ROWS.min(self.n - first);
-            for (r, sum) in sums.iter_mut().enumerate() {
-                let start = (row + r) * self.n + first;
-                // SAFETY: these columns of these rows are this task's alone.
-                let out = unsafe { self.out.part(start..start + count) };
-                let mask = ((1u32 << count) - 1) as __mmask16;
-                // SAFETY: the mask has one bit for each element of `out`.
-                *sum = unsafe { _mm512_maskz_loadu_ps(mask, out.as_ptr()) };
-            }
-        }
-        sums
     }
 }
 
