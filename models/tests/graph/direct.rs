@@ -12,7 +12,8 @@ fn bits(rows: &[Vec<f32>]) -> Vec<Vec<u32>> {
 
 #[test]
 fn the_bits_of_the_graph_of_tensors() {
-    for model in MODELS {
+    // Models with experts run as tensors alone: there is nothing to compare.
+    for model in MODELS.into_iter().filter(|model| !["mixtral-tiny", "qwen3-moe-tiny"].contains(model)) {
         for (weights, kv) in
             [(Weights::F32, KvFormat::F32), (Weights::Native, KvFormat::F16), (Weights::Native, KvFormat::Q8)]
         {
