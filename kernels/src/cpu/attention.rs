@@ -25,6 +25,8 @@ use std::ops::Range;
 const TASK_ROWS: usize = 8;
 /// Positions of a span: its scores, keys and values of one head stay in a core's first cache.
 const SPAN: usize = 256;
+/// Values of so many positions are weighed at once.
+const WEIGHED: usize = 8;
 /// Tasks for each thread from which on none is cut along the positions.
 const ENOUGH_TASKS: usize = 4;
 /// Floats that the shares of a call take at most: where they would be more, none is cut. A prompt has rows enough for all threads
@@ -383,8 +385,12 @@ impl<'a, T: Element, const Q: usize> Tile<'a, T, Q> {
                     if T::SCALES > 0 { &scaled[i] } else { &weights[i * SPAN + first..][..BLOCK_TOKENS] };
             }
             let next = self.next(span, block, false);
-            prefetch(next, 0, next.len());
-            weigh_values::<V, N, Q, T>(&block_weights, values, dim, 0..all, sums);
+            // A little at a time, so that few requests wait at once.
+            for first in (0..BLOCK_TOKENS).step_by(WEIGHED) {
+                let some = first * dim..(first + WEIGHED) * dim;
+                prefetch(next, some.start, some.len());
+                weigh_values::<V, N, Q, T>(&block_weights, values, dim, first.min(all)..all.min(first + WEIGHED), sums);
+            }
             for i in 0..Q {
                 let sums = &mut sums[i * dim..][..dim];
                 weigh_values::<V, N, 1, T>(&[block_weights[i]], values, dim, all..ends[i], sums);

@@ -1,6 +1,6 @@
 //! Weights in bfloat16: two columns at a time, summed in float32.
 
-use super::{Store, TILES, TILES_BF16, ahead, is_wide, prefetch, read};
+use super::{Store, TILES_BF16, ahead, prefetch, read, reads_alone};
 use crate::cpu::activations::Pairs;
 use crate::cpu::shared::Shared;
 use crate::cpu::weight::Weight;
@@ -16,14 +16,10 @@ use std::ops::Range;
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
 pub(in crate::cpu) unsafe fn bf16(x: &Pairs, w: &Weight, tiles: Range<usize>, out: &Shared<f32>) {
     let mut tile = tiles.start;
-    let wide = is_wide(x.rows());
+    let alone = reads_alone(x.rows());
     while tile < tiles.end {
         let store = Store { out, n: w.n(), column: tile * TILE_ROWS };
-        if wide && tile + TILES <= tiles.end {
-            let bytes: [&[u8]; TILES] = std::array::from_fn(|i| w.tile(tile + i));
-            bf16_panels(x, &bytes, &store);
-            tile += TILES;
-        } else if tile + TILES_BF16 <= tiles.end && !wide {
+        if tile + TILES_BF16 <= tiles.end && !alone {
             let bytes: [&[u8]; TILES_BF16] = std::array::from_fn(|i| w.tile(tile + i));
             bf16_panels(x, &bytes, &store);
             tile += TILES_BF16;

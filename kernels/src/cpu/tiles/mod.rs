@@ -93,9 +93,10 @@ pub(super) fn width(rows: usize) -> usize {
     if rows <= WIDE { WIDE } else { WIDTH }
 }
 
-/// All rows are in one panel that is too wide for several tiles of blocks.
-fn is_wide(rows: usize) -> bool {
-    (WIDTH + 1..=WIDE).contains(&rows)
+/// Tiles are read one by one: for one row of `x` the memory is what counts, which is read faster as one stream than as several, and
+/// beside so many that all are in one panel there is no room for the sums of another tile.
+fn reads_alone(rows: usize) -> bool {
+    rows == 1 || (WIDTH + 1..=WIDE).contains(&rows)
 }
 
 /// How much higher than meant the integers are.
@@ -153,9 +154,7 @@ fn all_tiles<const F: u8>(x: &Activations, w: &Weight, tiles: Range<usize>, scra
     let mut tile = tiles.start;
     while tile < tiles.end {
         let store = Store { out, n: w.n(), column: tile * TILE_ROWS };
-        // The sums of eight units of one tile are as many as fit.
-        let alone = F == Q6_K && x.rows() == 1 || is_wide(x.rows());
-        if tile + TILES <= tiles.end && !alone {
+        if tile + TILES <= tiles.end && !reads_alone(x.rows()) {
             let bytes: [&[u8]; TILES] = std::array::from_fn(|i| w.tile(tile + i));
             panels::<F, TILES>(x, &bytes, lines, &store);
             tile += TILES;
