@@ -5,8 +5,10 @@ use rustix::fs::OFlags;
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -20,6 +22,9 @@ const DISK_ALIGNMENT: usize = 4096;
 const DISK_WRITE_MAX: Duration = Duration::from_secs(2);
 /// Reading stops there.
 const DISK_READ_MAX: Duration = Duration::from_secs(1);
+/// Reads of a file at once, and how much each reads.
+const FILE_READS: usize = 16;
+const FILE_READ_BYTES: usize = 1 << 20;
 /// Memory that is read is so many times as large as the largest cache …
 const CACHES: usize = 8;
 /// … but no smaller than this …
@@ -66,6 +71,32 @@ fn read_back(mut file: File) -> io::Result<f64> {
         }
     }
     Ok(total as f64 / begun.elapsed().as_secs_f64())
+}
+
+/// Bytes a second at which `path` is read past the page cache, by as many reads at once as keep a disk busy. An empty file is read at 0.
+pub fn file_read(path: &Path) -> io::Result<f64> {
+    let direct = OpenOptions::new().read(true).custom_flags(OFlags::DIRECT.bits().cast_signed()).open(path)?;
+    let bytes = direct.metadata()?.len();
+    let (next, begun) = (AtomicU64::new(0), Instant::now());
+    let read_some = || {
+        let mut memory = vec![0_u8; FILE_READ_BYTES + DISK_ALIGNMENT];
+        let start = memory.as_ptr().align_offset(DISK_ALIGNMENT);
+        let buffer = &mut memory[start..start + FILE_READ_BYTES];
+        loop {
+            let at = next.fetch_add(FILE_READ_BYTES as u64, Ordering::Relaxed);
+            if at >= bytes {
+                return Ok::<(), io::Error>(());
+            }
+            // The file's end is the only place where less comes.
+            direct.read_at(buffer, at)?;
+        }
+    };
+    thread::scope(|scope| {
+        let readers: Vec<_> = (0..FILE_READS).map(|_| scope.spawn(read_some)).collect();
+        let failed = || io::Error::other("a reading thread panicked");
+        readers.into_iter().try_for_each(|reader| reader.join().map_err(|_| failed())?)
+    })?;
+    Ok(bytes as f64 / begun.elapsed().as_secs_f64())
 }
 
 /// Memory to measure with: several times what the caches hold.

@@ -1,4 +1,4 @@
-//! `bench decode` and `bench prefill` as somebody uses them: what they say, what they count, and how they refuse. No speed is
+//! `bench decode`, `bench prefill`, `bench restore` and `bench cold-start` as somebody uses them: what they say, what they count, and how they refuse. No speed is
 //! asserted.
 #![allow(clippy::unwrap_used)]
 
@@ -112,5 +112,47 @@ fn what_cannot_be_measured_is_refused_with_its_exit_code() {
         let (found, out, err) = bench(words, file);
         assert_eq!(found, Some(code), "{words:?}: {err}");
         assert!(out.is_empty() && err.contains(says), "{words:?}: {err}");
+    }
+}
+
+#[test]
+fn restore_says_how_long_each_part_took_and_how_much_of_the_limits_that_is() {
+    let file = golden("llama3-tiny", "native");
+    let command =
+        |words: &[&str]| run(pilotlight().args(["bench", "restore"]).arg(&file).args(["--runs", "2"]).args(words));
+    let (code, out, err) = command(&["--json"]);
+    assert_eq!(code, Some(0), "{err}");
+    let report: Value = serde_json::from_str(&out).unwrap();
+    let bytes = std::fs::metadata(&file).unwrap().len() as f64;
+    assert_eq!((&report["file_bytes"], &report["runs"]), (&(bytes as u64).into(), &2.into()));
+    let number = |value: &Value| value.as_f64().unwrap();
+    for (cache, limit) in
+        [("page_cache_warm", "memory_read_bytes_per_second"), ("page_cache_cold", "file_read_bytes_per_second")]
+    {
+        let part = &report[cache];
+        let [open, model, verified] = ["open_ms", "model_ms", "verified_ms"].map(|span| number(&part[span]["median"]));
+        assert!(0.0 < open && open <= model && model <= verified, "{part}");
+        let rate = bytes / verified * 1e3;
+        assert!((number(&part["bytes_per_second"]) / rate - 1.0).abs() < 1e-9);
+        assert!((number(&part["fraction_of_limit"]) * number(&part[limit]["max"]) / rate - 1.0).abs() < 1e-9);
+    }
+    let (code, out, _) = command(&[]);
+    assert!(code == Some(0) && out.contains("verified_ms") && out.contains("of the limit"), "{out}");
+}
+
+#[test]
+fn cold_start_sets_the_first_token_from_zero_against_that_of_a_model_that_is_there() {
+    let file = golden("llama3-tiny", "native");
+    for standby in ["0", "1"] {
+        let (code, out, err) =
+            run(pilotlight().args(["bench", "cold-start", "--json", "--runs", "2", "--standby", standby]).arg(&file));
+        assert_eq!(code, Some(0), "{err}");
+        let report: Value = serde_json::from_str(&out).unwrap();
+        for each in report["runs"].as_array().unwrap() {
+            let [cold, hot, more] = ["client_first_token_ms", "hot_client_first_token_ms", "more_than_hot_ms"]
+                .map(|name| each[name].as_f64().unwrap());
+            assert!(cold > 0.0 && hot > 0.0 && (cold - hot - more).abs() < 1e-9);
+            assert_eq!(each["launch_ms"].as_f64() == Some(0.0), standby == "1", "a standby is not launched: {each}");
+        }
     }
 }

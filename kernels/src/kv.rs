@@ -4,7 +4,11 @@
 //! and gives them back writes in place. There is no way to get at them from outside.
 
 use crate::matrix::of_words;
+use burn::backend::Flex;
+use burn::backend::flex::FlexTensor;
 use burn::tensor::{Bytes, DType, Device, Tensor, TensorData};
+use bytemuck::cast_slice_mut;
+use half::f16;
 
 /// Positions in a block, the unit in which KV memory is given out.
 pub const BLOCK_TOKENS: usize = 32;
@@ -28,6 +32,15 @@ impl KvFormat {
             Self::F32 => 4,
             Self::F16 => 2,
             Self::Q8 => 1,
+        }
+    }
+
+    /// The word of the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Q8 => "q8",
         }
     }
 
@@ -102,12 +115,58 @@ impl KvLayer {
         self.format
     }
 
+    /// Copies one block's keys, then its values, to `out`, which has [`KvLayer::block_bytes`]: what [`KvLayer::write_block`] takes on any
+    /// machine that computes with the same format.
+    ///
+    /// # Panics
+    /// Where there is no such block, `out` has another length, or the layer is not in the host's memory.
+    pub fn read_block(&mut self, block: usize, out: &mut [u8]) {
+        self.with_block(block, out.len(), |keys, values| {
+            let (to_keys, to_values) = out.split_at_mut(keys.len());
+            to_keys.copy_from_slice(keys);
+            to_values.copy_from_slice(values);
+        });
+    }
+
+    /// Puts back what [`KvLayer::read_block`] gave.
+    ///
+    /// # Panics
+    /// As that.
+    pub fn write_block(&mut self, block: usize, bytes: &[u8]) {
+        self.with_block(block, bytes.len(), |keys, values| {
+            let (from_keys, from_values) = bytes.split_at(keys.len());
+            keys.copy_from_slice(from_keys);
+            values.copy_from_slice(from_values);
+        });
+    }
+
+    fn with_block(&mut self, block: usize, bytes: usize, work: impl FnOnce(&mut [u8], &mut [u8])) {
+        let each = self.kv_heads * self.format.head_bytes(self.head_dim);
+        assert!(block < self.blocks, "block {block} of {}", self.blocks);
+        assert_eq!(bytes, 2 * each, "bytes of a block");
+        self.lend(|keys, values| {
+            let flex = |tensor: Tensor<4>| tensor.try_into_primitive::<Flex>().expect("keys and values on the CPU");
+            let (mut keys, mut values) = (flex(keys), flex(values));
+            let part = block * each..(block + 1) * each;
+            work(&mut bytes_of(&mut keys)[part.clone()], &mut bytes_of(&mut values)[part]);
+            let tensor = |flex| Tensor::from_primitive::<Flex>(flex);
+            ((), tensor(keys), tensor(values))
+        });
+    }
+
     /// Lends keys and values to `operation`, which gives them back written.
     pub(crate) fn lend<R>(&mut self, operation: impl FnOnce(Tensor<4>, Tensor<4>) -> (R, Tensor<4>, Tensor<4>)) -> R {
         let (keys, values) = self.tensors.take().expect("no operation on this layer panicked before");
         let (result, keys, values) = operation(keys, values);
         self.tensors = Some((keys, values));
         result
+    }
+}
+
+fn bytes_of(tensor: &mut FlexTensor) -> &mut [u8] {
+    match tensor.dtype() {
+        DType::F16 => cast_slice_mut(tensor.storage_mut::<f16>()),
+        _ => cast_slice_mut(tensor.storage_mut::<f32>()),
     }
 }
 
@@ -129,6 +188,28 @@ mod tests {
         let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
         let pages: usize = statm.split_whitespace().nth(1).unwrap().parse().unwrap();
         pages * 4096
+    }
+
+    #[test]
+    fn a_block_is_what_it_was_in_another_place_of_another_layer() {
+        for format in [KvFormat::F32, KvFormat::F16, KvFormat::Q8] {
+            let device = Device::flex();
+            let bytes = KvLayer::block_bytes(2, 16, format);
+            let (mut from, mut to) = (KvLayer::new(3, 2, 16, format, &device), KvLayer::new(5, 2, 16, format, &device));
+            let content: Vec<u8> = (0..bytes).map(|i| (i * 31 % 251) as u8).collect();
+            from.write_block(1, &content);
+            let mut read = vec![0; bytes];
+            from.read_block(1, &mut read);
+            to.write_block(4, &read);
+            let blocks = |layer: &mut KvLayer, block| {
+                let mut out = vec![1; bytes];
+                layer.read_block(block, &mut out);
+                out
+            };
+            assert_eq!(blocks(&mut to, 4), content, "{format:?}");
+            assert!([0, 1, 2, 3].iter().all(|&block| blocks(&mut to, block) == vec![0; bytes]), "{format:?}");
+            assert!([0, 2].iter().all(|&block| blocks(&mut from, block) == vec![0; bytes]), "{format:?}");
+        }
     }
 
     #[test]

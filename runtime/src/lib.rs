@@ -1,7 +1,8 @@
 //! The burner: one process, one model.
 //!
 //! [`child`] runs under an activator, [`alone`] on a port of its own; both are the same engine behind the same HTTP.
-//! **Invariant:** knows nothing of routes, scaling, tenants or Kubernetes, and keeps nothing when it ends.
+//! **Invariant:** knows nothing of routes, scaling, tenants or Kubernetes, and keeps nothing when it ends but
+//! keys and values, where it is given a folder for them.
 //!
 //! ```text
 //! http      bytes ↔ protocol types, server-sent events
@@ -22,6 +23,7 @@ mod engine;
 mod failure;
 pub mod guide;
 mod http;
+mod kv_store;
 mod memory;
 mod process;
 mod restore;
@@ -30,9 +32,10 @@ mod text;
 pub mod tools;
 
 pub use engine::SEQUENCES_MAX;
+pub use kv_store::Folder;
 pub use memory::keep_what_is_freed;
 
-use std::{future::Future, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{future::Future, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// How a runtime uses its machine.
@@ -48,6 +51,8 @@ pub struct Options {
     pub kv_format: Option<kernels::KvFormat>,
     /// Sequences computed at once, at most [`SEQUENCES_MAX`]; `None`: 64.
     pub max_sequences: Option<usize>,
+    /// Where keys and values are kept on disk, so that they outlive the process; `None`: nowhere.
+    pub kv_folder: Option<Arc<Folder>>,
 }
 
 /// Threads for tokenizing and templates; computing has its own.

@@ -4,9 +4,10 @@
 use crate::{
     Options,
     embedder::Embedder,
-    engine::{Compute, Engine, Gate, Limits, Panicked, Verdict},
+    engine::{Compute, Engine, Gate, Keep, Limits, Loaded, Panicked, Verdict},
     failure::Failure,
     guide::Guides,
+    kv_store::{Folder, Identity, KvStore},
     service::{Generator, Service, Work},
 };
 use kernels::{BLOCK_TOKENS, KvFormat};
@@ -116,7 +117,8 @@ fn start_engine(
     let limits = options.max_sequences.map_or_else(Limits::default, Limits::with_sequences);
     let load = {
         let snapshot = snapshot.clone();
-        let kv = Keep { memory_bytes: kv_memory_bytes, format: options.kv_format };
+        let kv =
+            KvOptions { memory_bytes: kv_memory_bytes, format: options.kv_format, folder: options.kv_folder.clone() };
         move || load(&snapshot, &kv, &loaded)
     };
     let engine = Engine::start(limits, gate, load, ended);
@@ -151,7 +153,7 @@ fn verify(snapshot: &Arc<Snapshot>, options: &Options) -> Result<Gate, Failure> 
 
 type Words = (Tokenizer, Option<ChatTemplate>, Generation);
 
-fn words(snapshot: &Snapshot) -> Result<Words, Failure> {
+fn words(snapshot: &Arc<Snapshot>) -> Result<Words, Failure> {
     let generation = match snapshot.section(SectionKind::Generation).map_err(|e| Failure::from(&e))? {
         Some(json) => serde_json::from_slice(json)
             .map_err(|e| Failure::new(FailureKind::BadSnapshot, format!("generation section: {e}")))?,
@@ -168,29 +170,32 @@ struct Facts {
 }
 
 /// How keys and values are to be kept.
-struct Keep {
+struct KvOptions {
     memory_bytes: Option<u64>,
     format: Option<KvFormat>,
+    folder: Option<Arc<Folder>>,
 }
 
 /// The model and its KV pool, on the engine's thread. Tells its facts, or why there are none.
 fn load(
     snapshot: &Arc<Snapshot>,
-    keep: &Keep,
+    options: &KvOptions,
     tell: &mpsc::SyncSender<Result<Facts, Failure>>,
-) -> Option<(Loaded, u32)> {
+) -> Option<Loaded<Computing>> {
     let start = Instant::now();
     let made = Model::restore(snapshot).map_err(Failure::from).and_then(|model| {
-        let model = match keep.format {
+        let model = match options.format {
             Some(format) => model.with_kv_format(format),
             None => model,
         };
-        let blocks = blocks(&model, keep.memory_bytes)?;
+        let blocks = blocks(&model, options.memory_bytes)?;
         let kv = model.new_kv(blocks as usize);
+        let keep = options.folder.as_ref().and_then(|folder| keep(folder, snapshot, &model));
         let config = model.config();
         let context = config.context_length.min(blocks as usize * BLOCK_TOKENS);
         let facts = Facts { context, vocab: config.vocab_size, weights_us: micros(start) };
-        Ok(((Loaded { model, kv, logits: Logits::default() }, blocks), facts))
+        let compute = Computing { model, kv, logits: Logits::default() };
+        Ok((Loaded { compute, blocks, keep }, facts))
     });
     let (loaded, told) = match made {
         Ok((loaded, facts)) => (Some(loaded), Ok(facts)),
@@ -198,6 +203,23 @@ fn load(
     };
     // Nobody listens any more: the restore has failed elsewhere.
     tell.send(told).ok().and(loaded)
+}
+
+/// Where blocks are kept on disk. Without it the model answers as well, from the beginning of each prompt.
+fn keep(folder: &Arc<Folder>, snapshot: &Snapshot, model: &Model) -> Option<Box<dyn Keep>> {
+    let identity = Identity {
+        digest: &snapshot.header().digest,
+        instruction_set: kernels::instruction_set(),
+        kv_format: model.kv_format().name(),
+        block_bytes: model.kv_block_bytes(),
+    };
+    match KvStore::open(folder, &identity) {
+        Ok(store) => Some(Box::new(store)),
+        Err(error) => {
+            tracing::warn!(model = snapshot.model(), %error, "keys and values on disk are not to be had, and none are kept");
+            None
+        }
+    }
 }
 
 /// How many KV blocks: by formula, never by trying.
@@ -216,13 +238,13 @@ fn blocks(model: &Model, memory_bytes: Option<u64>) -> Result<u32, Failure> {
 }
 
 /// A model and its pool, as the engine wants them.
-struct Loaded {
+struct Computing {
     model: Model,
     kv: Kv,
     logits: Logits,
 }
 
-impl Compute for Loaded {
+impl Compute for Computing {
     fn forward(&mut self, batch: &Batch, row: &mut dyn FnMut(usize, &[f32])) {
         self.model.forward_into(&mut self.kv, batch, &mut self.logits);
         (0..batch.wanted.len()).for_each(|i| row(i, self.logits.row(i)));
@@ -230,6 +252,14 @@ impl Compute for Loaded {
 
     fn regime(&self, length: usize) -> u32 {
         u32::from(self.model.config().rope.is_long(length))
+    }
+
+    fn read_block(&mut self, block: u32, out: &mut [u8]) {
+        self.kv.read_block(block, out);
+    }
+
+    fn write_block(&mut self, block: u32, bytes: &[u8]) {
+        self.kv.write_block(block, bytes);
     }
 }
 

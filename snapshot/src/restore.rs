@@ -117,13 +117,28 @@ impl Snapshot {
     /// # Panics
     /// Where `tensor` is not one of this snapshot's and reaches beyond its file.
     pub fn tensor_bytes(self: &Arc<Self>, tensor: &Tensor) -> Bytes {
+        self.bytes_of(tensor.range())
+    }
+
+    /// A part of the mapping, which lives as long as it.
+    fn bytes_of(self: &Arc<Self>, file_range: Range<u64>) -> Bytes {
         struct Owner(Arc<Snapshot>, Range<u64>);
         impl AsRef<[u8]> for Owner {
             fn as_ref(&self) -> &[u8] {
                 self.0.map.slice(&self.1)
             }
         }
-        Bytes::from_owner(Owner(self.clone(), tensor.range()))
+        Bytes::from_owner(Owner(self.clone(), file_range))
+    }
+
+    /// As [`Snapshot::section`]; the bytes keep the mapping alive.
+    ///
+    /// # Errors
+    /// A chunk of it is corrupt, or cannot be read.
+    pub fn section_bytes(self: &Arc<Self>, kind: SectionKind) -> Result<Option<Bytes>, Error> {
+        let is_there = self.section(kind)?.is_some();
+        let found = self.table.sections.iter().find(|section| section.known() == Some(kind)).filter(|_| is_there);
+        Ok(found.map(|section| self.bytes_of(section.range())))
     }
 
     /// A section's bytes, verified before they are returned; `None` where the snapshot has no such section.

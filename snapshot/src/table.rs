@@ -77,7 +77,11 @@ impl SectionKind {
 
     /// Newest version of the section this build reads.
     pub(crate) fn version(self) -> u16 {
-        1
+        match self {
+            // Version 1 is a `tokenizer.json`, 2 may be tables.
+            Self::Tokenizer => 2,
+            _ => 1,
+        }
     }
 
     fn from_number(number: u32) -> Option<Self> {

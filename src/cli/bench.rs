@@ -19,6 +19,7 @@ pub struct Bench {
 #[derive(Debug, Subcommand)]
 pub enum What {
     ColdStart(ColdStart),
+    Restore(Restore),
     Decode(Decode),
     Prefill(Prefill),
 }
@@ -26,9 +27,31 @@ pub enum What {
 /// From no process at all to the first token, over HTTP, with where the time went
 #[derive(Debug, Args)]
 #[command(
-    after_help = "EXAMPLES:\n  pilotlight bench cold-start\n  pilotlight bench cold-start my.snapshot --runs 20 --json"
+    after_help = "EXAMPLES:\n  pilotlight bench cold-start\n  pilotlight bench cold-start my.snapshot --runs 20 --json\n  pilotlight bench cold-start --standby 1"
 )]
 pub struct ColdStart {
+    /// The snapshot [default: that of smollm2, pulled and sealed if need be]
+    pub file: Option<PathBuf>,
+    /// Processes that wait for a model, as in `serve`; 0: each start is of a process that is not there yet
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub standby: usize,
+    /// How often
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub runs: u32,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A snapshot from its file to a verified model in this process, beside how fast this machine reads file and memory
+///
+/// Restore and limit take turns, from a page cache that has the file, and from one that has none of it. Only the file's own pages are
+/// dropped; where another process has it mapped they stay.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "EXAMPLES:\n  pilotlight bench restore\n  pilotlight bench restore my.snapshot --runs 20 --json"
+)]
+pub struct Restore {
     /// The snapshot [default: that of smollm2, pulled and sealed if need be]
     pub file: Option<PathBuf>,
     /// How often

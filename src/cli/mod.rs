@@ -6,7 +6,7 @@ mod models;
 mod serve;
 pub mod values;
 
-pub use bench::{Alone, Bench, ColdStart, Decode, Prefill, What};
+pub use bench::{Alone, Bench, ColdStart, Decode, Prefill, Restore, What};
 pub use models::{Demo, Inspect, Pull, Remove, Seal, Weights};
 pub use serve::{KvFormat, Run, RuntimeArgs, Serve};
 

@@ -1,8 +1,9 @@
 //! The shape of the commands that answer requests: `serve`, `run` and the hidden `runtime`.
 
 use super::values::{ModelArg, address, duration, model, sequences, size};
+use crate::exit::{Error, Result};
 use clap::{Args, FromArgMatches, ValueEnum};
-use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 const SERVE_EXAMPLES: &str = "\
 EXAMPLES:
@@ -101,7 +102,8 @@ impl KvFormat {
 }
 
 /// What a runtime may use.
-#[derive(Clone, Debug, Default, Args)]
+#[derive(Clone, Debug, Args)]
+#[cfg_attr(test, derive(Default))]
 pub struct Engine {
     /// Threads that compute [default: one for each core]
     #[arg(long, value_name = "N")]
@@ -118,18 +120,37 @@ pub struct Engine {
     /// Sequences that run at the same time, at most 4096 [default: 64]
     #[arg(long, value_parser = sequences, value_name = "N")]
     pub max_sequences: Option<usize>,
+    /// Keep keys and values in this folder, encrypted, so that a conversation goes on where it was after the model went to zero
+    #[arg(long, value_name = "DIR")]
+    pub kv_dir: Option<PathBuf>,
+    /// Disk for them, for each model at most
+    #[arg(long, value_parser = size, value_parser = size, value_name = "SIZE", default_value = "4GiB", requires = "kv_dir")]
+    pub kv_disk: u64,
+    /// 32 bytes they are encrypted with [default: those of the file `key` in the folder, made when it is first used]
+    #[arg(long, value_name = "FILE", requires = "kv_dir")]
+    pub kv_key: Option<PathBuf>,
 }
 
 impl Engine {
-    /// For the runtime.
-    pub fn options(&self) -> runtime::Options {
-        runtime::Options {
+    /// For the runtime. Opens the folder of keys and values, and makes its key where there is none.
+    ///
+    /// # Errors
+    /// That folder or key cannot be opened.
+    pub fn options(&self) -> Result<runtime::Options> {
+        let folder = |path: &PathBuf| {
+            let opened = runtime::Folder::open(path, self.kv_key.as_deref(), self.kv_disk);
+            opened.map_err(|error| {
+                Error::file(format!("opening the folder of keys and values ({})", path.display()), error)
+            })
+        };
+        Ok(runtime::Options {
             threads: self.threads,
             kv_memory_bytes: self.kv_memory,
             instruction_set: self.instruction_set.clone(),
             kv_format: self.kv_format.map(KvFormat::of_kernels),
             max_sequences: self.max_sequences,
-        }
+            kv_folder: self.kv_dir.as_ref().map(folder).transpose()?.map(Arc::new),
+        })
     }
 
     /// The same as words, for a process that this one launches.
@@ -139,7 +160,12 @@ impl Engine {
         let format = self.kv_format.map(|format| ["--kv-format".into(), format.word().to_owned()]);
         let instructions = self.instruction_set.clone().map(|name| ["--instruction-set".into(), name]);
         let sequences = self.max_sequences.map(|n| ["--max-sequences".into(), n.to_string()]);
-        [threads, memory, format, instructions, sequences].into_iter().flatten().flatten().map(OsString::from).collect()
+        let words =
+            [threads, memory, format, instructions, sequences].into_iter().flatten().flatten().map(OsString::from);
+        let folder = self.kv_dir.iter().flat_map(|path| ["--kv-dir".into(), path.into()]);
+        let disk = self.kv_dir.iter().flat_map(|_| ["--kv-disk".into(), self.kv_disk.to_string().into()]);
+        let key = self.kv_key.iter().flat_map(|path| ["--kv-key".into(), path.into()]);
+        words.chain(folder).chain(disk).chain(key).collect()
     }
 }
 
@@ -152,7 +178,7 @@ pub struct RuntimeArgs {
 
 impl RuntimeArgs {
     /// Parses `runtime …` with a parser that knows nothing else.
-    pub fn parse_alone(words: &[OsString]) -> Result<Self, clap::Error> {
+    pub fn parse_alone(words: &[OsString]) -> std::result::Result<Self, clap::Error> {
         let parser = Self::augment_args(clap::Command::new("runtime"));
         Self::from_arg_matches(&parser.try_get_matches_from(words)?)
     }
@@ -171,6 +197,9 @@ mod tests {
             kv_format: Some(KvFormat::Q8),
             instruction_set: Some("avx2".into()),
             max_sequences: Some(8),
+            kv_dir: Some("kv".into()),
+            kv_disk: 7 << 20,
+            kv_key: Some("kv.key".into()),
         };
         let words: Vec<OsString> = std::iter::once("runtime".into()).chain(engine.words()).collect();
         let again = RuntimeArgs::parse_alone(&words).unwrap().engine;

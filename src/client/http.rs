@@ -25,7 +25,7 @@ pub struct Chat {
     pub timings: Timings,
 }
 
-/// Asks `model` one question, greedily; every piece of the answer goes to `piece` as it comes.
+/// Asks `model` one question, greedily and without its prefix cache; every piece of the answer goes to `piece` as it comes.
 pub async fn chat(
     api: SocketAddr,
     model: &str,
@@ -38,6 +38,7 @@ pub async fn chat(
         "messages": [{"role": "user", "content": question}],
         "max_tokens": tokens_max,
         "temperature": 0,
+        "cache_prompt": false,
         "stream": true,
     });
     let begun = Instant::now();

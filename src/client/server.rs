@@ -29,6 +29,8 @@ pub struct Options<'a> {
     pub snapshot: &'a Path,
     /// How long it stays after the last request.
     pub idle: Duration,
+    /// Processes that wait for a model.
+    pub standby: usize,
 }
 
 /// The child; dropping it ends it and waits.
@@ -115,8 +117,10 @@ fn words(options: &Options<'_>) -> Vec<OsString> {
     model.push(options.snapshot);
     let idle = format!("{}ms", options.idle.as_millis());
     let parent = std::process::id().to_string();
+    let standby = options.standby.to_string();
     let plain = ["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--idle", &idle, "--exit-with", &parent];
-    plain.into_iter().map(OsString::from).chain(["--model".into(), model]).collect()
+    let plain = plain.into_iter().chain(["--standby", &standby]);
+    plain.map(OsString::from).chain(["--model".into(), model]).collect()
 }
 
 /// Reads the child's standard error to its end, so that it never waits for us.

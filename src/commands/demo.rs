@@ -45,7 +45,7 @@ pub fn ready_snapshot(model: &str, environment: &Environment) -> Result<PathBuf>
 }
 
 fn show(model: &str, snapshot: &Path, question: &str) -> Result<()> {
-    let server = Server::start(&Options { model, snapshot, idle: IDLE })?;
+    let server = Server::start(&Options { model, snapshot, idle: IDLE, standby: 0 })?;
     output::note(format_args!("serving {model} on http://{}; no runtime process exists", server.api));
     output::note(format_args!("asking: {question}\n"));
     let cold = server.chat(model, question, ANSWER_TOKENS_MAX, &mut output::piece)?;

@@ -13,12 +13,12 @@ use std::{net::SocketAddr, process::ExitCode};
 pub fn start(args: &Run, environment: &Environment) -> ExitCode {
     logging::start(environment);
     match resolve(args, environment) {
-        Ok(listen) => runtime::alone(args.file.clone(), listen, args.engine.options()),
+        Ok((listen, options)) => runtime::alone(args.file.clone(), listen, options),
         Err(error) => exit::report(Err(error)),
     }
 }
 
-fn resolve(args: &Run, environment: &Environment) -> Result<SocketAddr> {
+fn resolve(args: &Run, environment: &Environment) -> Result<(SocketAddr, runtime::Options)> {
     check(&args.file)?;
-    args.listen.map_or_else(|| environment.listen(), Ok)
+    Ok((args.listen.map_or_else(|| environment.listen(), Ok)?, args.engine.options()?))
 }

@@ -42,6 +42,8 @@ fn tie_to_parent(parent: Option<i32>) -> Result<()> {
 }
 
 fn resolve(args: &Serve, environment: &Environment) -> Result<Config> {
+    // What a runtime could not open is said here and not at the first request.
+    args.engine.options()?;
     Ok(Config {
         listen: args.listen.map_or_else(|| environment.listen(), Ok)?,
         admin: args.admin,

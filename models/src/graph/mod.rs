@@ -48,6 +48,11 @@ impl Model {
         &self.config
     }
 
+    /// What its keys and values are kept in.
+    pub fn kv_format(&self) -> KvFormat {
+        self.kv_format
+    }
+
     /// The same, with keys and values kept in another format.
     pub fn with_kv_format(self, kv_format: KvFormat) -> Self {
         Self { kv_format, ..self }
@@ -119,6 +124,43 @@ impl Kv {
     pub fn blocks(&self) -> usize {
         self.blocks
     }
+
+    /// Bytes of one block in all layers.
+    pub fn block_bytes(&self) -> usize {
+        self.layers.iter().map(layer_block_bytes).sum()
+    }
+
+    /// Copies one block of all layers to `out`, layer after layer: what [`Kv::write_block`] takes for the same model and format.
+    ///
+    /// # Panics
+    /// Where there is no such block, `out` has not [`Kv::block_bytes`], or the model is not on the CPU.
+    pub fn read_block(&mut self, block: u32, out: &mut [u8]) {
+        assert_eq!(out.len(), self.block_bytes(), "bytes of a block");
+        let mut rest = out;
+        for layer in &mut self.layers {
+            let (part, others) = rest.split_at_mut(layer_block_bytes(layer));
+            layer.read_block(block as usize, part);
+            rest = others;
+        }
+    }
+
+    /// Puts back what [`Kv::read_block`] gave.
+    ///
+    /// # Panics
+    /// As that.
+    pub fn write_block(&mut self, block: u32, bytes: &[u8]) {
+        assert_eq!(bytes.len(), self.block_bytes(), "bytes of a block");
+        let mut rest = bytes;
+        for layer in &mut self.layers {
+            let (part, others) = rest.split_at(layer_block_bytes(layer));
+            layer.write_block(block as usize, part);
+            rest = others;
+        }
+    }
+}
+
+fn layer_block_bytes(layer: &KvLayer) -> usize {
+    KvLayer::block_bytes(layer.kv_heads(), layer.head_dim(), layer.format())
 }
 
 /// Consecutive rows of one sequence in a batch.

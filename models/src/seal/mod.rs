@@ -91,8 +91,10 @@ pub fn seal(
     options: &SealOptions,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Sealed, Error> {
-    let tensors = source.tensors();
-    let layout = |tensor: &Stored| {
+    let mut tensors: Vec<&Stored> = source.tensors().iter().collect();
+    // Vectors are read while the graph is put together, which then waits for no matrix.
+    tensors.sort_by_key(|tensor| tensor.shape.len() > 1);
+    let layout = |tensor: &&Stored| {
         let format = options.weights.format(tensor);
         Layout { format, packing: options.target.packing(tensor, format) }
     };
@@ -106,7 +108,7 @@ pub fn seal(
     };
     let mut total = Loss::default();
     let mut write = |index: usize, out: &mut dyn std::io::Write| {
-        let loss = layouts[index].write(&tensors[index], out)?;
+        let loss = layouts[index].write(tensors[index], out)?;
         loss.report(&tensors[index].name, layouts[index].format);
         total.add(&loss);
         Ok(())
@@ -176,7 +178,7 @@ fn sections(source: &Source) -> Result<Vec<(SectionKind, Vec<u8>)>, Error> {
     let mut sections = vec![
         (SectionKind::Config, json(serde_json::to_vec(source.config()))?),
         (SectionKind::Generation, json(serde_json::to_vec(source.generation()))?),
-        (SectionKind::Tokenizer, source.tokenizer_json().to_vec()),
+        (SectionKind::Tokenizer, crate::Tokenizer::seal(source.tokenizer_json())?),
     ];
     if !source.templates().by_name.is_empty() {
         sections.push((SectionKind::Template, json(serde_json::to_vec(source.templates()))?));

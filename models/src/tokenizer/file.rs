@@ -1,7 +1,11 @@
 //! `tokenizer.json` → the parts of a tokenizer. Small parts go through a JSON tree, the vocabulary does not: loading is on the
 //! way to the first token.
 
-use super::{bpe::Bpe, charsmap, words::Words};
+use super::{
+    bpe::{Bpe, Rules, Tables},
+    charsmap,
+    words::Words,
+};
 use crate::Error;
 use serde::{
     Deserialize,
@@ -58,6 +62,23 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Inner, Error> {
         }
         Err(error) => Err(bad(format_args!("{error}"))),
     }
+}
+
+/// A file whose model is rules alone, and its vocabulary and merges.
+pub(super) fn with_tables(rules: &[u8], tables: Tables) -> Result<Inner, Error> {
+    let file = serde_json::from_slice::<File<Rules>>(rules);
+    assemble(file.map_err(|error| bad(format_args!("{error}")))?, |rules| Words::Bpe(Bpe::new(tables, rules)))
+}
+
+/// A file of byte-pair encoding as what [`with_tables`] takes; none of another model.
+pub(super) fn to_tables(bytes: &[u8]) -> Result<Option<(Vec<u8>, Tables)>, Error> {
+    let Ok(File { model, .. }) = serde_json::from_slice::<File<Bpe>>(bytes) else { return Ok(None) };
+    let (tables, rules) = model.into_parts();
+    let refused = |error: serde_json::Error| bad(format_args!("{error}"));
+    // The rest is kept word for word.
+    let mut file: serde_json::Map<String, Json> = serde_json::from_slice(bytes).map_err(refused)?;
+    file.insert("model".into(), serde_json::to_value(rules).map_err(refused)?);
+    Ok(Some((serde_json::to_vec(&file).map_err(refused)?, tables)))
 }
 
 /// The model is one that the tokenizers crate runs for us.

@@ -1,17 +1,20 @@
-//! Text ↔ token ids, by the model's own `tokenizer.json`. **Invariant:** never a broken character before the end of a stream.
+//! Text ↔ token ids, by the model's own `tokenizer.json`, or by what was sealed of it ([`sealed`]). **Invariant:** never a broken character before the end of a stream.
 
 mod bpe;
 mod bytes;
 mod charsmap;
 mod file;
+mod sealed;
 mod stream;
 mod words;
 
 pub use stream::TokenStream;
 
+use self::bytes::Spelling;
 use crate::Error;
-use bytes::Spelling;
+use ::bytes::Bytes;
 use file::Inner;
+use sealed::Sealed;
 use snapshot::{SectionKind, Snapshot};
 use std::sync::Arc;
 
@@ -30,9 +33,28 @@ impl Tokenizer {
     ///
     /// # Errors
     /// The section is missing, corrupt, or not a tokenizer this version runs.
-    pub fn from_snapshot(snapshot: &Snapshot) -> Result<Self, Error> {
-        let section = snapshot.section(SectionKind::Tokenizer)?;
-        Self::from_json(section.ok_or_else(|| Error::BadModel("the snapshot has no tokenizer section".into()))?)
+    pub fn from_snapshot(snapshot: &Arc<Snapshot>) -> Result<Self, Error> {
+        let section = snapshot.section_bytes(SectionKind::Tokenizer)?;
+        Self::from_section(section.ok_or_else(|| Error::BadModel("the snapshot has no tokenizer section".into()))?)
+    }
+
+    /// The section of the bytes of a `tokenizer.json`. Same bytes, same section.
+    ///
+    /// # Errors
+    /// [`Error::BadModel`] where its vocabulary cannot be written.
+    pub fn seal(json: &[u8]) -> Result<Vec<u8>, Error> {
+        sealed::seal(json)
+    }
+
+    /// From the bytes of that section.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_snapshot`].
+    pub fn from_section(section: Bytes) -> Result<Self, Error> {
+        match sealed::open(section)? {
+            Sealed::Tables(rules, tables) => Self::new(file::with_tables(&rules, tables)?),
+            Sealed::Json(json) => Self::from_json(&json),
+        }
     }
 
     /// From the bytes of a `tokenizer.json`.
@@ -44,7 +66,10 @@ impl Tokenizer {
             let size = bytes.len();
             return Err(Error::BadModel(format!("tokenizer.json: {size} bytes, at most {TOKENIZER_BYTES_MAX}")));
         }
-        let inner = file::parse(bytes)?;
+        Self::new(file::parse(bytes)?)
+    }
+
+    fn new(inner: Inner) -> Result<Self, Error> {
         // A decoder that cannot work shows at once.
         inner.decode(&[0], false).map_err(|error| Error::BadModel(format!("tokenizer.json: decoder: {error}")))?;
         let added = inner.get_added_vocabulary().get_added_tokens_decoder().keys().max();

@@ -127,8 +127,12 @@ fn check_stream(tokenizer: &Arc<Tokenizer>, ids: &[u32], skip_special: bool) {
 
 /// The reference for encoding: the tokenizers crate's own model, read from the same bytes.
 fn check_encoding(bytes: &[u8], texts: &[&str]) {
-    let (ours, theirs) = (Tokenizer::from_json(bytes).unwrap(), tokenizers::Tokenizer::from_bytes(bytes).unwrap());
-    for text in texts {
+    let theirs = tokenizers::Tokenizer::from_bytes(bytes).unwrap();
+    let sealed = Tokenizer::from_section(Tokenizer::seal(bytes).unwrap().into()).unwrap();
+    for (ours, text) in [Tokenizer::from_json(bytes).unwrap(), sealed]
+        .iter()
+        .flat_map(|ours| texts.iter().map(move |text| (ours, text)))
+    {
         for special in [false, true] {
             let expected = theirs.encode(*text, special).unwrap().get_ids().to_vec();
             assert_eq!(ours.encode(text, special).unwrap(), expected, "{text:?}");
@@ -239,6 +243,57 @@ fn a_tokenizer_cut_short_anywhere_is_refused() {
     assert!(Tokenizer::from_json(&whole).is_ok());
     for length in (0..whole.len()).step_by(7) {
         assert!(Tokenizer::from_json(&whole[..length]).is_err(), "{length} bytes");
+    }
+}
+
+/// Text of the kinds that vocabularies are cut by: words, numbers, spaces, marks, scripts, and bytes that are no word of any.
+fn any_text() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        "[a-zA-Z']{1,12}",
+        "[0-9]{1,5}",
+        "[ \\t\\n]{1,4}",
+        "[!-/:-@]{1,4}",
+        "\\PC{1,6}",
+        any::<String>(),
+        Just("<|im_end|>".to_owned()),
+    ];
+    prop::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
+}
+
+/// `PROPTEST_CASES=1000000 cargo test --release -p models --test import sealed_tables -- --nocapture` is the long run.
+#[test]
+fn sealed_tables_encode_as_the_tokenizers_crate_does() {
+    let files = [Some(std::fs::read(support::golden("llama3-tiny/tokenizer.json")).unwrap()), smollm2_json()];
+    for bytes in files.into_iter().flatten() {
+        let theirs = tokenizers::Tokenizer::from_bytes(&bytes).unwrap();
+        let ours = Tokenizer::from_section(Tokenizer::seal(&bytes).unwrap().into()).unwrap();
+        proptest!(|(text in any_text())| {
+            let expected = theirs.encode_fast(text.as_str(), false).unwrap();
+            prop_assert_eq!(ours.encode(&text, false).unwrap(), expected.get_ids());
+        });
+    }
+}
+
+fn smollm2_json() -> Option<Vec<u8>> {
+    support::smollm2().map(|path| Source::open(&path).unwrap().tokenizer_json().to_vec())
+}
+
+#[test]
+fn a_sealed_tokenizer_cut_short_or_bent_is_refused_or_harmless() {
+    let json = serde_json::to_vec(&support::huggingface::byte_tokenizer(262)).unwrap();
+    let whole = Tokenizer::seal(&json).unwrap();
+    assert_eq!(whole, Tokenizer::seal(&json).unwrap(), "same bytes, same section");
+    for length in 0..whole.len() {
+        assert!(Tokenizer::from_section(whole[..length].to_vec().into()).is_err(), "{length} bytes");
+    }
+    for at in (0..whole.len()).step_by(3) {
+        let mut bent = whole.clone();
+        bent[at] ^= 0xFF;
+        // Whatever it says now, it ends and does not panic.
+        if let Ok(tokenizer) = Tokenizer::from_section(bent.into()) {
+            let ids = tokenizer.encode("Hello, world! é", true).unwrap_or_default();
+            let _ = tokenizer.decode(&ids, false);
+        }
     }
 }
 

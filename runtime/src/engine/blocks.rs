@@ -4,11 +4,11 @@
 //! A full block may be named; blocks of the same name hold the same bits, so tables share them, and only full blocks are ever
 //! shared: nobody writes them again. Idle blocks are forgotten in the order of their last use, the ends of sequences first.
 
-use super::names::Name;
+use super::names::{Name, Scope};
 use kernels::BLOCK_TOKENS;
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     rc::Rc,
 };
 
@@ -28,6 +28,21 @@ struct Pool {
     /// Last use of each idle block.
     used_at: Vec<u64>,
     clock: u64,
+    /// Where they are to be kept elsewhere, too: blocks that have been filled since, the oldest first. Some may hold something else now.
+    filled: Option<VecDeque<Filled>>,
+}
+
+/// A block that was filled and named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Filled {
+    /// Which.
+    pub block: u32,
+    /// What it holds.
+    pub name: Name,
+    /// Whose that is.
+    pub scope: Scope,
+    /// Its number in its sequence.
+    pub depth: usize,
 }
 
 /// The blocks of one sequence, until it is dropped.
@@ -50,7 +65,24 @@ impl Blocks {
             idle: BTreeMap::new(),
             used_at: vec![0; n],
             clock: 0,
+            filled: None,
         })))
+    }
+
+    /// From now on remembers what is filled, for [`Blocks::next_filled`].
+    pub fn remember_filled(&self) {
+        self.0.borrow_mut().filled.get_or_insert_default();
+    }
+
+    /// The next block that was filled and still holds what it held then.
+    pub fn next_filled(&self) -> Option<Filled> {
+        let mut pool = self.0.borrow_mut();
+        loop {
+            let next = pool.filled.as_mut()?.pop_front()?;
+            if pool.name[next.block as usize] == Some(next.name) {
+                return Some(next);
+            }
+        }
     }
 
     /// A table without blocks.
@@ -125,16 +157,28 @@ impl Table {
     }
 
     /// Says what the first blocks hold, now that all their positions are computed.
-    pub fn name(&mut self, names: &[Name]) {
+    pub fn name(&mut self, names: &[Name], scope: Scope) {
+        self.name_as(names, Some(scope));
+    }
+
+    /// The same of blocks that were not computed but brought from where they are kept.
+    pub fn name_kept(&mut self, names: &[Name]) {
+        self.name_as(names, None);
+    }
+
+    fn name_as(&mut self, names: &[Name], filled_in: Option<Scope>) {
         if names.len() <= self.named {
             return;
         }
         let mut pool = self.pool.borrow_mut();
-        for (&block, name) in self.blocks.iter().zip(names).skip(self.named) {
+        for (depth, (&block, name)) in self.blocks.iter().zip(names).enumerate().skip(self.named) {
             // Another block may hold the same already; this one then stays nameless.
             if !pool.by_name.contains_key(name) {
                 pool.name[block as usize] = Some(*name);
                 pool.by_name.insert(*name, block);
+                if let Some(scope) = filled_in {
+                    pool.remember(Filled { block, name: *name, scope, depth });
+                }
             }
         }
         self.named = names.len();
@@ -161,6 +205,17 @@ impl Drop for Table {
 impl Pool {
     fn available(&self) -> usize {
         self.free.len() + self.idle.len()
+    }
+
+    /// As many as there are blocks: of more the oldest hold something else.
+    fn remember(&mut self, block: Filled) {
+        let most = self.holders.len();
+        if let Some(filled) = &mut self.filled {
+            if filled.len() == most {
+                filled.pop_front();
+            }
+            filled.push_back(block);
+        }
     }
 
     fn take(&mut self) -> u32 {
@@ -253,7 +308,7 @@ mod tests {
         let (a, b) = (names(1, 2), names(2, 1));
         let fill = |names: &[Name]| {
             let mut made = table(&blocks, names.len()).unwrap();
-            made.name(names);
+            made.name(names, Scope(0));
         };
         fill(&a);
         fill(&b);
@@ -298,7 +353,7 @@ mod tests {
                     prop_assert!(held.iter().all(|(table, _)| !table.blocks().contains(&block)), "written while held");
                     content[block as usize] = Some(*name);
                 }
-                made.name(&names);
+                made.name(&names, Scope(0));
                 held.push((made, length));
                 let mut all: Vec<u32> = held.iter().flat_map(|(table, _)| table.blocks().iter().copied()).collect();
                 all.sort_unstable();

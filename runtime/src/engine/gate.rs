@@ -29,6 +29,11 @@ impl Gate {
         *self.0.borrow() == Verdict::Pending
     }
 
+    /// Decided, and for the better.
+    pub fn is_sound(&self) -> bool {
+        *self.0.borrow() == Verdict::Sound
+    }
+
     /// Waits for the decision.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! The engine from outside: submit jobs, read their events, see its numbers. Bounded everywhere; dropping cancels.
 
-use super::{Compute, Event, Gate, Job, Limits, Panicked, worker::Worker};
+use super::{Compute, Event, Gate, Job, Limits, Loaded, Panicked, worker::Worker};
 use std::{
     sync::mpsc::{SyncSender, TrySendError, sync_channel},
     thread::{Builder, Thread},
@@ -61,14 +61,14 @@ impl Engine {
     pub fn start<C: Compute>(
         limits: Limits,
         gate: Gate,
-        compute: impl FnOnce() -> Option<(C, u32)> + Send + 'static,
+        load: impl FnOnce() -> Option<Loaded<C>> + Send + 'static,
         ended: oneshot::Sender<Result<(), Panicked>>,
     ) -> std::io::Result<Self> {
         let (submissions, jobs) = sync_channel(limits.waiting);
         let (publish, stats) = watch::channel(EngineStats::default());
         let run = move || {
-            if let Some((compute, blocks)) = compute() {
-                let result = Worker::new(compute, blocks, limits, gate, jobs, publish).run();
+            if let Some(loaded) = load() {
+                let result = Worker::new(loaded, limits, gate, jobs, publish).run();
                 // Nobody may be interested.
                 let _ = ended.send(result);
             }

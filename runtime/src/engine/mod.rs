@@ -10,6 +10,7 @@ mod draft;
 mod gate;
 mod guide;
 mod handle;
+mod keep;
 mod logprobs;
 mod names;
 mod plan;
@@ -25,8 +26,9 @@ mod worker;
 pub use gate::{Gate, Verdict};
 pub use guide::{Guide, Mask};
 pub use handle::{Engine, EngineStats, Output, Refused};
+pub use keep::Keep;
 pub use logprobs::Logprobs;
-pub use names::Scope;
+pub use names::{Name, Scope};
 pub use sampler::Params;
 
 use models::Batch;
@@ -43,6 +45,22 @@ pub trait Compute {
     fn regime(&self, _length: usize) -> u32 {
         0
     }
+
+    /// Copies a block's keys and values to `out`.
+    fn read_block(&mut self, block: u32, out: &mut [u8]);
+
+    /// Puts back what that gave.
+    fn write_block(&mut self, block: u32, bytes: &[u8]);
+}
+
+/// What an engine begins with, made on its thread.
+pub struct Loaded<C> {
+    /// What it computes with.
+    pub compute: C,
+    /// Blocks of that.
+    pub blocks: u32,
+    /// Where full blocks are kept beyond the process, if anywhere.
+    pub keep: Option<Box<dyn Keep>>,
 }
 
 /// Sequences of one engine at most: each may have a row in a step, and a step's memory grows with its rows.

@@ -34,6 +34,11 @@ impl Names {
         Self::new(self.scope, regime)
     }
 
+    /// Whose they are.
+    pub fn scope(&self) -> Scope {
+        self.scope
+    }
+
     /// The names that have been made.
     pub fn made(&self) -> &[Name] {
         &self.list

@@ -8,7 +8,7 @@ use super::{
     draft::{Drafter, GUESSES_MAX},
     guide::{Guided, Masks},
     logprobs::{Logprobs, logprobs},
-    names::{Name, Names},
+    names::{Name, Names, Scope},
     sampler::{Sampler, Scratch},
     sequence::{Sequence, Step},
 };
@@ -112,6 +112,11 @@ impl Task {
         }
         let tokens = self.sequence.tokens();
         self.names.as_mut().map_or(&[], |names| names.of(&tokens[..tokens.len() - 1]))
+    }
+
+    /// Whose keys and values its own may be; `None` where it is kept out of the prefix cache.
+    pub fn scope(&self) -> Option<Scope> {
+        self.names.as_ref().map(Names::scope)
     }
 
     /// Names of the blocks whose rows are all computed.
@@ -251,7 +256,7 @@ impl Task {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::engine::{Params, Scope};
+    use crate::engine::Params;
     use tokio::sync::mpsc::channel;
 
     fn task(events: Sender<Event>) -> Task {

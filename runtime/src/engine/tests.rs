@@ -52,6 +52,25 @@ fn expected(prompt: &[u32], n: usize) -> Vec<u32> {
 }
 
 impl Compute for Hashing {
+    fn read_block(&mut self, block: u32, out: &mut [u8]) {
+        let words = out.as_chunks_mut::<4>().0;
+        assert_eq!(words.len(), 2 * BLOCK_TOKENS);
+        for i in 0..BLOCK_TOKENS {
+            let slot = block as usize * BLOCK_TOKENS + i;
+            words[2 * i] = self.kv[slot].expect("only full blocks are read").to_le_bytes();
+            words[2 * i + 1] = self.regimes[slot].to_le_bytes();
+        }
+    }
+
+    fn write_block(&mut self, block: u32, bytes: &[u8]) {
+        let words = bytes.as_chunks::<4>().0;
+        for i in 0..BLOCK_TOKENS {
+            let slot = block as usize * BLOCK_TOKENS + i;
+            self.kv[slot] = Some(u32::from_le_bytes(words[2 * i]));
+            self.regimes[slot] = u32::from_le_bytes(words[2 * i + 1]);
+        }
+    }
+
     fn regime(&self, length: usize) -> u32 {
         u32::from(self.crosses_at.is_some_and(|at| length > at))
     }
@@ -100,9 +119,13 @@ struct Bench {
 }
 
 fn start(limits: Limits, compute: Hashing) -> Bench {
+    start_with(limits, compute, None)
+}
+
+fn start_with(limits: Limits, compute: Hashing, keep: Option<Box<dyn Keep>>) -> Bench {
     let (verdict, gate) = Gate::new();
     let (sender, ended) = oneshot::channel();
-    let engine = Engine::start(limits, gate, move || Some((compute, BLOCKS)), sender).unwrap();
+    let engine = Engine::start(limits, gate, move || Some(Loaded { compute, blocks: BLOCKS, keep }), sender).unwrap();
     Bench { engine, ended, verdict }
 }
 
@@ -455,4 +478,68 @@ async fn broken_logits_fail_one_sequence_alone() {
     let good = bench.engine.submit(greedy(&sound, 5)).unwrap();
     assert!(matches!(collect(bad).await.1, Some(Event::Failed(_))));
     assert_eq!(collect(good).await.0, expected(&sound, 5));
+}
+
+/// An engine that keeps its blocks in `folder`, in a pool of its own.
+fn start_keeping(folder: &std::sync::Arc<crate::kv_store::Folder>) -> Bench {
+    let identity = crate::kv_store::Identity {
+        digest: &[3; 32],
+        instruction_set: "portable",
+        kv_format: "f32",
+        block_bytes: 8 * BLOCK_TOKENS,
+    };
+    let store = crate::kv_store::KvStore::open(folder, &identity).unwrap();
+    start_with(limits(), Hashing::default(), Some(Box::new(store)))
+}
+
+#[tokio::test]
+async fn the_next_life_takes_up_where_the_last_one_was_and_says_the_same() {
+    let at = tempfile::TempDir::new().unwrap();
+    let folder = std::sync::Arc::new(crate::kv_store::Folder::open(at.path(), None, 1 << 20).unwrap());
+    let prompt: Vec<u32> = (0..3 * BLOCK_TOKENS as u32 + 5).map(|i| i * 7 % VOCAB).collect();
+    let answer = expected(&prompt, 2 * BLOCK_TOKENS);
+    let mut conversation = prompt.clone();
+    conversation.extend(&answer);
+    conversation.extend([1, 2, 3]);
+    let scoped = |tokens: &[u32], scope| Job { cache: Some(Scope(scope)), ..greedy(tokens, 2 * BLOCK_TOKENS) };
+    let reused = |bench: &Bench| bench.engine.watch().borrow().reused_tokens as usize;
+
+    let bench = start_keeping(&folder);
+    bench.verdict.send_replace(Verdict::Sound);
+    let (tokens, _) = collect(bench.engine.submit(scoped(&prompt, 1)).unwrap()).await;
+    assert_eq!(tokens, answer);
+    drop(bench.engine);
+    bench.ended.await.unwrap().unwrap();
+
+    // Another process, as far as it can tell: the same folder, an empty pool.
+    let bench = start_keeping(&folder);
+    bench.verdict.send_replace(Verdict::Sound);
+    let (tokens, _) = collect(bench.engine.submit(scoped(&conversation, 2)).unwrap()).await;
+    assert_eq!((tokens, reused(&bench)), (expected(&conversation, 2 * BLOCK_TOKENS), 0), "another scope finds nothing");
+    let (tokens, _) = collect(bench.engine.submit(scoped(&conversation, 1)).unwrap()).await;
+    assert_eq!(tokens, expected(&conversation, 2 * BLOCK_TOKENS));
+    assert_eq!(reused(&bench), (prompt.len() + answer.len() - 1) / BLOCK_TOKENS * BLOCK_TOKENS, "all that was full");
+    drop(bench.engine);
+    bench.ended.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_was_computed_from_bytes_that_nobody_verified_is_not_kept() {
+    let at = tempfile::TempDir::new().unwrap();
+    let folder = std::sync::Arc::new(crate::kv_store::Folder::open(at.path(), None, 1 << 20).unwrap());
+    let prompt: Vec<u32> = (0..3 * BLOCK_TOKENS as u32 + 5).map(|i| i * 7 % VOCAB).collect();
+    for verdict in [Verdict::Corrupt("a chunk".into()), Verdict::Pending, Verdict::Sound] {
+        let bench = start_keeping(&folder);
+        bench.verdict.send_replace(verdict.clone());
+        let mut output = bench.engine.submit(greedy(&prompt, 4)).unwrap();
+        // The engine says that it is over, whatever the gate does; who reads past the gate is the service's business.
+        while !matches!(output.next().await, None | Some(Event::Finished(_))) {}
+        assert_eq!(bench.engine.watch().borrow().reused_tokens, 0, "{verdict:?}: nothing was kept before");
+        drop((output, bench.engine));
+        bench.ended.await.unwrap().unwrap();
+    }
+    assert!(std::fs::read_dir(at.path()).unwrap().any(|entry| {
+        let path = entry.unwrap().path();
+        path.extension().is_some_and(|extension| extension == "blocks") && path.metadata().unwrap().len() > 0
+    }));
 }

@@ -10,18 +10,22 @@
 //! Nobody waits for somebody else's reader: a sequence that is over gives place and blocks back with its last words unsaid, and
 //! one whose reader is behind loses them as soon as another could use them, and queues again when its reader has caught up.
 //!
+//! Full blocks are kept elsewhere, too, where there is such a place: one at a time, whenever nothing else can be computed, and brought
+//! back from there for a sequence that is admitted.
+//!
 //! A sequence whose next block another one's prefill is about to fill waits for it (a place is kept for it) instead of
 //! computing the same; where no block comes for a while it is admitted and computes.
 
 use super::{
-    Compute, EngineStats, Gate, Limits, Panicked,
-    blocks::{Blocks, Table},
+    Compute, EngineStats, Gate, Keep, Limits, Loaded, Panicked,
+    blocks::{Blocks, Filled, Table},
     guide::Masks,
     handle::Submission,
     plan::{Share, plan},
     sampler::Scratch,
     task::Task,
 };
+use kernels::BLOCK_TOKENS;
 use models::{Batch, Segment};
 use protocol::{ApiError, ErrorKind};
 use std::{
@@ -48,6 +52,7 @@ pub(super) struct Worker<C> {
     closed: bool,
     publish: watch::Sender<EngineStats>,
     blocks: Blocks,
+    keep: Option<Box<dyn Keep>>,
     waiting: VecDeque<Task>,
     /// In the order of their admission.
     running: Vec<Running>,
@@ -88,14 +93,17 @@ struct Rows {
 
 impl<C: Compute> Worker<C> {
     pub fn new(
-        compute: C,
-        blocks: u32,
+        loaded: Loaded<C>,
         limits: Limits,
         gate: Gate,
         submissions: Receiver<Submission>,
         publish: watch::Sender<EngineStats>,
     ) -> Self {
+        let Loaded { compute, blocks, keep } = loaded;
         let blocks = Blocks::new(blocks);
+        if keep.is_some() {
+            blocks.remember_filled();
+        }
         let (waiting, running, scratch) = (VecDeque::new(), Vec::new(), Scratch::default());
         let (masks, counts) = (Masks::default(), Counts::default());
         let (aside, leaving) = (Vec::new(), Vec::new());
@@ -107,6 +115,7 @@ impl<C: Compute> Worker<C> {
             closed: false,
             publish,
             blocks,
+            keep,
             waiting,
             running,
             aside,
@@ -126,6 +135,9 @@ impl<C: Compute> Worker<C> {
             self.admit(Instant::now());
             let shares = self.provide();
             self.publish();
+            if shares.is_empty() && self.keep_one() {
+                continue;
+            }
             if self.closed && self.tasks().next().is_none() {
                 return Ok(());
             }
@@ -137,6 +149,18 @@ impl<C: Compute> Worker<C> {
                 return Err(self.fail_all(message(&*payload)));
             }
         }
+    }
+
+    /// Keeps one block that was filled and is not kept yet; false where there is none. What was computed from bytes that nobody has
+    /// verified is never kept.
+    fn keep_one(&mut self) -> bool {
+        let Some(keep) = &mut self.keep else { return false };
+        if !self.gate.is_sound() {
+            return false;
+        }
+        let Some(Filled { block, name, scope, depth }) = self.blocks.next_filled() else { return false };
+        keep.save(scope, &name, depth, &mut |out| self.compute.read_block(block, out));
+        true
     }
 
     fn tasks(&self) -> impl Iterator<Item = &Task> {
@@ -228,13 +252,31 @@ impl<C: Compute> Worker<C> {
     /// left, so that who is admitted is not soon sent back.
     fn table_for(&mut self, task: &mut Task) -> Option<Table> {
         let mut table = self.blocks.table();
-        let kept = table.reuse(task.reusable());
+        let kept = self.reuse(&mut table, task);
         if !table.grow(task.sequence.reach()) || self.blocks.available() < self.running.len() {
             return None;
         }
         task.sequence.rewind(kept);
         self.counts.reused_tokens += kept as u64;
         Some(table)
+    }
+
+    /// Blocks that the pool knows, then those that are kept elsewhere; the positions they cover.
+    fn reuse(&mut self, table: &mut Table, task: &mut Task) -> usize {
+        let scope = task.scope();
+        let names = task.reusable();
+        let known = table.reuse(names);
+        let (Some(keep), Some(scope)) = (&mut self.keep, scope) else { return known };
+        keep.begin();
+        let mut depth = known / BLOCK_TOKENS;
+        keep.used(scope, &names[..depth]);
+        while depth < names.len() && keep.knows(scope, &names[depth]) && table.grow((depth + 1) * BLOCK_TOKENS) {
+            let Some(bytes) = keep.load(scope, &names[depth], depth) else { break };
+            self.compute.write_block(table.blocks()[depth], bytes);
+            depth += 1;
+            table.name_kept(&names[..depth]);
+        }
+        depth * BLOCK_TOKENS
     }
 
     fn plan(&self) -> Vec<Share> {
@@ -390,7 +432,8 @@ impl<C: Compute> Worker<C> {
 impl Running {
     /// Makes the blocks that are now full known to the prefix cache.
     fn name_blocks(&mut self) {
-        self.table.name(self.task.computed_names());
+        let Some(scope) = self.task.scope() else { return };
+        self.table.name(self.task.computed_names(), scope);
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     timeline::first_token_ms,
 };
 use serde_json::{Value, json};
-use std::{path::Path, time::Duration};
+use std::{path::Path, thread, time::Duration};
 
 /// Short: each run has to wait for zero.
 const IDLE: Duration = Duration::from_millis(200);
@@ -22,62 +22,77 @@ const QUESTION: &str = "Write one sentence about a lighthouse that is dark until
 /// The first token is measured; a few more show that the model goes on.
 const ANSWER_TOKENS_MAX: u32 = 8;
 
+/// A standby that replaces one that was used is launched when nobody is served any more, and is there long before this.
+const STANDBY_AFTER: Duration = Duration::from_millis(300);
+
+/// The same question from zero and of a model that is there; neither finds its prompt in a cache.
+struct Run {
+    cold: Chat,
+    hot: Chat,
+}
+
 /// One number of a run.
-type Metric = (&'static str, fn(&Chat) -> f64);
+type Metric = (&'static str, fn(&Run) -> f64);
 
 /// In the order of a request's way.
-const METRICS: [Metric; 6] = [
-    ("held_ms", |chat| chat.timings.wake.held_ms),
-    ("launch_ms", |chat| chat.timings.wake.launch_ms),
-    ("restore_ms", |chat| chat.timings.wake.restore_ms),
-    ("prefill_ms", |chat| chat.timings.prompt_ms),
-    ("first_token_ms", |chat| chat.timings.first_token_ms),
-    ("client_first_token_ms", first_token_ms),
+const METRICS: [Metric; 8] = [
+    ("held_ms", |run| run.cold.timings.wake.held_ms),
+    ("launch_ms", |run| run.cold.timings.wake.launch_ms),
+    ("restore_ms", |run| run.cold.timings.wake.restore_ms),
+    ("prefill_ms", |run| run.cold.timings.prompt_ms),
+    ("first_token_ms", |run| run.cold.timings.first_token_ms),
+    ("client_first_token_ms", |run| first_token_ms(&run.cold)),
+    ("hot_client_first_token_ms", |run| first_token_ms(&run.hot)),
+    ("more_than_hot_ms", |run| first_token_ms(&run.cold) - first_token_ms(&run.hot)),
 ];
 
 /// Measures and prints.
 pub fn bench(args: &ColdStart, snapshot: &Path) -> Result<()> {
     let model = check(snapshot)?;
-    let chats = measure(&model, snapshot, args)?;
-    if args.json { output::json(&report(&model, &chats)) } else { print(&model, &chats) }
+    let runs = measure(&model, snapshot, args)?;
+    if args.json { output::json(&report(&model, &runs)) } else { print(&model, &runs) }
 }
 
-fn measure(model: &str, snapshot: &Path, args: &ColdStart) -> Result<Vec<Chat>> {
-    let server = Server::start(&Options { model, snapshot, idle: IDLE })?;
+fn measure(model: &str, snapshot: &Path, args: &ColdStart) -> Result<Vec<Run>> {
+    let server = Server::start(&Options { model, snapshot, idle: IDLE, standby: args.standby })?;
     let mut progress = Progress::new();
-    let mut chats = Vec::new();
+    let mut runs = Vec::new();
     for run in 1..=args.runs {
         progress.step(&format!("cold start {run} of {}", args.runs));
-        let chat = server.chat(model, QUESTION, ANSWER_TOKENS_MAX, &mut |_| Ok(()))?;
+        if args.standby > 0 {
+            thread::sleep(STANDBY_AFTER);
+        }
+        let ask = || server.chat(model, QUESTION, ANSWER_TOKENS_MAX, &mut |_| Ok(()));
+        let (cold, hot) = (ask()?, ask()?);
         let life = server.life(model)?;
         server.wait_until_cold(model, &life, IDLE + GONE_AFTER_MAX)?;
-        chats.push(chat);
+        runs.push(Run { cold, hot });
     }
     drop(progress);
     server.stop()?;
-    Ok(chats)
+    Ok(runs)
 }
 
-fn report(model: &str, chats: &[Chat]) -> Value {
-    let runs: Vec<Value> = chats
+fn report(model: &str, runs: &[Run]) -> Value {
+    let each: Vec<Value> = runs
         .iter()
-        .map(|chat| METRICS.iter().map(|(name, of)| ((*name).to_owned(), json!(of(chat)))).collect())
+        .map(|run| METRICS.iter().map(|(name, of)| ((*name).to_owned(), json!(of(run)))).collect())
         .collect();
-    let medians: Value = METRICS.iter().map(|(name, of)| ((*name).to_owned(), spread(chats, *of).json())).collect();
-    json!({"model": model, "prompt_tokens": chats.first().map(|chat| chat.timings.prompt_n), "summary": medians, "runs": runs})
+    let medians: Value = METRICS.iter().map(|(name, of)| ((*name).to_owned(), spread(runs, *of).json())).collect();
+    json!({"model": model, "prompt_tokens": runs.first().map(|run| run.cold.timings.prompt_n), "summary": medians, "runs": each})
 }
 
-fn print(model: &str, chats: &[Chat]) -> Result<()> {
-    let prompt = chats.first().map_or(0, |chat| chat.timings.prompt_n);
-    output::line(format_args!("{model}: {} cold starts, prompt of {prompt} tokens", chats.len()))?;
-    output::line(format_args!("{:<24}{:>10}{:>10}{:>10}", "", "median", "least", "most"))?;
+fn print(model: &str, runs: &[Run]) -> Result<()> {
+    let prompt = runs.first().map_or(0, |run| run.cold.timings.prompt_n);
+    output::line(format_args!("{model}: {} cold starts, prompt of {prompt} tokens", runs.len()))?;
+    output::line(format_args!("{:<28}{:>10}{:>10}{:>10}", "", "median", "least", "most"))?;
     for (name, of) in METRICS {
-        let Spread { median, least, most } = spread(chats, of);
-        output::line(format_args!("{name:<24}{median:>10.1}{least:>10.1}{most:>10.1}"))?;
+        let Spread { median, least, most } = spread(runs, of);
+        output::line(format_args!("{name:<28}{median:>10.1}{least:>10.1}{most:>10.1}"))?;
     }
     Ok(())
 }
 
-fn spread(chats: &[Chat], of: fn(&Chat) -> f64) -> Spread {
-    Spread::of(chats.iter().map(of).collect())
+fn spread(runs: &[Run], of: fn(&Run) -> f64) -> Spread {
+    Spread::of(runs.iter().map(of).collect())
 }

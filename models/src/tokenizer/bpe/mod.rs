@@ -1,20 +1,27 @@
-//! Byte-pair encoding that is quick to load: the vocabulary is one string and one table, read straight from JSON. What it
-//! encodes is what the tokenizers crate's own BPE encodes; that one takes several times as long to be ready.
+//! Byte-pair encoding that is there at once: vocabulary and merges are tables that are searched where they are mapped. They are made
+//! when a model is sealed, straight from JSON. What it encodes is what the tokenizers crate's own BPE encodes.
 
 mod read;
+mod tables;
 mod vocabulary;
 mod word;
 
 use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+pub(super) use tables::Tables;
 use tokenizers::{AddedToken, Model, Result, Token, Trainer};
-use vocabulary::Vocabulary;
-use word::{Merges, Word};
+use word::Word;
 
 /// A byte-pair encoding as `tokenizer.json` has it.
 pub(super) struct Bpe {
-    vocabulary: Vocabulary,
-    merges: Merges,
+    tables: Tables,
+    rules: Rules,
+}
+
+/// What `tokenizer.json` says beside vocabulary and merges.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Rules {
     /// Stands for characters without a token.
     unknown: Option<String>,
     /// One unknown token for a run of such characters.
@@ -26,9 +33,18 @@ pub(super) struct Bpe {
 }
 
 impl Bpe {
+    pub fn new(tables: Tables, rules: Rules) -> Self {
+        Self { tables, rules }
+    }
+
+    /// Both halves, to be sealed.
+    pub fn into_parts(self) -> (Tables, Rules) {
+        (self.tables, self.rules)
+    }
+
     /// One more than the largest id.
     pub fn ids(&self) -> usize {
-        self.vocabulary.ids()
+        self.tables.ids()
     }
 
     /// The characters of `text` as tokens, and what each covers, in bytes.
@@ -37,13 +53,13 @@ impl Bpe {
         let mut unknown = 0;
         for (at, c) in text.char_indices() {
             let bytes = &text[at..at + c.len_utf8()];
-            if let Some(id) = self.vocabulary.id(bytes) {
+            if let Some(id) = self.tables.id(bytes) {
                 self.push_unknown(&mut word, &mut unknown)?;
                 word.push(id, bytes.len());
             } else if let Some(ids) = self.fallback(bytes) {
                 ids.into_iter().for_each(|id| word.push(id, 1));
-            } else if self.unknown.is_some() {
-                if !self.fuse_unknown {
+            } else if self.rules.unknown.is_some() {
+                if !self.rules.fuse_unknown {
                     self.push_unknown(&mut word, &mut unknown)?;
                 }
                 unknown += bytes.len();
@@ -55,17 +71,16 @@ impl Bpe {
 
     fn push_unknown(&self, word: &mut Word, bytes: &mut usize) -> Result<()> {
         if *bytes > 0 {
-            let token = self.unknown.as_deref().unwrap_or_default();
-            let id =
-                self.vocabulary.id(token).ok_or_else(|| format!("unk_token {token:?} is not in the vocabulary"))?;
+            let token = self.rules.unknown.as_deref().unwrap_or_default();
+            let id = self.tables.id(token).ok_or_else(|| format!("unk_token {token:?} is not in the vocabulary"))?;
             word.push(id, std::mem::take(bytes));
         }
         Ok(())
     }
 
     fn fallback(&self, bytes: &str) -> Option<Vec<u32>> {
-        let id = |byte: u8| self.vocabulary.id(&format!("<0x{byte:02X}>"));
-        self.byte_fallback.then(|| bytes.bytes().map(id).collect::<Option<Vec<u32>>>()).flatten()
+        let id = |byte: u8| self.tables.id(&format!("<0x{byte:02X}>"));
+        self.rules.byte_fallback.then(|| bytes.bytes().map(id).collect::<Option<Vec<u32>>>()).flatten()
     }
 }
 
@@ -73,38 +88,38 @@ impl Model for Bpe {
     type Trainer = Untrainable;
 
     fn tokenize(&self, text: &str) -> Result<Vec<Token>> {
-        if self.ignore_merges
-            && let Some(id) = self.vocabulary.id(text)
+        if self.rules.ignore_merges
+            && let Some(id) = self.tables.id(text)
         {
             return Ok(vec![Token::new(id, text.to_owned(), (0, text.len()))]);
         }
         let mut word = self.characters(text)?;
-        word.merge(&self.merges);
+        word.merge(&self.tables);
         let mut at = 0;
         Ok(word
             .tokens()
             .map(|(id, bytes)| {
                 let from = at;
                 at += bytes;
-                Token::new(id, self.vocabulary.token(id).unwrap_or_default().to_owned(), (from, at))
+                Token::new(id, self.tables.token(id).unwrap_or_default().to_owned(), (from, at))
             })
             .collect())
     }
 
     fn token_to_id(&self, token: &str) -> Option<u32> {
-        self.vocabulary.id(token)
+        self.tables.id(token)
     }
 
     fn id_to_token(&self, id: u32) -> Option<String> {
-        self.vocabulary.token(id).map(str::to_owned)
+        self.tables.token(id).map(str::to_owned)
     }
 
     fn get_vocab(&self) -> std::collections::HashMap<String, u32> {
-        self.vocabulary.iter().map(|(id, token)| (token.to_owned(), id)).collect()
+        self.tables.iter().map(|(id, token)| (token.to_owned(), id)).collect()
     }
 
     fn get_vocab_size(&self) -> usize {
-        self.vocabulary.len()
+        self.tables.len()
     }
 
     fn save(&self, _: &Path, _: Option<&str>) -> Result<Vec<PathBuf>> {

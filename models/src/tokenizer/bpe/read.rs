@@ -1,6 +1,6 @@
 //! The `model` of a `tokenizer.json` → [`Bpe`], with no string made on the way.
 
-use super::{Bpe, vocabulary::Vocabulary, word::Merges};
+use super::{Bpe, PairMap, Rules, Tables, vocabulary::Vocabulary};
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use std::fmt;
 
@@ -21,7 +21,7 @@ impl<'de> Visitor<'de> for BpeVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Bpe, A::Error> {
         let mut vocabulary: Option<Vocabulary> = None;
-        let mut merges: Option<Merges> = None;
+        let mut merges: Option<PairMap> = None;
         // Merges that come before the vocabulary wait for it.
         let mut early: Option<serde_json::Value> = None;
         let mut unknown = None;
@@ -55,14 +55,14 @@ impl<'de> Visitor<'de> for BpeVisitor {
             merges = Some(MergesSeed(&vocabulary).deserialize(early).map_err(A::Error::custom)?);
         }
         let merges = merges.ok_or_else(|| A::Error::missing_field("merges"))?;
-        Ok(Bpe {
-            vocabulary,
-            merges,
+        let tables = Tables::of(&vocabulary, &merges).map_err(A::Error::custom)?;
+        let rules = Rules {
             unknown,
             fuse_unknown: fuse_unknown.unwrap_or(false),
             byte_fallback: byte_fallback.unwrap_or(false),
             ignore_merges: ignore_merges.unwrap_or(false),
-        })
+        };
+        Ok(Bpe::new(tables, rules))
     }
 }
 
@@ -126,22 +126,22 @@ impl Visitor<'_> for TextSeed<'_> {
 struct MergesSeed<'a>(&'a Vocabulary);
 
 impl<'de> DeserializeSeed<'de> for MergesSeed<'_> {
-    type Value = Merges;
+    type Value = PairMap;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Merges, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<PairMap, D::Error> {
         deserializer.deserialize_seq(self)
     }
 }
 
 impl<'de> Visitor<'de> for MergesSeed<'_> {
-    type Value = Merges;
+    type Value = PairMap;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str("a list of merges")
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Merges, A::Error> {
-        let mut merges = Merges::with_capacity(self.0.len());
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<PairMap, A::Error> {
+        let mut merges = PairMap::with_capacity(self.0.len());
         let mut text = String::new();
         let (mut rank, mut guess) = (0u32, 0u32);
         while let Some(split) = seq.next_element_seed(MergeSeed(&mut text))? {

@@ -1,10 +1,10 @@
-//! Token ↔ id: all tokens in one string, ids in one table.
+//! Token ↔ id while a `tokenizer.json` is read: all tokens in one string, ids in one table.
 
 use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry};
 use std::hash::BuildHasher;
 
 /// Largest id; far above any vocabulary known.
-const ID_MAX: u32 = 1 << 22;
+pub(super) const ID_MAX: u32 = 1 << 22;
 /// Room made at first: small vocabularies waste little of it, and large ones grow from here.
 const TOKENS_LIKELY: usize = 1 << 16;
 

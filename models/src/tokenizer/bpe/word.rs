@@ -1,9 +1,7 @@
 //! Merging the characters of a word, the pair of least rank first: with a heap, so that a word of any length is n log n.
 
+use super::Tables;
 use std::{cmp::Reverse, collections::BinaryHeap};
-
-/// Pairs and what they become.
-pub(super) type Merges = super::PairMap;
 
 const NONE: usize = usize::MAX;
 
@@ -42,7 +40,7 @@ impl Word {
     }
 
     /// Merges until no pair is left that the table knows.
-    pub fn merge(&mut self, merges: &Merges) {
+    pub fn merge(&mut self, merges: &Tables) {
         let mut candidates: BinaryHeap<Reverse<Candidate>> =
             (0..self.symbols.len()).filter_map(|at| self.candidate(merges, at)).map(Reverse).collect();
         while let Some(Reverse(candidate)) = candidates.pop() {
@@ -58,10 +56,10 @@ impl Word {
     }
 
     /// The merge of the symbol at `at` with its right neighbour.
-    fn candidate(&self, merges: &Merges, at: usize) -> Option<Candidate> {
+    fn candidate(&self, merges: &Tables, at: usize) -> Option<Candidate> {
         let symbol = self.symbols.get(at).filter(|symbol| symbol.bytes > 0)?;
         let right = self.symbols.get(symbol.right)?;
-        merges.get(&(symbol.id, right.id)).map(|&(rank, id)| Candidate { rank, at, id })
+        merges.merge(symbol.id, right.id).map(|(rank, id)| Candidate { rank, at, id })
     }
 
     fn join(&mut self, at: usize, id: u32) {
