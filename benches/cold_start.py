@@ -9,7 +9,8 @@ request at a time, and take turns, so that a machine that gets slower does so fo
 What is measured, always at the client:
   cold start   a streaming chat, from the moment somebody asks while no process has the model, to the first piece of text.
                llama-server: from before its process is started; it is asked as soon as /health says ok, which is looked
-               at every 2 ms. Ours: from before the connection to `pilotlight serve` whose slot is cold.
+               at every 2 ms. Ours: from before the connection to `pilotlight serve` whose slot is cold, with and without a standby process.
+  hot          the same question where the model is there, its prompt in no cache: what a first token from zero is set against.
   page cache   warm, or cold: the model's file and the program's files dropped before each run.
   decode       one sequence of 128 tokens; tokens/s after the first token, counted from `usage`.
   prefill      prompts of about 512 tokens, one answer token; prompt tokens from `usage` over the time to the first token.
@@ -167,12 +168,12 @@ class Llama:
 class Ours:
     """`pilotlight serve`: the activator stays, the model's process comes and goes."""
 
-    def __init__(self, program, snapshot, threads):
-        self.name = "pilotlight"
+    def __init__(self, program, snapshot, threads, extra=()):
+        self.name = " ".join(["pilotlight", *extra])
         self.files = [snapshot, program]
         command = [
             program, "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--idle", IDLE, "--model", f"{MODEL}={snapshot}",
-            "--threads", str(threads),
+            "--threads", str(threads), *extra,
         ]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         said = queue.Queue(maxsize=1000)
@@ -261,6 +262,12 @@ def cold_starts(servers, runs, say):
     return results
 
 
+def hot_first_tokens(ours, runs):
+    """Seconds to the first token of the same question, where the model is there; none finds its prompt in a cache."""
+    with ours.hot() as port:
+        return [chat(port, 8).first_s for _ in range(runs)]
+
+
 def decode_rate(port):
     """Tokens a second after the first, of one sequence."""
     answer = stream(port, "/v1/completions", {
@@ -318,12 +325,13 @@ def table(report):
 def ratios(report):
     """Ours over the best of theirs: below 1 is faster for times, above 1 is faster for rates."""
     starts, speed = report["cold_start_s"], report["hot_tokens_per_s"]
-    theirs = [name for name in starts if name != "pilotlight"]
+    theirs = [name for name in starts if not name.startswith("pilotlight")]
     if not theirs:
         return {}
     middle = statistics.median
     found = {
-        f"first_token_{cache}": middle(starts["pilotlight"][cache]) / min(middle(starts[name][cache]) for name in theirs)
+        f"{name}_first_token_{cache}": middle(starts[name][cache]) / min(middle(starts[peer][cache]) for peer in theirs)
+        for name in starts if name not in theirs
         for cache in ("warm", "cold")
     }
     for what in ("decode", "prefill"):
@@ -331,6 +339,13 @@ def ratios(report):
         if peers and "pilotlight" in speed:
             found[what] = middle(speed["pilotlight"][what]) / max(peers)
     return found
+
+
+def more_than_hot(report):
+    """Milliseconds that a first token from zero costs beside one of a model that is there, page cache warm."""
+    hot = statistics.median(report["hot_first_token_s"])
+    ours = {name: starts for name, starts in report["cold_start_s"].items() if name.startswith("pilotlight")}
+    return {name: (statistics.median(starts["warm"]) - hot) * 1e3 for name, starts in ours.items()}
 
 
 def where_it_went(report):
@@ -365,23 +380,29 @@ def main():
                 sys.exit(f"{options.llama_server} is not there; benches/peers.sh builds it (or --alone)")
             peer = lambda *extra: Llama(options.llama_server, options.gguf, options.threads, extra)
             servers += [peer(), peer("--no-warmup")]
+        # Last, so that the first two are ours and theirs.
+        standby = Ours(options.pilotlight, options.snapshot, options.threads, ["--standby", "1"])
+        servers.append(standby)
         report = {
             "threads": options.threads,
             "runs": options.runs,
             "cold_start_s": cold_starts(servers, options.runs, say),
+            "hot_first_token_s": hot_first_tokens(ours, options.runs),
             # Warm-up is over by then, so one llama-server stands for both.
-            "hot_tokens_per_s": hot_speed(servers[:2], options.runs, say),
+            "hot_tokens_per_s": hot_speed(servers[:1] if options.alone else servers[:2], options.runs, say),
         }
     finally:
         for server in servers:
             server.close()
     report["ours_over_best_of_theirs"] = ratios(report)
+    report["more_than_hot_ms"] = more_than_hot(report)
     report["ours_where_it_went_warm_ms"] = where_it_went(report)
     if options.json == "-":
         print(json.dumps(report, indent=2))
         return
     print(table(report))
     print("ours over the best of theirs:", ", ".join(f"{name} {value:.2f}" for name, value in report["ours_over_best_of_theirs"].items()))
+    print("from zero, more than hot (warm):", ", ".join(f"{name} {value:.1f} ms" for name, value in report["more_than_hot_ms"].items()))
     print("ours, where it went (warm):", ", ".join(f"{name} {value:.1f}" for name, value in report["ours_where_it_went_warm_ms"].items()))
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps(report, indent=2) + "\n")
