@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use rustix::fs::{MemfdFlags, memfd_create};
 use snapshot::{Header, SectionKind, Snapshot};
 use std::{fs::File, io::Write, ops::Range};
-use xxhash_rust::xxh3::xxh3_64;
+use twox_hash::XxHash3_64;
 
 const HEADER_BYTES: usize = 4096;
 
@@ -43,7 +43,7 @@ fn repair(bytes: &mut [u8]) {
     bytes[24..32].copy_from_slice(&length.to_le_bytes());
     let (table, checksums) = (region(bytes, 32), region(bytes, 56));
     if let Some(part) = table.and_then(|range| bytes.get(range)) {
-        put_sum(bytes, 48, xxh3_64(part));
+        put_sum(bytes, 48, XxHash3_64::oneshot(part));
     }
     if let Some(range) = checksums.filter(|range| range.end <= bytes.len()) {
         let chunk = u32::from_le_bytes(bytes[20..24].try_into().expect("4 bytes")).max(4096) as usize;
@@ -51,12 +51,12 @@ fn repair(bytes: &mut [u8]) {
             let start = i.saturating_mul(chunk).max(HEADER_BYTES);
             let end = (i + 1).saturating_mul(chunk).min(range.start);
             if let Some(part) = bytes.get(start..end) {
-                put_sum(bytes, at, xxh3_64(part));
+                put_sum(bytes, at, XxHash3_64::oneshot(part));
             }
         }
-        put_sum(bytes, 72, xxh3_64(&bytes[range]));
+        put_sum(bytes, 72, XxHash3_64::oneshot(&bytes[range]));
     }
-    put_sum(bytes, 4088, xxh3_64(&bytes[..4088]));
+    put_sum(bytes, 4088, XxHash3_64::oneshot(&bytes[..4088]));
 }
 
 fn region(bytes: &[u8], at: usize) -> Option<Range<usize>> {

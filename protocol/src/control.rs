@@ -26,6 +26,10 @@ pub enum ToRuntime {
         model: String,
         /// Memory for KV blocks, in bytes; `None` lets the runtime choose from the model's context length.
         kv_memory_bytes: Option<u64>,
+        /// A runtime before has said [`FromRuntime::Verified`] of this very file, unchanged since: what is still in memory need not be
+        /// verified again.
+        #[serde(default)]
+        verified: bool,
     },
     /// Finish what runs, accept nothing new, then say [`FromRuntime::Drained`] and exit 0.
     Drain,
@@ -47,6 +51,8 @@ pub enum FromRuntime {
         /// Where the time since [`ToRuntime::Restore`] went.
         restore: RestoreTimings,
     },
+    /// Every byte of the snapshot fits its checksum. Not said where [`ToRuntime::Restore`] said so.
+    Verified,
     /// What the runtime holds has changed; told at most every 100 ms, and the last state always.
     Stats(Stats),
     /// The model cannot be restored, or the engine broke. The process exits after this.

@@ -84,9 +84,9 @@ async fn serve(snapshot: &Path, listen: SocketAddr, options: Options) -> Result<
 
 /// Restores, publishes that, and then only returns where it fails.
 async fn model(file: File, options: Options, phase: &watch::Sender<Phase>) -> Failure {
-    let order = Order { file, model: None, kv_memory_bytes: None, ordered: Instant::now() };
+    let order = Order { file, model: None, kv_memory_bytes: None, verified: false, ordered: Instant::now() };
     let restored = tokio::task::spawn_blocking(move || restore(order, &options)).await;
-    let Restored { service, timings, gate, engine_ended } = match restored {
+    let Restored { service, timings, gate, engine_ended, .. } = match restored {
         Ok(Ok(restored)) => restored,
         Ok(Err(failure)) => return failure,
         Err(_) => return Failure::new(FailureKind::Internal, "the restore panicked"),

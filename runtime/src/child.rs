@@ -6,7 +6,7 @@
 use crate::{
     Options,
     control::{Control, Received},
-    engine::EngineStats,
+    engine::{EngineStats, Gate},
     failure::Failure,
     http::{App, Phase, serve_socket},
     process::Resident,
@@ -75,6 +75,8 @@ struct Child {
     resident: Resident,
     options: Options,
     reports: Option<Reports>,
+    /// What the activator does not know to be sound yet.
+    verifying: Option<Gate>,
     /// A model was ordered.
     ordered: bool,
 }
@@ -94,7 +96,7 @@ impl Child {
             let _ = stopped.wait_for(|stop| *stop).await;
         }));
         let (control, resident) = (Control::start(control)?, Resident::open()?);
-        Ok(Self { control, phase, stop, server, resident, options, reports: None, ordered: false })
+        Ok(Self { control, phase, stop, server, resident, options, reports: None, verifying: None, ordered: false })
     }
 
     async fn serve(&mut self) -> End {
@@ -119,6 +121,7 @@ impl Child {
                     }
                     Err(failure) => return End::Failed(failure),
                 },
+                () = sound(&mut self.verifying) => self.say(&FromRuntime::Verified),
                 engine = changed(&mut self.reports) => self.say(&FromRuntime::Stats(self.stats(engine))),
                 Ok(failure) = &mut failing, if never.is_none() => return End::Failed(failure),
                 _ = &mut self.server, if *self.stop.borrow() => return End::Drained,
@@ -129,12 +132,12 @@ impl Child {
     /// Does as told; a restore that was started, if any.
     fn handle(&mut self, (message, file): Received) -> Result<Option<Restoring>, Failure> {
         match message {
-            ToRuntime::Restore { model, kv_memory_bytes } => {
+            ToRuntime::Restore { model, kv_memory_bytes, verified } => {
                 let file = file.ok_or_else(|| Failure::internal("Restore came without the snapshot's descriptor"))?;
                 if std::mem::replace(&mut self.ordered, true) {
                     return Err(Failure::internal("Restore came twice"));
                 }
-                let order = Order { file, model: Some(model), kv_memory_bytes, ordered: Instant::now() };
+                let order = Order { file, model: Some(model), kv_memory_bytes, verified, ordered: Instant::now() };
                 return self.restore(order).map(Some);
             }
             ToRuntime::Drain => {
@@ -165,7 +168,8 @@ impl Child {
     }
 
     fn ready(&mut self, restored: Restored, failing: Option<oneshot::Sender<Failure>>) {
-        let Restored { service, timings, gate, engine_ended } = restored;
+        let Restored { service, timings, gate, engine_ended, verified } = restored;
+        self.verifying = (!verified).then(|| gate.clone());
         tracing::info!(model = service.model, total_us = timings.total_us, "restored");
         self.reports = service
             .generator()
@@ -220,6 +224,18 @@ impl Child {
 struct Reports {
     stats: watch::Receiver<EngineStats>,
     not_before: tokio::time::Instant,
+}
+
+/// Once all is sound, and never again.
+async fn sound(verifying: &mut Option<Gate>) {
+    let is_sound = match verifying {
+        Some(gate) => gate.passed().await.is_ok(),
+        None => false,
+    };
+    *verifying = None;
+    if !is_sound {
+        std::future::pending().await
+    }
 }
 
 /// The engine's numbers once they have changed, but not too often; never, where there is no engine. Nothing is lost where

@@ -11,7 +11,7 @@ use crate::{
     service::{Generator, Service, Work},
 };
 use kernels::{BLOCK_TOKENS, KvFormat};
-use models::{Batch, ChatTemplate, Encoder, Generation, Kv, Logits, Model, ModelConfig, Tokenizer};
+use models::{Batch, ChatTemplate, Encoder, Generation, Kv, Logits, Model, ModelConfig, Prefix, Tokenizer};
 use protocol::control::{FailureKind, RestoreTimings};
 use snapshot::{SectionKind, Snapshot};
 use std::{
@@ -37,6 +37,8 @@ pub struct Order {
     pub model: Option<String>,
     /// KV memory; `None` for the default.
     pub kv_memory_bytes: Option<u64>,
+    /// This very file has been verified before: what is still in memory need not be again.
+    pub verified: bool,
     /// When it was ordered.
     pub ordered: Instant,
 }
@@ -49,6 +51,8 @@ pub struct Restored {
     pub timings: RestoreTimings,
     /// The verification's verdict.
     pub gate: Gate,
+    /// As in the order.
+    pub verified: bool,
     /// How the engine's thread ended, once it has.
     pub engine_ended: oneshot::Receiver<Result<(), Panicked>>,
 }
@@ -59,7 +63,7 @@ pub fn restore(order: Order, options: &Options) -> Result<Restored, Failure> {
     let created = order.file.metadata().and_then(|m| m.modified()).ok();
     let created = created.and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map_or(0, |d| d.as_secs());
     let snapshot = Snapshot::from_file(order.file).map_err(|e| Failure::from(&e))?;
-    let gate = verify(&snapshot, options)?;
+    let gate = verify(&snapshot, order.verified, options)?;
     let open_us = micros(opening);
 
     let (ended, engine_ended) = oneshot::channel();
@@ -82,7 +86,7 @@ pub fn restore(order: Order, options: &Options) -> Result<Restored, Failure> {
         gate: gate.clone(),
     };
     let timings = RestoreTimings { open_us, tokenizer_us, weights_us, total_us: micros(order.ordered) };
-    Ok(Restored { service, timings, gate, engine_ended })
+    Ok(Restored { service, timings, gate, verified: order.verified, engine_ended })
 }
 
 /// A model that computes on its own thread, and where the time went.
@@ -138,9 +142,13 @@ fn start_engine(
 }
 
 /// Starts the verification and a thread that waits for it.
-fn verify(snapshot: &Arc<Snapshot>, options: &Options) -> Result<Gate, Failure> {
+fn verify(snapshot: &Arc<Snapshot>, verified: bool, options: &Options) -> Result<Gate, Failure> {
     let threads = options.threads.or_else(|| thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
-    let verification = snapshot.verify_in_background(threads.clamp(1, VERIFY_THREADS_MAX));
+    let threads = threads.clamp(1, VERIFY_THREADS_MAX);
+    let verification = match verified {
+        false => snapshot.verify_in_background(threads),
+        true => snapshot.verify_again_in_background(threads),
+    };
     let (verdict, gate) = Gate::new();
     let wait = move || {
         let found = verification.wait().map_or_else(|e| Verdict::Corrupt(e.to_string()), |()| Verdict::Sound);
@@ -190,11 +198,12 @@ fn load(
         };
         let blocks = blocks(&model, options.memory_bytes)?;
         let kv = model.new_kv(blocks as usize);
+        let prefix = Prefix::from_snapshot(snapshot, &model).map_err(Failure::from)?;
         let keep = options.folder.as_ref().and_then(|folder| keep(folder, snapshot, &model));
         let config = model.config();
         let context = config.context_length.min(blocks as usize * BLOCK_TOKENS);
         let facts = Facts { context, vocab: config.vocab_size, weights_us: micros(start) };
-        let compute = Computing { model, kv, logits: Logits::default() };
+        let compute = Computing { model, kv, logits: Logits::default(), prefix };
         Ok((Loaded { compute, blocks, keep }, facts))
     });
     let (loaded, told) = match made {
@@ -242,6 +251,8 @@ struct Computing {
     model: Model,
     kv: Kv,
     logits: Logits,
+    /// What many prompts begin with, computed when the model was sealed.
+    prefix: Option<Prefix>,
 }
 
 impl Compute for Computing {
@@ -260,6 +271,17 @@ impl Compute for Computing {
 
     fn write_block(&mut self, block: u32, bytes: &[u8]) {
         self.kv.write_block(block, bytes);
+    }
+
+    fn write_sealed(&mut self, block: u32, tokens: &[u32], number: usize) -> bool {
+        let found = self.prefix.as_ref().and_then(|prefix| prefix.block(tokens, number));
+        found.map(|bytes| self.kv.write_block(block, bytes)).is_some()
+    }
+
+    fn has_sealed(&self, tokens: &[u32], number: usize) -> bool {
+        let Some(prefix) = &self.prefix else { return false };
+        // Its keys are those of a short sequence.
+        self.regime(tokens.len()) == self.regime(prefix.tokens().len()) && prefix.block(tokens, number).is_some()
     }
 }
 

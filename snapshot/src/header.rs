@@ -31,7 +31,7 @@
 
 use crate::{Error, PAGE_BYTES, hex};
 use std::{fs::File, io, ops::Range, os::unix::fs::FileExt};
-use xxhash_rust::xxh3::xxh3_64;
+use twox_hash::XxHash3_64;
 
 /// The format version this build writes and reads.
 pub const VERSION: u16 = 1;
@@ -179,7 +179,7 @@ impl Header {
     pub(crate) fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut page = self.encode_unsigned();
         page[AT_DIGEST..AT_DIGEST + 32].copy_from_slice(&self.digest);
-        let sum = xxh3_64(&page[..AT_HEADER_SUM]);
+        let sum = XxHash3_64::oneshot(&page[..AT_HEADER_SUM]);
         put(&mut page, AT_HEADER_SUM, &[sum]);
         page
     }
@@ -236,7 +236,7 @@ fn checked_page(bytes: &[u8]) -> Result<&[u8], Error> {
     if version != VERSION {
         return Err(Error::Version { found: version });
     }
-    if xxh3_64(&page[..AT_HEADER_SUM]) != u64_at(page, AT_HEADER_SUM) {
+    if XxHash3_64::oneshot(&page[..AT_HEADER_SUM]) != u64_at(page, AT_HEADER_SUM) {
         return Err(Error::Corrupt { chunk: None, section: "header".into(), bytes: 0..HEADER_BYTES as u64 });
     }
     match u32_at(page, AT_REQUIRED) {

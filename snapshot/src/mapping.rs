@@ -1,9 +1,9 @@
 //! A snapshot's bytes, mapped read-only. The only `unsafe` of the crate.
 
-use crate::Error;
+use crate::{Error, PAGE_BYTES};
 use memmap2::{Advice, Mmap};
 use rustix::io::Errno;
-use std::{fs::File, io, ops::Range};
+use std::{fs::File, io, ops::Range, os::unix::fs::MetadataExt};
 
 /// The whole file. Ranges given to it are within its length, which the header was checked against.
 pub(crate) struct Mapping {
@@ -17,6 +17,8 @@ impl Mapping {
         // SAFETY: the mapping is private and read-only. Sealed files are written once, made 0444 and only ever replaced
         // by rename, so the pages do not change beneath us; editing one in place is outside the crate's promise.
         let map = unsafe { memmap2::MmapOptions::new().len(bytes).map(file)? };
+        // Advice: file systems that keep large folios read the file into huge pages then, of which a restore maps and decode walks few.
+        let _ = map.advise(Advice::HugePage);
         Ok(Self { map })
     }
 
@@ -28,6 +30,31 @@ impl Mapping {
     pub(crate) fn read_ahead(&self, range: &Range<u64>) {
         // Advice: where the kernel declines, the pages come when they are touched.
         let _ = self.map.advise_range(Advice::WillNeed, range.start as usize, (range.end - range.start) as usize);
+    }
+
+    /// All pages of a range are in memory. To a process that may not write the file the kernel says so whatever is true; see
+    /// [`Mapping::may_tell`].
+    #[allow(unsafe_code)]
+    pub(crate) fn is_resident(&self, range: &Range<u64>) -> bool {
+        const PAGES_AT_ONCE: usize = 1024;
+        let page = PAGE_BYTES as usize;
+        let (first, end) = (range.start as usize / page, (range.end as usize).div_ceil(page));
+        (first..end).step_by(PAGES_AT_ONCE).all(|from| {
+            let pages = PAGES_AT_ONCE.min(end - from);
+            let mut resident = [0u8; PAGES_AT_ONCE];
+            // SAFETY: the pages are of this mapping, whose last may be cut short, and one byte is written for each of them, of which
+            // there is room for `PAGES_AT_ONCE`.
+            let told = unsafe {
+                libc::mincore(self.map.as_ptr().add(from * page).cast_mut().cast(), pages * page, resident.as_mut_ptr())
+            };
+            told == 0 && resident[..pages].iter().all(|byte| byte & 1 == 1)
+        })
+    }
+
+    /// The kernel tells this process what of the file is in memory: it owns the file, or may everything.
+    pub(crate) fn may_tell(file: &File) -> bool {
+        let user = rustix::process::geteuid();
+        user.is_root() || file.metadata().is_ok_and(|metadata| metadata.uid() == user.as_raw())
     }
 
     /// Reads a range in and maps its pages with one call: a fault for every 64 KiB costs as much as summing them, and a

@@ -21,7 +21,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
 };
-use xxhash_rust::xxh3::xxh3_64;
+use twox_hash::XxHash3_64;
 
 /// A mapped snapshot whose header and table have been checked.
 pub struct Snapshot {
@@ -32,6 +32,8 @@ pub struct Snapshot {
     /// Which chunks were found to fit their sum. Only ever set.
     sound: Box<[AtomicBool]>,
     map: Mapping,
+    /// It can be found out which pages are in memory.
+    tells_residence: bool,
 }
 
 impl std::fmt::Debug for Snapshot {
@@ -69,7 +71,8 @@ impl Snapshot {
         let sums = read_sums(&file, &header)?;
         let map = Mapping::new(&file, header.file_bytes as usize).map_err(Error::io("mapping the snapshot"))?;
         let sound = sums.iter().map(|_| AtomicBool::new(false)).collect();
-        Ok(Arc::new(Self { header, table, sums, sound, map }))
+        let tells_residence = Mapping::may_tell(&file);
+        Ok(Arc::new(Self { header, table, sums, sound, map, tells_residence }))
     }
 
     /// The first page.
@@ -141,6 +144,12 @@ impl Snapshot {
         Ok(found.map(|section| self.bytes_of(section.range())))
     }
 
+    /// A section's bytes, not verified until [`Verification`] says so; they keep the mapping alive.
+    pub fn section_bytes_unverified(self: &Arc<Self>, kind: SectionKind) -> Option<Bytes> {
+        let found = self.table.sections.iter().find(|section| section.known() == Some(kind));
+        found.map(|section| self.bytes_of(section.range()))
+    }
+
     /// A section's bytes, verified before they are returned; `None` where the snapshot has no such section.
     ///
     /// # Errors
@@ -155,7 +164,13 @@ impl Snapshot {
 
     /// Reads ahead and verifies every chunk on `threads` threads (at least one), in file order.
     pub fn verify_in_background(self: &Arc<Self>, threads: usize) -> Verification {
-        Verification::start(self, threads)
+        Verification::start(self, threads, false)
+    }
+
+    /// The same of a file of which every byte was found sound before and which nobody has changed since: chunks that are in memory count
+    /// as sound. Those that are not, and all where the system does not say (the file is another user's), are read and verified.
+    pub fn verify_again_in_background(self: &Arc<Self>, threads: usize) -> Verification {
+        Verification::start(self, threads, self.tells_residence)
     }
 
     /// Every chunk and the digest of the whole, in one pass; `progress` is told bytes done and bytes in all.
@@ -176,9 +191,19 @@ impl Snapshot {
         self.compare_chunk(chunk, self.map.slice(&bytes))
     }
 
+    /// Takes a chunk for sound if it is in memory; whether it is.
+    pub(crate) fn trust_chunk(&self, chunk: usize) -> bool {
+        let bytes = self.header.chunk_range(chunk as u64);
+        let is_there = self.map.is_resident(&bytes);
+        if is_there {
+            self.sound[chunk].store(true, Ordering::Release);
+        }
+        is_there
+    }
+
     /// Compares a chunk's bytes, already read in, with its sum.
     pub(crate) fn compare_chunk(&self, chunk: usize, content: &[u8]) -> Result<(), Error> {
-        if xxh3_64(content) != self.sums[chunk] {
+        if XxHash3_64::oneshot(content) != self.sums[chunk] {
             let bytes = self.header.chunk_range(chunk as u64);
             return Err(Error::Corrupt { chunk: Some(chunk as u64), section: self.names_in(&bytes), bytes });
         }
@@ -239,7 +264,7 @@ fn read_sums(file: &File, header: &Header) -> Result<Box<[u64]>, Error> {
 fn read_part(file: &File, name: &str, range: Range<u64>, sum: u64) -> Result<Vec<u8>, Error> {
     let mut content = vec![0; (range.end - range.start) as usize];
     file.read_exact_at(&mut content, range.start).map_err(Error::io(format!("reading the {name}")))?;
-    if xxh3_64(&content) != sum {
+    if XxHash3_64::oneshot(&content) != sum {
         return Err(Error::Corrupt { chunk: None, section: name.into(), bytes: range });
     }
     Ok(content)

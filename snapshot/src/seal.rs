@@ -17,7 +17,7 @@ use std::{
     os::unix::fs::{FileExt, PermissionsExt},
     path::Path,
 };
-use xxhash_rust::xxh3::xxh3_64;
+use twox_hash::XxHash3_64;
 
 /// A tensor to seal.
 #[derive(Clone, Debug)]
@@ -140,9 +140,9 @@ pub(crate) fn seal_draft(
         file_bytes: checksums_at + sums.len() as u64,
         chunk_bytes,
         table: Region { offset: HEADER_BYTES as u64, bytes: json.len() as u64 },
-        table_sum: xxh3_64(&json),
+        table_sum: XxHash3_64::oneshot(&json),
         checksums: Region { offset: checksums_at, bytes: sums.len() as u64 },
-        checksums_sum: xxh3_64(&sums),
+        checksums_sum: XxHash3_64::oneshot(&sums),
         weights: Region { offset: arena.start, bytes: arena.end - arena.start },
         digest: [0; 32],
     };
@@ -359,7 +359,7 @@ impl<'a> Body<'a> {
         };
         if body.position == chunk_bytes {
             // The header alone fills chunk 0: its sum is of nothing.
-            body.sums.push(xxh3_64(&[]));
+            body.sums.push(XxHash3_64::oneshot(&[]));
         }
         body
     }
@@ -375,7 +375,7 @@ impl<'a> Body<'a> {
     }
 
     fn end_chunk(&mut self) -> io::Result<()> {
-        self.sums.push(xxh3_64(&self.buffer));
+        self.sums.push(XxHash3_64::oneshot(&self.buffer));
         self.digest.update(&self.buffer);
         self.file.write_all(&self.buffer)?;
         self.buffer.clear();

@@ -1,22 +1,26 @@
 //! Verification: every chunk against its sum, beside the restore, so that a token waits for it and loading does not.
 //!
 //! Threads take chunks in file order, which is the order of first use: what the first layer needs is sound first, and
-//! the disk reads front to back. Waiting is by condition variable. **Invariant:** every wait ends, because every worker
+//! the disk reads front to back. Others only read in, far ahead: one that waits for a page of the mapping gets a huge page where the file
+//! system has such, which advice to read ahead does not, and so many of them at once keep a disk busy. Waiting is by condition variable. **Invariant:** every wait ends, because every worker
 //! either reaches the last chunk or records why not.
 
-use crate::{Error, HEADER_BYTES, Snapshot, header, hex};
+use crate::{ARENA_ALIGN, Error, HEADER_BYTES, Snapshot, header, hex};
 use sha2::{Digest, Sha256};
 use std::{
     ops::Range,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     thread,
 };
 
-/// How far the disk is kept busy ahead of the sums, in chunks: deep enough for an NVMe queue at 1 MiB a request, and
-/// small beside any page cache.
+/// Threads that read in: as many requests wait at the disk.
+const READERS: usize = 16;
+/// What each of them reads at once, on a multiple of it in the file: a huge page.
+const READ_BYTES: u64 = ARENA_ALIGN;
+/// How far [`verify_all`] asks the disk ahead of the sums, in chunks.
 const READ_AHEAD_CHUNKS: usize = 16;
 
 /// Most threads one verification uses: memory bandwidth is reached long before.
@@ -28,6 +32,12 @@ pub struct Verification(Arc<Work>);
 
 struct Work {
     snapshot: Arc<Snapshot>,
+    /// What is in memory was verified before.
+    trusting: bool,
+    /// Threads to be started where something is to be read and summed.
+    more: AtomicUsize,
+    /// The next byte that nobody reads in.
+    next_read: AtomicU64,
     /// Next chunk nobody has taken.
     next: AtomicUsize,
     failure: Mutex<Option<Arc<Error>>>,
@@ -36,25 +46,24 @@ struct Work {
 }
 
 impl Verification {
-    pub(crate) fn start(snapshot: &Arc<Snapshot>, threads: usize) -> Self {
+    pub(crate) fn start(snapshot: &Arc<Snapshot>, threads: usize, trusting: bool) -> Self {
         let work = Arc::new(Work {
             snapshot: snapshot.clone(),
+            trusting,
+            more: AtomicUsize::new(0),
+            next_read: AtomicU64::new(0),
             next: AtomicUsize::new(0),
             failure: Mutex::new(None),
             changed: Condvar::new(),
         });
-        (0..READ_AHEAD_CHUNKS).for_each(|chunk| work.read_ahead(chunk));
         let threads = threads.clamp(1, THREADS_MAX).min(snapshot.chunks());
-        for i in 0..threads {
-            let worker = Worker(work.clone());
-            let started = thread::Builder::new().name(format!("verify-{i}")).spawn(move || worker.run());
-            if let Err(error) = started {
-                // The threads that did start finish the work; without any it has failed.
-                if i == 0 {
-                    work.fail(Error::io("starting a verifying thread")(error));
-                }
-                break;
-            }
+        if trusting {
+            // Most likely there is next to nothing to do, and the processors are wanted elsewhere.
+            work.more.store(threads.saturating_sub(1), Ordering::Relaxed);
+            work.start_workers(threads.min(1));
+        } else {
+            work.start_readers(0);
+            work.start_workers(threads);
         }
         Self(work)
     }
@@ -98,10 +107,48 @@ impl Work {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn read_ahead(&self, chunk: usize) {
-        if chunk < self.snapshot.chunks() {
-            self.snapshot.mapping().read_ahead(&self.snapshot.header().chunk_range(chunk as u64));
+    fn start_workers(self: &Arc<Self>, threads: usize) {
+        for i in 0..threads {
+            let worker = Worker(self.clone());
+            let started = thread::Builder::new().name(format!("verify-{i}")).spawn(move || worker.run());
+            if let Err(error) = started {
+                // The threads that did start finish the work; without any it has failed.
+                if i == 0 {
+                    self.fail(Error::io("starting a verifying thread")(error));
+                }
+                break;
+            }
         }
+    }
+
+    /// Starts to read in from `offset` on. Without these threads all is read in by those that sum.
+    fn start_readers(self: &Arc<Self>, offset: u64) {
+        self.next_read.store(offset - offset % READ_BYTES, Ordering::Relaxed);
+        let units = self.snapshot.header().file_bytes.saturating_sub(offset).div_ceil(READ_BYTES);
+        for i in 0..(READERS as u64).min(units) {
+            let work = self.clone();
+            if thread::Builder::new().name(format!("read-{i}")).spawn(move || work.read_in()).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn read_in(&self) {
+        let end = self.snapshot.header().file_bytes;
+        loop {
+            let from = self.next_read.fetch_add(READ_BYTES, Ordering::Relaxed);
+            // What cannot be read is said by who sums it.
+            if from >= end || self.snapshot.mapping().populate(&(from..end.min(from + READ_BYTES))).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Wakes who waits for a chunk.
+    fn tell(&self) {
+        // Taken and released, so that a waiter that has just looked is asleep before it is woken.
+        drop(self.lock());
+        self.changed.notify_all();
     }
 
     /// Records the first failure and leaves no chunk to take.
@@ -122,13 +169,21 @@ impl Worker {
             if chunk >= work.snapshot.chunks() {
                 return;
             }
-            work.read_ahead(chunk.saturating_add(READ_AHEAD_CHUNKS));
+            if work.trusting {
+                if work.snapshot.trust_chunk(chunk) {
+                    work.tell();
+                    continue;
+                }
+                let more = work.more.swap(0, Ordering::Relaxed);
+                if more > 0 {
+                    work.start_readers(work.snapshot.header().chunk_range(chunk as u64).start);
+                    work.start_workers(more);
+                }
+            }
             if let Err(error) = work.snapshot.check_chunk(chunk) {
                 return work.fail(error);
             }
-            // Taken and released, so that a waiter that has just looked is asleep before it is woken.
-            drop(work.lock());
-            work.changed.notify_all();
+            work.tell();
         }
     }
 }

@@ -35,7 +35,7 @@ pub struct Pull {
 /// Make a model's files one snapshot, from which it can be restored at once
 #[derive(Debug, Args)]
 #[command(
-    after_help = "EXAMPLES:\n  pilotlight seal smollm2\n  pilotlight seal ./my-model -o my-model.snapshot --weights q8\n  pilotlight seal model.gguf -o reference.snapshot --weights f32\n  pilotlight seal model.gguf --target cpu:portable     (for machines of any kind)"
+    after_help = "EXAMPLES:\n  pilotlight seal smollm2\n  pilotlight seal ./my-model -o my-model.snapshot --weights q8\n  pilotlight seal model.gguf -o reference.snapshot --weights f32\n  pilotlight seal model.gguf --target cpu:portable     (for machines of any kind)\n  pilotlight seal smollm2 --prefix system.json         (a system prompt that is there when the model wakes)"
 )]
 pub struct Seal {
     /// A model of the store, a Hugging Face folder or a .gguf file
@@ -49,6 +49,9 @@ pub struct Seal {
     /// For which processors weights are laid out: cpu:avx512, cpu:avx2 or cpu:portable [default: this machine's]
     #[arg(long, value_name = "TARGET", value_parser = target)]
     pub target: Option<models::Target>,
+    /// What many prompts begin with, to be computed now: a file of JSON messages (`[{"role":"system",…}]`), or of text
+    #[arg(long, value_name = "FILE")]
+    pub prefix: Option<PathBuf>,
 }
 
 impl Seal {

@@ -26,6 +26,8 @@ pub struct Job {
     pub out: PathBuf,
     weights: Weights,
     target: Target,
+    /// What many prompts begin with.
+    prefix: Option<PathBuf>,
 }
 
 impl Job {
@@ -37,6 +39,7 @@ impl Job {
             out: store.snapshot_path(&entry.name, weights.word()),
             weights,
             target: Target::here(),
+            prefix: None,
         }
     }
 
@@ -50,8 +53,11 @@ impl Job {
         let options = SealOptions { model: self.model.clone(), weights: self.weights.into(), target: self.target };
         let step = format!("sealing {}", self.model);
         let mut progress = Progress::new();
-        let sealed =
-            models::seal(&source, &self.out, &options, &mut |done, total| progress.at(&step, done, Some(total)))?;
+        let mut show = |done, total| progress.at(&step, done, Some(total));
+        let sealed = match &self.prefix {
+            Some(file) => models::seal_with_prefix(&source, &self.out, &options, &read_prefix(file)?, &mut show)?,
+            None => models::seal(&source, &self.out, &options, &mut show)?,
+        };
         progress.done(&format!(
             "sealed {} ({}), sha256 {}",
             self.out.display(),
@@ -67,14 +73,23 @@ fn resolve(args: &Seal, environment: &Environment) -> Result<Job> {
     if source.exists() {
         let model = name_of(source)?;
         let out = args.output.clone().unwrap_or_else(|| PathBuf::from(format!("{model}.snapshot")));
-        return Ok(Job { model, source: source.into(), out, weights: args.weights, target: args.target() });
+        let prefix = args.prefix.clone();
+        return Ok(Job { model, source: source.into(), out, weights: args.weights, target: args.target(), prefix });
     }
     let store = Store::open(&environment.store()?)?;
     let entry = store.get(&args.model)?.ok_or_else(|| unknown(&args.model))?;
     let mut job = Job::of_entry(&store, &entry, args.weights);
     job.out = args.output.clone().unwrap_or(job.out);
     job.target = args.target();
+    job.prefix = args.prefix.clone();
     Ok(job)
+}
+
+fn read_prefix(file: &Path) -> Result<String> {
+    if !file.exists() {
+        return Err(Error::NoFile(file.into()));
+    }
+    std::fs::read_to_string(file).map_err(|error| Error::file(format!("reading {}", file.display()), error))
 }
 
 fn unknown(model: &str) -> Error {

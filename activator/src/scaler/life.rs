@@ -67,9 +67,9 @@ impl Life {
     }
 
     /// Hands it its model. It need not be launched yet: the message waits for it.
-    pub fn restore(&mut self, model: &str, snapshot: &OwnedFd, now: Instant) -> std::io::Result<()> {
+    pub fn restore(&mut self, model: &str, snapshot: &OwnedFd, verified: bool, now: Instant) -> std::io::Result<()> {
         self.times.handed = Some(now);
-        let message = ToRuntime::Restore { model: model.to_owned(), kv_memory_bytes: None };
+        let message = ToRuntime::Restore { model: model.to_owned(), kv_memory_bytes: None, verified };
         self.child.tell(&message, Some(snapshot))
     }
 

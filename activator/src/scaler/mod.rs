@@ -231,7 +231,9 @@ impl Scaler {
 
     /// Gives the slot a process, a standby if there is one, and the process its model.
     async fn launch(&mut self, slot: SlotId, launch: LaunchId) -> Result<(), Failure> {
-        let file = OwnedFd::from(self.places[slot.0].open_snapshot()?);
+        let file = self.places[slot.0].open_snapshot()?;
+        let verified = self.places[slot.0].is_verified();
+        let file = OwnedFd::from(file);
         let role = Role::Slot(slot, launch);
         let id = match self.take_standby(role) {
             Some(id) => id,
@@ -246,7 +248,7 @@ impl Scaler {
             standby = life.was_standby,
             "launching"
         );
-        if let Err(error) = life.restore(name, &file, Instant::now()) {
+        if let Err(error) = life.restore(name, &file, verified, Instant::now()) {
             // Its end will be seen, and counts as a launch that failed.
             tracing::warn!(model = name, %error, "a runtime cannot be told to restore");
             life.child.kill();
@@ -309,6 +311,7 @@ impl Scaler {
                 self.became_ready(slot, cold_start);
                 self.step(slot, Event::BecameReady(launch)).await;
             }
+            (FromRuntime::Verified, Role::Slot(slot, _)) => self.places[slot.0].was_verified(),
             (FromRuntime::Failed { kind, message }, Role::Slot(slot, launch)) => {
                 self.step(slot, Event::Broke(launch, Failure { kind, message: message.into() })).await;
             }

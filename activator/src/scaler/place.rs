@@ -27,8 +27,9 @@ pub struct Waiting {
     pub cold: bool,
 }
 
-/// Tells one file from another without reading it.
-type Stamp = (u64, u64, i64, i64, u64);
+/// Tells one file from another, or from itself as it was, without reading it: device, inode, size, times of change of content and of
+/// anything.
+type Stamp = (u64, u64, u64, (i64, i64), (i64, i64));
 
 /// One model.
 #[derive(Debug)]
@@ -51,6 +52,8 @@ pub struct Place {
     pub engine: Stats,
     policy: Policy,
     stamp: Option<Stamp>,
+    /// The file that a runtime has verified whole. Open, so that no other gets its inode.
+    verified: Option<(Stamp, File)>,
 }
 
 /// One model, as `/slots` shows it.
@@ -99,6 +102,7 @@ impl Place {
             last_cold_start: None,
             policy,
             stamp: None,
+            verified: None,
         }
     }
 
@@ -120,6 +124,17 @@ impl Place {
         let file = File::open(&self.snapshot).map_err(failed)?;
         self.stamp = Some(stamp(&file.metadata().map_err(failed)?));
         Ok(file)
+    }
+
+    /// The file that was opened last has been verified before, and nobody has changed it since.
+    pub fn is_verified(&self) -> bool {
+        self.stamp.is_some() && self.verified.as_ref().map(|(stamp, _)| *stamp) == self.stamp
+    }
+
+    /// The file that was opened last has been verified, if it is still what it was.
+    pub fn was_verified(&mut self) {
+        let now = File::open(&self.snapshot).and_then(|file| Ok((stamp(&file.metadata()?), file)));
+        self.verified = now.ok().filter(|(now, _)| Some(*now) == self.stamp);
     }
 
     /// Whether a slot that failed now has another file to try.
@@ -149,5 +164,48 @@ impl Place {
 }
 
 fn stamp(metadata: &Metadata) -> Stamp {
-    (metadata.dev(), metadata.ino(), metadata.mtime(), metadata.mtime_nsec(), metadata.size())
+    let (content, anything) = ((metadata.mtime(), metadata.mtime_nsec()), (metadata.ctime(), metadata.ctime_nsec()));
+    (metadata.dev(), metadata.ino(), metadata.size(), content, anything)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::{fs, time::Duration};
+
+    #[test]
+    fn a_file_is_verified_until_it_is_another_or_was_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("snapshot");
+        fs::write(&path, b"one").unwrap();
+        let second = Duration::from_secs(1);
+        let policy = Policy { idle: second, start_timeout: second, drain_timeout: second, hold_max: 1 };
+        let mut place = Place::new("m".into(), path.clone(), None, policy);
+        place.was_verified();
+        place.open_snapshot().unwrap();
+        assert!(!place.is_verified(), "nothing had been opened when that was said");
+        place.was_verified();
+        place.open_snapshot().unwrap();
+        assert!(place.is_verified());
+        let changed_in_place = || fs::write(&path, b"two").unwrap();
+        let replaced = || {
+            fs::write(folder.path().join("other"), b"two").unwrap();
+            fs::rename(folder.path().join("other"), &path).unwrap();
+        };
+        for change in [&changed_in_place as &dyn Fn(), &replaced] {
+            // Times on disk have the grain of the kernel's ticks.
+            std::thread::sleep(Duration::from_millis(30));
+            change();
+            place.open_snapshot().unwrap();
+            assert!(!place.is_verified());
+            place.was_verified();
+            assert!(place.is_verified());
+        }
+        // Changed between the opening and the verdict.
+        std::thread::sleep(Duration::from_millis(30));
+        changed_in_place();
+        place.was_verified();
+        assert!(!place.is_verified());
+    }
 }

@@ -14,7 +14,7 @@ use convert::Row;
 use kernels::{Format, Packing, TILE_ROWS};
 use loss::Loss;
 use serde::{Deserialize, Serialize};
-use snapshot::{SealPlan, Sealed, SectionKind, TensorPlan};
+use snapshot::{SealPlan, Sealed, SectionKind, Snapshot, TensorPlan};
 use std::path::Path;
 
 /// How weights are kept in the snapshot. Norms are float32 whatever is chosen.
@@ -91,6 +91,37 @@ pub fn seal(
     options: &SealOptions,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Sealed, Error> {
+    seal_sections(source, out, options, sections(source)?, progress)
+}
+
+/// The same, with the keys and values of a beginning that many prompts have in common ([`crate::Prefix`]): JSON messages, or text. The
+/// model is sealed twice, first beside `out` to compute them with.
+///
+/// # Errors
+/// As [`seal`]; a prefix that fills no block or does not fit the context; messages that the template refuses; an encoder.
+pub fn seal_with_prefix(
+    source: &Source,
+    out: &Path,
+    options: &SealOptions,
+    prefix: &str,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Sealed, Error> {
+    let folder = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let beside = tempfile::Builder::new().prefix(".seal.").tempdir_in(folder)?;
+    let first = beside.path().join("without-prefix");
+    seal(source, &first, options, progress)?;
+    let mut sections = sections(source)?;
+    sections.push((SectionKind::PrefixKv, crate::prefix::compute(&Snapshot::open(&first)?, prefix)?));
+    seal_sections(source, out, options, sections, progress)
+}
+
+fn seal_sections(
+    source: &Source,
+    out: &Path,
+    options: &SealOptions,
+    sections: Vec<(SectionKind, Vec<u8>)>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Sealed, Error> {
     let mut tensors: Vec<&Stored> = source.tensors().iter().collect();
     // Vectors are read while the graph is put together, which then waits for no matrix.
     tensors.sort_by_key(|tensor| tensor.shape.len() > 1);
@@ -104,7 +135,7 @@ pub fn seal(
         target: options.target.name().into(),
         weights: options.weights.name().into(),
         tensors: tensors.iter().zip(&layouts).map(|(tensor, layout)| layout.plan(tensor)).collect(),
-        sections: sections(source)?,
+        sections,
     };
     let mut total = Loss::default();
     let mut write = |index: usize, out: &mut dyn std::io::Write| {

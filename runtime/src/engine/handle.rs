@@ -7,7 +7,7 @@ use std::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// A job on its way to the worker.
+/// A job on its way to the worker; in a box, as the queue's room for many of them is touched when it is made, on the way to the first token.
 pub(super) struct Submission {
     pub job: Job,
     pub events: mpsc::Sender<Event>,
@@ -49,7 +49,7 @@ pub enum Refused {
 
 /// A running engine; it ends once this is dropped and what runs has finished.
 pub struct Engine {
-    submissions: SyncSender<Submission>,
+    submissions: SyncSender<Box<Submission>>,
     stats: watch::Receiver<EngineStats>,
     thread: Thread,
     limits: Limits,
@@ -87,7 +87,7 @@ impl Engine {
             TrySendError::Full(_) => Refused::Full(self.limits.waiting),
             TrySendError::Disconnected(_) => Refused::Stopped,
         };
-        self.submissions.try_send(Submission { job, events: sender }).map_err(refused)?;
+        self.submissions.try_send(Box::new(Submission { job, events: sender })).map_err(refused)?;
         self.thread.unpark();
         Ok(Output { events, engine: self.thread.clone() })
     }

@@ -51,6 +51,17 @@ pub trait Compute {
 
     /// Puts back what that gave.
     fn write_block(&mut self, block: u32, bytes: &[u8]);
+
+    /// Fills `block` with what was computed before the process began for block `number` of a sequence of these tokens; false where that
+    /// was not.
+    fn write_sealed(&mut self, _block: u32, _tokens: &[u32], _number: usize) -> bool {
+        false
+    }
+
+    /// Whether it would.
+    fn has_sealed(&self, _tokens: &[u32], _number: usize) -> bool {
+        false
+    }
 }
 
 /// What an engine begins with, made on its thread.

@@ -21,6 +21,7 @@ use super::{
     blocks::{Blocks, Filled, Table},
     guide::Masks,
     handle::Submission,
+    names::{Name, Scope},
     plan::{Share, plan},
     sampler::Scratch,
     task::Task,
@@ -47,7 +48,7 @@ pub(super) struct Worker<C> {
     compute: C,
     limits: Limits,
     gate: Gate,
-    submissions: Receiver<Submission>,
+    submissions: Receiver<Box<Submission>>,
     /// No more submissions will come.
     closed: bool,
     publish: watch::Sender<EngineStats>,
@@ -96,7 +97,7 @@ impl<C: Compute> Worker<C> {
         loaded: Loaded<C>,
         limits: Limits,
         gate: Gate,
-        submissions: Receiver<Submission>,
+        submissions: Receiver<Box<Submission>>,
         publish: watch::Sender<EngineStats>,
     ) -> Self {
         let Loaded { compute, blocks, keep } = loaded;
@@ -171,7 +172,8 @@ impl<C: Compute> Worker<C> {
     fn take_submissions(&mut self) {
         while !self.closed && self.waiting.len() < self.limits.waiting {
             match self.submissions.try_recv() {
-                Ok(Submission { job, events }) => {
+                Ok(submission) => {
+                    let Submission { job, events } = *submission;
                     let regime = self.compute.regime(job.prompt.len());
                     self.waiting.push_back(Task::new(job, events, regime));
                 }
@@ -261,22 +263,38 @@ impl<C: Compute> Worker<C> {
         Some(table)
     }
 
-    /// Blocks that the pool knows, then those that are kept elsewhere; the positions they cover.
+    /// Blocks that the pool knows, then those that are kept elsewhere or were sealed with the model; the positions they cover.
     fn reuse(&mut self, table: &mut Table, task: &mut Task) -> usize {
-        let scope = task.scope();
-        let names = task.reusable();
-        let known = table.reuse(names);
-        let (Some(keep), Some(scope)) = (&mut self.keep, scope) else { return known };
-        keep.begin();
-        let mut depth = known / BLOCK_TOKENS;
-        keep.used(scope, &names[..depth]);
-        while depth < names.len() && keep.knows(scope, &names[depth]) && table.grow((depth + 1) * BLOCK_TOKENS) {
-            let Some(bytes) = keep.load(scope, &names[depth], depth) else { break };
-            self.compute.write_block(table.blocks()[depth], bytes);
+        let Some(scope) = task.scope() else { return 0 };
+        let names = task.reusable().to_vec();
+        let mut depth = table.reuse(&names) / BLOCK_TOKENS;
+        if let Some(keep) = &mut self.keep {
+            keep.begin();
+            keep.used(scope, &names[..depth]);
+        }
+        while let Some(name) = names.get(depth) {
+            if !self.bring(table, task, (scope, name), depth) {
+                break;
+            }
             depth += 1;
             table.name_kept(&names[..depth]);
         }
         depth * BLOCK_TOKENS
+    }
+
+    /// One more block of a sequence from elsewhere; false where it is not to be had, or there is no place for it.
+    fn bring(&mut self, table: &mut Table, task: &Task, (scope, name): (Scope, &Name), depth: usize) -> bool {
+        let (tokens, end) = (task.sequence.tokens(), (depth + 1) * BLOCK_TOKENS);
+        if self.compute.has_sealed(tokens, depth) {
+            return table.grow(end) && self.compute.write_sealed(table.blocks()[depth], tokens, depth);
+        }
+        let Some(keep) = &mut self.keep else { return false };
+        if !keep.knows(scope, name) || !table.grow(end) {
+            return false;
+        }
+        let Some(bytes) = keep.load(scope, name, depth) else { return false };
+        self.compute.write_block(table.blocks()[depth], bytes);
+        true
     }
 
     fn plan(&self) -> Vec<Share> {

@@ -166,7 +166,7 @@ impl Child {
     }
 
     pub fn order(&self, snapshot: &Path) {
-        let message = ToRuntime::Restore { model: MODEL.into(), kv_memory_bytes: None };
+        let message = ToRuntime::Restore { model: MODEL.into(), kv_memory_bytes: None, verified: false };
         let bytes = serde_json::to_vec(&message).unwrap();
         let file = File::open(snapshot).unwrap();
         let fds = [file.as_fd()];
@@ -192,7 +192,7 @@ impl Child {
     pub async fn hear(&self) -> Option<FromRuntime> {
         loop {
             match self.hear_all().await {
-                Some(FromRuntime::Stats(_)) => {}
+                Some(FromRuntime::Stats(_) | FromRuntime::Verified) => {}
                 other => return other,
             }
         }
@@ -212,9 +212,12 @@ impl Child {
         // Reports that came before are of no use.
         while recv(&self.control, &mut vec![0; MESSAGE_BYTES_MAX], RecvFlags::DONTWAIT).is_ok_and(|(n, _)| n > 0) {}
         self.tell(&ToRuntime::Stats);
-        match self.hear_all().await {
-            Some(FromRuntime::Stats(stats)) => stats,
-            other => panic!("{other:?}"),
+        loop {
+            match self.hear_all().await {
+                Some(FromRuntime::Stats(stats)) => return stats,
+                Some(FromRuntime::Verified) => {}
+                other => panic!("{other:?}"),
+            }
         }
     }
 

@@ -87,11 +87,11 @@ pub(super) fn resum(file: &mut [u8]) {
     for (region, sum) in [(32, 48), (56, 72)] {
         let (offset, bytes) = (u64_at(file, region), u64_at(file, region + 8));
         if let Some(part) = offset.checked_add(bytes).and_then(|end| file.get(offset..end)) {
-            let value = xxhash_rust::xxh3::xxh3_64(part);
+            let value = twox_hash::XxHash3_64::oneshot(part);
             file[sum..sum + 8].copy_from_slice(&value.to_le_bytes());
         }
     }
-    let value = xxhash_rust::xxh3::xxh3_64(&file[..4088]);
+    let value = twox_hash::XxHash3_64::oneshot(&file[..4088]);
     file[4088..4096].copy_from_slice(&value.to_le_bytes());
 }
 

@@ -21,7 +21,7 @@
 use super::{PairMap, vocabulary::Vocabulary};
 use bytes::Bytes;
 use std::ops::Range;
-use xxhash_rust::xxh3::xxh3_64;
+use twox_hash::XxHash3_64;
 
 const HEADER: usize = 32;
 const SPAN: usize = 8;
@@ -87,7 +87,7 @@ impl Tables {
             text.push_str(token);
             let offset = |at: usize| u32::try_from(at).ok().filter(|at| *at != EMPTY).ok_or("4 GiB of tokens");
             spans[id as usize] = [offset(start)?, offset(text.len())?];
-            put(&mut by_token, xxh3_64(token.as_bytes()), id, |slot| *slot == EMPTY);
+            put(&mut by_token, XxHash3_64::oneshot(token.as_bytes()), id, |slot| *slot == EMPTY);
         }
         let mut pairs = vec![[EMPTY; 4]; slots(merges.len())];
         // In the order of their ranks, so that the same merges are the same bytes.
@@ -113,7 +113,7 @@ impl Tables {
     /// The id of a token.
     pub fn id(&self, token: &str) -> Option<u32> {
         let slots = self.part::<4>(&self.by_token);
-        for slot in probe(xxh3_64(token.as_bytes()), slots.len()) {
+        for slot in probe(XxHash3_64::oneshot(token.as_bytes()), slots.len()) {
             let id = u32::from_le_bytes(slots[slot]);
             if id == EMPTY {
                 return None;
