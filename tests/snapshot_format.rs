@@ -34,7 +34,7 @@ fn another_program_reads_sections_tensors_and_numbers() {
     for weights in ["native", "f32", "bf16", "q8", "q4"] {
         let file = golden("llama3-tiny", weights);
         let snapshot = Snapshot::open(&file).unwrap();
-        let (header, name) = (snapshot.header(), "model.layers.1.mlp.down_proj.weight");
+        let (header, name) = (snapshot.header(), "model.layers.1.self_attn.o_proj.weight");
         let facts = read(&file, name);
         assert_eq!(facts["digest"], snapshot.digest(), "{weights}");
         let words = [&facts["model"], &facts["target"], &facts["weights_word"]];

@@ -1,5 +1,5 @@
 //! A beginning that many prompts have in common, computed once when the model is sealed: its tokens, and the keys and values of all blocks
-//! that they fill. The snapshot's section `prefix-kv`:
+//! that they fill, the last of them in part. The snapshot's section `prefix-kv`:
 //!
 //! ```text
 //!  0   8  magic       89 50 4C 54 50 4B 56 0A
@@ -82,7 +82,7 @@ impl Prefix {
             return Ok(None);
         }
         let blocks = section.slice(blocks_at(&section)?..);
-        let count = tokens.len() / BLOCK_TOKENS;
+        let count = tokens.len().div_ceil(BLOCK_TOKENS);
         if count.checked_mul(identity.block_bytes) != Some(blocks.len()) {
             return Err(bad(format_args!("{} bytes of blocks for {} tokens", blocks.len(), tokens.len())));
         }
@@ -94,12 +94,14 @@ impl Prefix {
         &self.tokens
     }
 
-    /// Block `number` of a sequence of these tokens, if it is one of the prefix's.
-    pub fn block(&self, tokens: &[u32], number: usize) -> Option<&[u8]> {
-        let end = (number + 1).checked_mul(BLOCK_TOKENS)?;
-        let is_the_same = tokens.get(..end)? == self.tokens.get(..end)?;
+    /// Block `number` of a sequence of these tokens, if it is one of the prefix's, and how many of its positions are computed: all, or in
+    /// the prefix's last block as many as it has.
+    pub fn block(&self, tokens: &[u32], number: usize) -> Option<(usize, &[u8])> {
+        let start = number.checked_mul(BLOCK_TOKENS)?;
+        let end = self.tokens.len().min(start + BLOCK_TOKENS);
+        let is_the_same = start < end && tokens.get(..end)? == &self.tokens[..end];
         let bytes = number * self.block_bytes..(number + 1) * self.block_bytes;
-        is_the_same.then(|| &self.blocks[bytes])
+        is_the_same.then(|| (end - start, &self.blocks[bytes]))
     }
 }
 
@@ -117,7 +119,7 @@ pub(crate) fn compute(snapshot: &Arc<Snapshot>, text: &str) -> Result<Vec<u8>, E
     }
     let identity = Identity::of(&model);
     let mut kv = prefilled(&model, &tokens);
-    let blocks = tokens.len() / BLOCK_TOKENS;
+    let blocks = tokens.len().div_ceil(BLOCK_TOKENS);
     let json = serde_json::to_vec(&Head { tokens, identity }).map_err(bad)?;
     let length = u32::try_from(json.len()).map_err(bad)?;
     let mut section = [&MAGIC[..], &length.to_le_bytes(), &[0; 4], &json].concat();

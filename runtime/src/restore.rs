@@ -273,15 +273,17 @@ impl Compute for Computing {
         self.kv.write_block(block, bytes);
     }
 
-    fn write_sealed(&mut self, block: u32, tokens: &[u32], number: usize) -> bool {
-        let found = self.prefix.as_ref().and_then(|prefix| prefix.block(tokens, number));
-        found.map(|bytes| self.kv.write_block(block, bytes)).is_some()
+    fn sealed(&self, tokens: &[u32], number: usize) -> usize {
+        let Some(prefix) = &self.prefix else { return 0 };
+        // Its keys are those of a short sequence.
+        let is_alike = self.regime(tokens.len()) == self.regime(prefix.tokens().len());
+        prefix.block(tokens, number).filter(|_| is_alike).map_or(0, |(positions, _)| positions)
     }
 
-    fn has_sealed(&self, tokens: &[u32], number: usize) -> bool {
-        let Some(prefix) = &self.prefix else { return false };
-        // Its keys are those of a short sequence.
-        self.regime(tokens.len()) == self.regime(prefix.tokens().len()) && prefix.block(tokens, number).is_some()
+    fn write_sealed(&mut self, block: u32, tokens: &[u32], number: usize) {
+        if let Some((_, bytes)) = self.prefix.as_ref().and_then(|prefix| prefix.block(tokens, number)) {
+            self.kv.write_block(block, bytes);
+        }
     }
 }
 

@@ -150,12 +150,30 @@ impl Kv {
     /// As that.
     pub fn write_block(&mut self, block: u32, bytes: &[u8]) {
         assert_eq!(bytes.len(), self.block_bytes(), "bytes of a block");
-        let mut rest = bytes;
-        for layer in &mut self.layers {
-            let (part, others) = rest.split_at(layer_block_bytes(layer));
-            layer.write_block(block as usize, part);
-            rest = others;
+        let half = self.layers.len() / 2;
+        let (first, second) = self.layers.split_at_mut(half);
+        let (first_bytes, second_bytes) = bytes.split_at(first.iter().map(layer_block_bytes).sum());
+        if bytes.len() < BYTES_ALONE {
+            write_layers(first, block, first_bytes);
+            return write_layers(second, block, second_bytes);
         }
+        // Most of the time goes into pages that nobody has touched before.
+        std::thread::scope(|scope| {
+            scope.spawn(|| write_layers(first, block, first_bytes));
+            write_layers(second, block, second_bytes);
+        });
+    }
+}
+
+/// Blocks of fewer bytes are written by one thread.
+const BYTES_ALONE: usize = 256 << 10;
+
+fn write_layers(layers: &mut [KvLayer], block: u32, bytes: &[u8]) {
+    let mut rest = bytes;
+    for layer in layers {
+        let (part, others) = rest.split_at(layer_block_bytes(layer));
+        layer.write_block(block as usize, part);
+        rest = others;
     }
 }
 

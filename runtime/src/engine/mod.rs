@@ -52,16 +52,13 @@ pub trait Compute {
     /// Puts back what that gave.
     fn write_block(&mut self, block: u32, bytes: &[u8]);
 
-    /// Fills `block` with what was computed before the process began for block `number` of a sequence of these tokens; false where that
-    /// was not.
-    fn write_sealed(&mut self, _block: u32, _tokens: &[u32], _number: usize) -> bool {
-        false
+    /// How many positions of block `number` of a sequence of these tokens were computed before the process began.
+    fn sealed(&self, _tokens: &[u32], _number: usize) -> usize {
+        0
     }
 
-    /// Whether it would.
-    fn has_sealed(&self, _tokens: &[u32], _number: usize) -> bool {
-        false
-    }
+    /// Fills `block` with them.
+    fn write_sealed(&mut self, _block: u32, _tokens: &[u32], _number: usize) {}
 }
 
 /// What an engine begins with, made on its thread.

@@ -279,14 +279,18 @@ impl<C: Compute> Worker<C> {
             depth += 1;
             table.name_kept(&names[..depth]);
         }
-        depth * BLOCK_TOKENS
+        depth * BLOCK_TOKENS + self.begin_block(table, task, depth)
     }
 
     /// One more block of a sequence from elsewhere; false where it is not to be had, or there is no place for it.
     fn bring(&mut self, table: &mut Table, task: &Task, (scope, name): (Scope, &Name), depth: usize) -> bool {
         let (tokens, end) = (task.sequence.tokens(), (depth + 1) * BLOCK_TOKENS);
-        if self.compute.has_sealed(tokens, depth) {
-            return table.grow(end) && self.compute.write_sealed(table.blocks()[depth], tokens, depth);
+        if self.compute.sealed(tokens, depth) == BLOCK_TOKENS {
+            if !table.grow(end) {
+                return false;
+            }
+            self.compute.write_sealed(table.blocks()[depth], tokens, depth);
+            return true;
         }
         let Some(keep) = &mut self.keep else { return false };
         if !keep.knows(scope, name) || !table.grow(end) {
@@ -295,6 +299,18 @@ impl<C: Compute> Worker<C> {
         let Some(bytes) = keep.load(scope, name, depth) else { return false };
         self.compute.write_block(table.blocks()[depth], bytes);
         true
+    }
+
+    /// The beginning of a block where that was sealed with the model; its positions. The last token's row is computed in any case.
+    fn begin_block(&mut self, table: &mut Table, task: &Task, depth: usize) -> usize {
+        let tokens = task.sequence.tokens();
+        let begun = self.compute.sealed(tokens, depth);
+        let start = depth * BLOCK_TOKENS;
+        if !(1..BLOCK_TOKENS).contains(&begun) || start + begun >= tokens.len() || !table.grow(start + begun) {
+            return 0;
+        }
+        self.compute.write_sealed(table.blocks()[depth], tokens, depth);
+        begun
     }
 
     fn plan(&self) -> Vec<Share> {
