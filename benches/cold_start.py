@@ -168,11 +168,11 @@ class Llama:
 class Ours:
     """`pilotlight serve`: the activator stays, the model's process comes and goes."""
 
-    def __init__(self, program, snapshot, threads, extra=()):
+    def __init__(self, program, snapshot, threads, extra=(), idle=IDLE):
         self.name = " ".join(["pilotlight", *extra])
         self.files = [snapshot, program]
         command = [
-            program, "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--idle", IDLE, "--model", f"{MODEL}={snapshot}",
+            program, "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--idle", idle, "--model", f"{MODEL}={snapshot}",
             "--threads", str(threads), *extra,
         ]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)

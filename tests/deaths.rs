@@ -140,6 +140,35 @@ fn only_child(server: &Serve) -> u32 {
     children[0]
 }
 
+/// What is read of a mapping beyond its file's end is a SIGBUS.
+#[test]
+fn a_snapshot_that_is_cut_short_in_use_ends_its_runtime_with_a_word_and_not_its_activator() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = folder.path().join("cut.snapshot");
+    let whole = std::fs::read(golden("llama3-tiny", "f32")).unwrap();
+    std::fs::write(&file, &whole).unwrap();
+    let server = Serve::start(&["--model", &format!("tiny={}", file.display()), "--idle", "60s"]);
+    assert_eq!(server.post("/v1/completions", &short("tiny")).status, 200);
+    let first = only_child(&server);
+    // The header, the table and the first weights stay.
+    std::fs::File::options().write(true).open(&file).unwrap().set_len(whole.len() as u64 / 4).unwrap();
+    let answer = server.post("/v1/completions", &short("tiny"));
+    assert!(matches!(answer.status, 502 | 503), "{}: {}", answer.status, answer.text());
+    until("the runtime's end", || (!process::children(server.id()).contains(&first)).then_some(()));
+    assert!(server.log().contains("cut short while it was in use"), "{}", server.log());
+    let answer = server.post("/v1/completions", &short("tiny"));
+    assert!(
+        answer.status == 503 && answer.text().contains("bytes"),
+        "says what is wrong with the file: {}",
+        answer.text()
+    );
+    std::fs::write(folder.path().join("new"), &whole).unwrap();
+    std::fs::rename(folder.path().join("new"), &file).unwrap();
+    until("an answer from the new file", || {
+        (server.post("/v1/completions", &short("tiny")).status == 200).then_some(())
+    });
+}
+
 fn kill(id: u32) {
     let id = Pid::from_raw(i32::try_from(id).unwrap()).unwrap();
     // It may have ended by itself in the meantime.

@@ -21,6 +21,7 @@ mod descriptors;
 mod embedder;
 mod engine;
 mod failure;
+mod fault;
 pub mod guide;
 mod http;
 mod kv_store;
@@ -91,6 +92,7 @@ fn run(options: &Options, work: impl Future<Output = ExitCode>) -> ExitCode {
         return ExitCode::from(64);
     }
     memory::keep_what_is_freed();
+    fault::say_and_end();
     let threads = options.threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
     // Starts the kernels' threads now, which a standby has done before it is needed.
     kernels::set_threads(threads.max(1));
