@@ -30,6 +30,9 @@ pub enum ToRuntime {
         /// verified again.
         #[serde(default)]
         verified: bool,
+        /// What lies beside an encrypted snapshot: its key, wrapped by the operator's, which only the runtime has.
+        #[serde(default)]
+        wrapped_key: Option<String>,
     },
     /// Finish what runs, accept nothing new, then say [`FromRuntime::Drained`] and exit 0.
     Drain,

@@ -62,7 +62,8 @@ async fn serve(snapshot: &Path, listen: SocketAddr, options: Options) -> Result<
         let _ = stopped.wait_for(|stop| *stop).await;
     };
     let mut server = tokio::spawn(serve_tcp(App::alone(phases), listener, CONNECTIONS_MAX, stopping));
-    let mut model = std::pin::pin!(model(file, options, &phase));
+    let wrapped_key = std::fs::read_to_string(snapshot::key_path(snapshot)).ok();
+    let mut model = std::pin::pin!(model(file, wrapped_key, options, &phase));
     tokio::select! {
         failure = &mut model => {
             phase.send_replace(Phase::Failed(failure.refusal()));
@@ -83,8 +84,9 @@ async fn serve(snapshot: &Path, listen: SocketAddr, options: Options) -> Result<
 }
 
 /// Restores, publishes that, and then only returns where it fails.
-async fn model(file: File, options: Options, phase: &watch::Sender<Phase>) -> Failure {
-    let order = Order { file, model: None, kv_memory_bytes: None, verified: false, ordered: Instant::now() };
+async fn model(file: File, wrapped_key: Option<String>, options: Options, phase: &watch::Sender<Phase>) -> Failure {
+    let ordered = Instant::now();
+    let order = Order { file, model: None, kv_memory_bytes: None, verified: false, wrapped_key, ordered };
     let restored = tokio::task::spawn_blocking(move || restore(order, &options)).await;
     let Restored { service, timings, gate, engine_ended, .. } = match restored {
         Ok(Ok(restored)) => restored,

@@ -132,12 +132,13 @@ impl Child {
     /// Does as told; a restore that was started, if any.
     fn handle(&mut self, (message, file): Received) -> Result<Option<Restoring>, Failure> {
         match message {
-            ToRuntime::Restore { model, kv_memory_bytes, verified } => {
+            ToRuntime::Restore { model, kv_memory_bytes, verified, wrapped_key } => {
                 let file = file.ok_or_else(|| Failure::internal("Restore came without the snapshot's descriptor"))?;
                 if std::mem::replace(&mut self.ordered, true) {
                     return Err(Failure::internal("Restore came twice"));
                 }
-                let order = Order { file, model: Some(model), kv_memory_bytes, verified, ordered: Instant::now() };
+                let ordered = Instant::now();
+                let order = Order { file, model: Some(model), kv_memory_bytes, verified, wrapped_key, ordered };
                 return self.restore(order).map(Some);
             }
             ToRuntime::Drain => {

@@ -52,6 +52,8 @@ pub struct Options {
     pub kv_format: Option<kernels::KvFormat>,
     /// Sequences computed at once, at most [`SEQUENCES_MAX`]; `None`: 64.
     pub max_sequences: Option<usize>,
+    /// The operator's key of encrypted snapshots.
+    pub decrypt_key: Option<snapshot::OperatorKey>,
     /// Where keys and values are kept on disk, so that they outlive the process; `None`: nowhere.
     pub kv_folder: Option<Arc<Folder>>,
 }

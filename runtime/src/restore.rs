@@ -13,7 +13,7 @@ use crate::{
 use kernels::{BLOCK_TOKENS, KvFormat};
 use models::{Batch, ChatTemplate, Encoder, Generation, Kv, Logits, Model, ModelConfig, Prefix, Tokenizer};
 use protocol::control::{FailureKind, RestoreTimings};
-use snapshot::{SectionKind, Snapshot};
+use snapshot::{Header, SectionKind, Snapshot};
 use std::{
     fs::File,
     sync::{Arc, OnceLock, mpsc},
@@ -39,6 +39,8 @@ pub struct Order {
     pub kv_memory_bytes: Option<u64>,
     /// This very file has been verified before: what is still in memory need not be again.
     pub verified: bool,
+    /// What lies beside an encrypted snapshot.
+    pub wrapped_key: Option<String>,
     /// When it was ordered.
     pub ordered: Instant,
 }
@@ -62,8 +64,11 @@ pub fn restore(order: Order, options: &Options) -> Result<Restored, Failure> {
     let opening = Instant::now();
     let created = order.file.metadata().and_then(|m| m.modified()).ok();
     let created = created.and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map_or(0, |d| d.as_secs());
-    let snapshot = Snapshot::from_file(order.file).map_err(|e| Failure::from(&e))?;
-    let gate = verify(&snapshot, order.verified, options)?;
+    let decrypted = decrypted(&order.file, order.wrapped_key.as_deref(), options)?;
+    // Whose tags fit needs no sums.
+    let verified = order.verified || decrypted.is_some();
+    let snapshot = Snapshot::from_file(decrypted.unwrap_or(order.file)).map_err(|e| Failure::from(&e))?;
+    let gate = verify(&snapshot, verified, options)?;
     let open_us = micros(opening);
 
     let (ended, engine_ended) = oneshot::channel();
@@ -141,10 +146,27 @@ fn start_engine(
     Ok(Started { words, tokenizer_us, work, context, vocab, weights_us })
 }
 
+/// The plain bytes of an encrypted snapshot, in memory; `None` where it is plain.
+fn decrypted(file: &File, wrapped_key: Option<&str>, options: &Options) -> Result<Option<File>, Failure> {
+    let header = Header::read(file).map_err(|e| Failure::from(&e))?;
+    if header.tags.is_none() {
+        return Ok(None);
+    }
+    let missing = |what: &str| Failure::new(FailureKind::BadSnapshot, format!("the snapshot is encrypted, and {what}"));
+    let operator = options.decrypt_key.as_ref().ok_or_else(|| missing("no key was given: --decrypt-key FILE"))?;
+    let wrapped = wrapped_key.ok_or_else(|| missing("its own key (FILE.key beside it) is not there any more"))?;
+    let key = operator.unwrap(wrapped.as_bytes(), &header.digest).map_err(|e| Failure::from(&e))?;
+    snapshot::decrypt(file, &key, threads(options)).map(Some).map_err(|e| Failure::from(&e))
+}
+
+fn threads(options: &Options) -> usize {
+    let threads = options.threads.or_else(|| thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
+    threads.clamp(1, VERIFY_THREADS_MAX)
+}
+
 /// Starts the verification and a thread that waits for it.
 fn verify(snapshot: &Arc<Snapshot>, verified: bool, options: &Options) -> Result<Gate, Failure> {
-    let threads = options.threads.or_else(|| thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
-    let threads = threads.clamp(1, VERIFY_THREADS_MAX);
+    let threads = threads(options);
     let verification = match verified {
         false => snapshot.verify_in_background(threads),
         true => snapshot.verify_again_in_background(threads),

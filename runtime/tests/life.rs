@@ -151,7 +151,7 @@ async fn what_is_no_snapshot_fails_with_65_and_answers_those_that_wait() {
 #[tokio::test]
 async fn nonsense_on_the_control_socket_ends_in_failed() {
     let child = Child::launch(options()).await;
-    child.tell(&ToRuntime::Restore { model: "m".into(), kv_memory_bytes: None, verified: false });
+    child.tell(&ToRuntime::Restore { model: "m".into(), kv_memory_bytes: None, verified: false, wrapped_key: None });
     let Some(FromRuntime::Failed { kind, message }) = child.hear().await else { panic!() };
     assert_eq!((kind, message.contains("descriptor")), (FailureKind::Internal, true));
     assert_eq!(child.exit().await, code(70));

@@ -20,6 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         weights: "native".into(),
         tensors: vec![tensor],
         sections: vec![],
+        encrypt: None,
     };
     let started = Instant::now();
     seal(&path, plan, &mut |_, out| out.write_all(&content), &mut |_, _| {})?;

@@ -68,6 +68,23 @@ pub enum Error {
         /// The section (and its version) or header flag.
         what: String,
     },
+    /// It is encrypted, and cannot be read as it is.
+    #[error(
+        "it is encrypted: reading it needs the operator's key (--decrypt-key) and the wrapped key beside it (FILE.key)"
+    )]
+    Encrypted,
+    /// A key does not open it.
+    #[error("key: {problem}")]
+    Key {
+        /// Why not.
+        problem: String,
+    },
+    /// Encrypted bytes are not what was sealed.
+    #[error("bytes {:#x}..{:#x} cannot be decrypted: they are not what was sealed with this key", .bytes.start, .bytes.end)]
+    Undecryptable {
+        /// Absolute bytes.
+        bytes: Range<u64>,
+    },
     /// The plan handed to `seal` cannot be written.
     #[error("cannot seal: {field}: {problem}")]
     Plan {

@@ -14,7 +14,7 @@
 //!   72   8  checksums sum   XXH3-64 of the checksum table's bytes
 //!   80  16  weights         offset, bytes of the first arena: what a restore makes resident
 //!   96  32  digest          SHA-256 of [4096, file bytes), then of this page with digest and header sum zeroed
-//!  128  16  nonces          reserved: offset, bytes of the nonce and tag of each chunk
+//!  128  16  tags            of an encrypted file: offset (the next page behind it), bytes; 16 for each chunk and for the checksums
 //!  144  16  signature       reserved: offset, bytes
 //!  160  16  targets         reserved: offset, bytes of an index of further arenas
 //!  176  16  prefix KV       reserved: offset, bytes
@@ -29,7 +29,7 @@
 //! ```
 //! Reserved regions are zero, or lie within the file; bytes called zero are written so and not interpreted.
 
-use crate::{Error, PAGE_BYTES, hex};
+use crate::{Error, PAGE_BYTES, align_up, hex};
 use std::{fs::File, io, ops::Range, os::unix::fs::FileExt};
 use twox_hash::XxHash3_64;
 
@@ -56,7 +56,8 @@ const AT_CHECKSUMS: usize = 56;
 const AT_CHECKSUMS_SUM: usize = 72;
 const AT_WEIGHTS: usize = 80;
 const AT_DIGEST: usize = 96;
-const AT_RESERVED: [(usize, &str); 4] = [(128, "nonces"), (144, "signature"), (160, "targets"), (176, "prefix KV")];
+const AT_RESERVED: [(usize, &str); 4] = [(128, "tags"), (144, "signature"), (160, "targets"), (176, "prefix KV")];
+const AT_TAGS: usize = 128;
 const AT_MODEL: usize = 256;
 const AT_TARGET: usize = 512;
 const AT_WEIGHTS_WORD: usize = 576;
@@ -103,6 +104,8 @@ pub struct Header {
     pub weights: Region,
     /// SHA-256 of the whole, as the layout above defines it.
     pub digest: [u8; 32],
+    /// Where the tags are of a file that is encrypted; they follow it, which `file_bytes` leaves out.
+    pub tags: Option<Region>,
 }
 
 impl Header {
@@ -134,10 +137,13 @@ impl Header {
             checksums_sum: u64_at(page, AT_CHECKSUMS_SUM),
             weights: region(page, AT_WEIGHTS),
             digest: page[AT_DIGEST..AT_DIGEST + 32].try_into().expect("32 bytes were sliced"),
+            tags: (u32_at(page, AT_REQUIRED) == ENCRYPTED).then(|| region(page, AT_TAGS)),
         };
         header.check()?;
         for (at, name) in AT_RESERVED {
-            within(name, at, region(page, at), 0..header.file_bytes)?;
+            if at != AT_TAGS || header.tags.is_none() {
+                within(name, at, region(page, at), 0..header.file_bytes)?;
+            }
         }
         Ok(header)
     }
@@ -184,6 +190,16 @@ impl Header {
         page
     }
 
+    /// The page of the same file encrypted.
+    pub(crate) fn encode_encrypted(&self, tags: Region) -> [u8; HEADER_BYTES] {
+        let mut page = self.encode();
+        page[AT_REQUIRED..AT_REQUIRED + 4].copy_from_slice(&ENCRYPTED.to_le_bytes());
+        put(&mut page, AT_TAGS, &[tags.offset, tags.bytes]);
+        let sum = XxHash3_64::oneshot(&page[..AT_HEADER_SUM]);
+        put(&mut page, AT_HEADER_SUM, &[sum]);
+        page
+    }
+
     fn check(&self) -> Result<(), Error> {
         if !self.chunk_bytes.is_power_of_two() || !CHUNK_BYTES_RANGE.contains(&self.chunk_bytes) {
             return Err(bad(
@@ -211,7 +227,20 @@ impl Header {
         if self.table.bytes == 0 {
             return Err(bad("table", AT_TABLE, "is empty"));
         }
-        within("weights", AT_WEIGHTS, self.weights, PAGE_BYTES..self.checksums.offset)
+        within("weights", AT_WEIGHTS, self.weights, PAGE_BYTES..self.checksums.offset)?;
+        let Some(tags) = self.tags else { return Ok(()) };
+        let expected = (self.chunks() + 1).checked_mul(crate::encrypt::TAG_BYTES as u64);
+        if Some(tags.offset) != align_up(self.file_bytes, PAGE_BYTES)
+            || Some(tags.bytes) != expected
+            || tags.range().is_none()
+        {
+            return Err(bad(
+                "tags",
+                AT_TAGS,
+                format!("{tags:?} does not follow {} bytes, 16 a piece", self.file_bytes),
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -240,8 +269,7 @@ fn checked_page(bytes: &[u8]) -> Result<&[u8], Error> {
         return Err(Error::Corrupt { chunk: None, section: "header".into(), bytes: 0..HEADER_BYTES as u64 });
     }
     match u32_at(page, AT_REQUIRED) {
-        0 => Ok(page),
-        ENCRYPTED => Err(Error::UnknownCritical { what: "the header flag for encrypted chunks".into() }),
+        0 | ENCRYPTED => Ok(page),
         flags => Err(Error::UnknownCritical { what: format!("one of the header flags {flags:#x}") }),
     }
 }

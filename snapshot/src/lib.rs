@@ -20,6 +20,7 @@
 //! outside the promise.
 #![deny(unsafe_code)]
 
+mod encrypt;
 mod error;
 mod header;
 mod mapping;
@@ -31,10 +32,11 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
+pub use encrypt::{DataKey, KEY_BYTES, OperatorKey, decrypt};
 pub use error::Error;
 pub use header::{HEADER_BYTES, Header, MODEL_BYTES_MAX, Region, VERSION, WORD_BYTES_MAX};
 pub use restore::Snapshot;
-pub use seal::{SealPlan, Sealed, TensorPlan, seal};
+pub use seal::{SealPlan, Sealed, TensorPlan, key_path, seal};
 pub use table::{
     Extent, NAME_BYTES_MAX, RANK_MAX, SECTIONS_MAX, Section, SectionKind, TABLE_BYTES_MAX, TENSORS_MAX, Tensor,
 };

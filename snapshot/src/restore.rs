@@ -58,6 +58,9 @@ impl Snapshot {
     /// unknown critical section; I/O.
     pub fn from_file(file: File) -> Result<Arc<Self>, Error> {
         let header = Header::read(&file)?;
+        if header.tags.is_some() {
+            return Err(Error::Encrypted);
+        }
         let found = file.metadata().map_err(Error::io("sizing the snapshot"))?.len();
         if found < header.file_bytes {
             return Err(Error::Truncated { expected: header.file_bytes, found });

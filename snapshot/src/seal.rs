@@ -4,18 +4,21 @@
 //! **Invariant:** the target name shows a whole, synced, read-only file or what it showed before.
 
 use crate::{
-    CHUNK_BYTES, EXTENT_BYTES, Error, Extent, HEADER_BYTES, Header, MODEL_BYTES_MAX, NAME_BYTES_MAX, PAGE_BYTES,
-    RANK_MAX, Region, SECTIONS_MAX, Section, SectionKind, TABLE_BYTES_MAX, TENSOR_ALIGN, TENSORS_MAX, Tensor,
-    WORD_BYTES_MAX, align_up, hex,
+    CHUNK_BYTES, DataKey, EXTENT_BYTES, Error, Extent, HEADER_BYTES, Header, MODEL_BYTES_MAX, NAME_BYTES_MAX,
+    OperatorKey, PAGE_BYTES, RANK_MAX, Region, SECTIONS_MAX, Section, SectionKind, TABLE_BYTES_MAX, TENSOR_ALIGN,
+    TENSORS_MAX, Tensor, WORD_BYTES_MAX, align_up,
+    encrypt::seal_piece,
+    hex,
     table::{Arena, Table, arena_align},
 };
+use ring::aead::LessSafeKey;
 use sha2::{Digest, Sha256};
 use std::{
     collections::HashSet,
     fs::{File, Permissions},
     io::{self, Seek, SeekFrom, Write},
     os::unix::fs::{FileExt, PermissionsExt},
-    path::Path,
+    path::{Path, PathBuf},
 };
 use twox_hash::XxHash3_64;
 
@@ -47,6 +50,8 @@ pub struct SealPlan {
     pub tensors: Vec<TensorPlan>,
     /// Every section but the weights.
     pub sections: Vec<(SectionKind, Vec<u8>)>,
+    /// Encrypts the file, with a key of its own, which lies beside it (`OUT.key`, mode 0400) wrapped by this one.
+    pub encrypt: Option<OperatorKey>,
 }
 
 /// What was sealed.
@@ -71,8 +76,14 @@ pub fn seal(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Sealed, Error> {
     let payloads = plan.sections.into_iter().map(|(kind, bytes)| Payload::known(kind, bytes)).collect();
-    let draft =
-        Draft { model: plan.model, target: plan.target, weights: plan.weights, tensors: plan.tensors, payloads };
+    let draft = Draft {
+        model: plan.model,
+        target: plan.target,
+        weights: plan.weights,
+        tensors: plan.tensors,
+        payloads,
+        encrypt: plan.encrypt,
+    };
     seal_draft(out, &draft, CHUNK_BYTES, write, progress)
 }
 
@@ -100,6 +111,7 @@ pub(crate) struct Draft {
     pub(crate) weights: String,
     pub(crate) tensors: Vec<TensorPlan>,
     pub(crate) payloads: Vec<Payload>,
+    pub(crate) encrypt: Option<OperatorKey>,
 }
 
 pub(crate) fn seal_draft(
@@ -117,7 +129,8 @@ pub(crate) fn seal_draft(
     let arena = table.sections.last().expect("a draft's table ends with the arena").range();
     let checksums_at = align_up(arena.end, PAGE_BYTES).ok_or_else(too_large)?;
     temporary.as_file_mut().seek(SeekFrom::Start(HEADER_BYTES as u64)).map_err(io)?;
-    let mut body = Body::new(temporary.as_file_mut(), chunk_bytes, checksums_at, progress);
+    let key = draft.encrypt.as_ref().map(|_| DataKey::random()).transpose()?;
+    let mut body = Body::new(temporary.as_file_mut(), chunk_bytes, checksums_at, key.as_ref(), progress).map_err(io)?;
     body.write_all(&json).map_err(io)?;
     for (section, payload) in table.sections.iter().zip(&draft.payloads) {
         body.pad_to(section.offset).map_err(io)?;
@@ -128,10 +141,9 @@ pub(crate) fn seal_draft(
         write_tensor(&mut body, i, tensor, write).map_err(io)?;
     }
     body.pad_to(checksums_at).map_err(io)?;
-    let (sums, mut digest) = body.finish().map_err(io)?;
+    let Written { sums, mut digest, tags } = body.finish().map_err(io)?;
 
-    let sums: Vec<u8> = sums.iter().flat_map(|sum| sum.to_le_bytes()).collect();
-    temporary.write_all(&sums).map_err(io)?;
+    let mut sums: Vec<u8> = sums.iter().flat_map(|sum| sum.to_le_bytes()).collect();
     digest.update(&sums);
     let mut header = Header {
         model: draft.model.clone(),
@@ -145,12 +157,54 @@ pub(crate) fn seal_draft(
         checksums_sum: XxHash3_64::oneshot(&sums),
         weights: Region { offset: arena.start, bytes: arena.end - arena.start },
         digest: [0; 32],
+        tags: None,
     };
     digest.update(header.encode_unsigned());
     header.digest = digest.finalize().into();
-    temporary.as_file().write_all_at(&header.encode(), 0).map_err(io)?;
+    let mut page = header.encode();
+    if let (Some(operator), Some(key)) = (&draft.encrypt, &key) {
+        page = end_encrypted(temporary.as_file(), &header, key, &mut sums, tags).map_err(io)?;
+        publish_key(out, &operator.wrap(key, &header.digest)?)?;
+    }
+    temporary.as_file().write_all_at(&sums, checksums_at).map_err(io)?;
+    temporary.as_file().write_all_at(&page, 0).map_err(io)?;
     publish(temporary, out).map_err(io)?;
     Ok(Sealed { digest: hex(&header.digest), bytes: header.file_bytes })
+}
+
+/// Encrypts the checksums, writes the tags behind the plain file's end, and gives the first page.
+fn end_encrypted(
+    file: &File,
+    header: &Header,
+    key: &DataKey,
+    sums: &mut [u8],
+    mut tags: Vec<u8>,
+) -> io::Result<[u8; HEADER_BYTES]> {
+    tags.extend(seal_piece(&key.cipher(), header.chunks(), &header.encode(), sums)?);
+    let too_large = || io::Error::other("is larger than 64-bit offsets reach");
+    let at =
+        Region { offset: align_up(header.file_bytes, PAGE_BYTES).ok_or_else(too_large)?, bytes: tags.len() as u64 };
+    file.write_all_at(&tags, at.offset)?;
+    Ok(header.encode_encrypted(at))
+}
+
+/// The wrapped key beside the snapshot, before it: a snapshot without one would be lost.
+fn publish_key(out: &Path, wrapped: &str) -> Result<(), Error> {
+    let path = key_path(out);
+    let failed = |source| Error::Io { action: format!("writing {}", path.display()), source };
+    let mut temporary = temporary_beside(&path)?;
+    temporary.write_all(wrapped.as_bytes()).map_err(failed)?;
+    temporary.as_file().set_permissions(Permissions::from_mode(0o400)).map_err(failed)?;
+    temporary.as_file().sync_all().map_err(failed)?;
+    temporary.persist(&path).map_err(|error| failed(error.error))?;
+    Ok(())
+}
+
+/// Where the wrapped key of a snapshot lies.
+pub fn key_path(snapshot: &Path) -> PathBuf {
+    let mut name = snapshot.as_os_str().to_owned();
+    name.push(".key");
+    name.into()
 }
 
 impl Draft {
@@ -340,28 +394,45 @@ struct Body<'a> {
     total: u64,
     sums: Vec<u64>,
     digest: Sha256,
+    key: Option<LessSafeKey>,
+    tags: Vec<u8>,
     progress: &'a mut dyn FnMut(u64, u64),
 }
 
+/// What was written between header and checksum table.
+struct Written {
+    sums: Vec<u64>,
+    digest: Sha256,
+    /// One after the other; none of a plain file.
+    tags: Vec<u8>,
+}
+
 impl<'a> Body<'a> {
-    fn new(file: &'a mut File, chunk_bytes: u32, total: u64, progress: &'a mut dyn FnMut(u64, u64)) -> Self {
+    fn new(
+        file: &'a mut File,
+        chunk_bytes: u32,
+        total: u64,
+        key: Option<&DataKey>,
+        progress: &'a mut dyn FnMut(u64, u64),
+    ) -> io::Result<Self> {
         let chunk_bytes = u64::from(chunk_bytes);
-        let buffer = Vec::with_capacity(chunk_bytes as usize);
         let mut body = Self {
             file,
-            buffer,
+            buffer: Vec::with_capacity(chunk_bytes as usize),
             chunk_bytes,
             position: HEADER_BYTES as u64,
             total,
             sums: Vec::new(),
             digest: Sha256::new(),
+            key: key.map(DataKey::cipher),
+            tags: Vec::new(),
             progress,
         };
         if body.position == chunk_bytes {
             // The header alone fills chunk 0: its sum is of nothing.
-            body.sums.push(XxHash3_64::oneshot(&[]));
+            body.end_chunk()?;
         }
-        body
+        Ok(body)
     }
 
     /// Zeros up to an absolute offset.
@@ -377,17 +448,21 @@ impl<'a> Body<'a> {
     fn end_chunk(&mut self) -> io::Result<()> {
         self.sums.push(XxHash3_64::oneshot(&self.buffer));
         self.digest.update(&self.buffer);
+        if let Some(key) = &self.key {
+            let piece = self.sums.len() as u64 - 1;
+            self.tags.extend(seal_piece(key, piece, &[], &mut self.buffer)?);
+        }
         self.file.write_all(&self.buffer)?;
         self.buffer.clear();
         (self.progress)(self.position, self.total);
         Ok(())
     }
 
-    fn finish(mut self) -> io::Result<(Vec<u64>, Sha256)> {
+    fn finish(mut self) -> io::Result<Written> {
         if !self.buffer.is_empty() {
             self.end_chunk()?;
         }
-        Ok((self.sums, self.digest))
+        Ok(Written { sums: self.sums, digest: self.digest, tags: self.tags })
     }
 }
 

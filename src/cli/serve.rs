@@ -1,7 +1,10 @@
 //! The shape of the commands that answer requests: `serve`, `run` and the hidden `runtime`.
 
 use super::values::{ModelArg, address, duration, model, sequences, size};
-use crate::exit::{Error, Result};
+use crate::{
+    commands::operator_key,
+    exit::{Error, Result},
+};
 use clap::{Args, FromArgMatches, ValueEnum};
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -129,6 +132,9 @@ pub struct Engine {
     /// 32 bytes they are encrypted with [default: those of the file `key` in the folder, made when it is first used]
     #[arg(long, value_name = "FILE", requires = "kv_dir")]
     pub kv_key: Option<PathBuf>,
+    /// The operator's key of encrypted snapshots, as `seal --encrypt-key` has it
+    #[arg(long, value_name = "FILE")]
+    pub decrypt_key: Option<PathBuf>,
 }
 
 impl Engine {
@@ -149,6 +155,7 @@ impl Engine {
             instruction_set: self.instruction_set.clone(),
             kv_format: self.kv_format.map(KvFormat::of_kernels),
             max_sequences: self.max_sequences,
+            decrypt_key: operator_key(self.decrypt_key.as_deref())?,
             kv_folder: self.kv_dir.as_ref().map(folder).transpose()?.map(Arc::new),
         })
     }
@@ -165,7 +172,8 @@ impl Engine {
         let folder = self.kv_dir.iter().flat_map(|path| ["--kv-dir".into(), path.into()]);
         let disk = self.kv_dir.iter().flat_map(|_| ["--kv-disk".into(), self.kv_disk.to_string().into()]);
         let key = self.kv_key.iter().flat_map(|path| ["--kv-key".into(), path.into()]);
-        words.chain(folder).chain(disk).chain(key).collect()
+        let decrypt = self.decrypt_key.iter().flat_map(|path| ["--decrypt-key".into(), path.into()]);
+        words.chain(folder).chain(disk).chain(key).chain(decrypt).collect()
     }
 }
 
@@ -200,6 +208,7 @@ mod tests {
             kv_dir: Some("kv".into()),
             kv_disk: 7 << 20,
             kv_key: Some("kv.key".into()),
+            decrypt_key: Some("operator.key".into()),
         };
         let words: Vec<OsString> = std::iter::once("runtime".into()).chain(engine.words()).collect();
         let again = RuntimeArgs::parse_alone(&words).unwrap().engine;

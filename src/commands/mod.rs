@@ -11,6 +11,8 @@ mod seal;
 mod serve;
 mod store;
 
+pub use seal::operator_key;
+
 use crate::{
     cli::Command,
     environment::Environment,

@@ -8,6 +8,7 @@ use crate::{
     progress::Progress,
 };
 use models::{SealOptions, Source, Target};
+use snapshot::OperatorKey;
 use std::path::{Path, PathBuf};
 use store::{Entry, Store};
 
@@ -28,6 +29,7 @@ pub struct Job {
     target: Target,
     /// What many prompts begin with.
     prefix: Option<PathBuf>,
+    encrypt: Option<OperatorKey>,
 }
 
 impl Job {
@@ -40,6 +42,7 @@ impl Job {
             weights,
             target: Target::here(),
             prefix: None,
+            encrypt: None,
         }
     }
 
@@ -50,7 +53,12 @@ impl Job {
                 .map_err(|error| Error::file(format!("creating {}", folder.display()), error))?;
         }
         let source = Source::open(&self.source)?;
-        let options = SealOptions { model: self.model.clone(), weights: self.weights.into(), target: self.target };
+        let options = SealOptions {
+            model: self.model.clone(),
+            weights: self.weights.into(),
+            target: self.target,
+            encrypt: self.encrypt.clone(),
+        };
         let step = format!("sealing {}", self.model);
         let mut progress = Progress::new();
         let mut show = |done, total| progress.at(&step, done, Some(total));
@@ -73,8 +81,16 @@ fn resolve(args: &Seal, environment: &Environment) -> Result<Job> {
     if source.exists() {
         let model = name_of(source)?;
         let out = args.output.clone().unwrap_or_else(|| PathBuf::from(format!("{model}.snapshot")));
-        let prefix = args.prefix.clone();
-        return Ok(Job { model, source: source.into(), out, weights: args.weights, target: args.target(), prefix });
+        let (prefix, encrypt) = (args.prefix.clone(), operator_key(args.encrypt_key.as_deref())?);
+        return Ok(Job {
+            model,
+            source: source.into(),
+            out,
+            weights: args.weights,
+            target: args.target(),
+            prefix,
+            encrypt,
+        });
     }
     let store = Store::open(&environment.store()?)?;
     let entry = store.get(&args.model)?.ok_or_else(|| unknown(&args.model))?;
@@ -82,7 +98,27 @@ fn resolve(args: &Seal, environment: &Environment) -> Result<Job> {
     job.out = args.output.clone().unwrap_or(job.out);
     job.target = args.target();
     job.prefix = args.prefix.clone();
+    job.encrypt = operator_key(args.encrypt_key.as_deref())?;
     Ok(job)
+}
+
+/// The operator's key in a file.
+///
+/// # Errors
+/// The file cannot be read, or holds no key.
+pub fn operator_key(file: Option<&Path>) -> Result<Option<OperatorKey>> {
+    let Some(file) = file else { return Ok(None) };
+    if !file.exists() {
+        return Err(Error::NoFile(file.into()));
+    }
+    let bytes = std::fs::read(file).map_err(|error| Error::file(format!("reading {}", file.display()), error))?;
+    let wrong = || {
+        let file = file.display();
+        Error::Usage(format!(
+            "{file}: a key is 32 bytes, or 64 hexadecimal digits; make one: openssl rand -hex 32 > {file}"
+        ))
+    };
+    OperatorKey::from_bytes(&bytes).map(Some).ok_or_else(wrong)
 }
 
 fn read_prefix(file: &Path) -> Result<String> {

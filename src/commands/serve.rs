@@ -9,10 +9,11 @@ use crate::{
 };
 use activator::{Config, ModelEntry};
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
-use snapshot::Snapshot;
+use snapshot::{Header, Snapshot};
 use std::{
     collections::BTreeSet,
     ffi::OsString,
+    fs::File,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -146,9 +147,16 @@ pub fn check(file: &Path) -> Result<String> {
     if !file.exists() {
         return Err(Error::NoFile(file.into()));
     }
-    Snapshot::open(file)
-        .map(|snapshot| snapshot.model().to_owned())
-        .map_err(|source| Error::SnapshotFile { path: file.into(), source })
+    let named = |source| Error::SnapshotFile { path: file.into(), source };
+    match Snapshot::open(file) {
+        Ok(snapshot) => Ok(snapshot.model().to_owned()),
+        // Without a key the header alone can be read.
+        Err(snapshot::Error::Encrypted) => {
+            let open = File::open(file).map_err(|error| Error::file(format!("opening {}", file.display()), error))?;
+            Ok(Header::read(&open).map_err(named)?.model)
+        }
+        Err(source) => Err(named(source)),
+    }
 }
 
 #[cfg(test)]

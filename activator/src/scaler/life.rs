@@ -67,9 +67,16 @@ impl Life {
     }
 
     /// Hands it its model. It need not be launched yet: the message waits for it.
-    pub fn restore(&mut self, model: &str, snapshot: &OwnedFd, verified: bool, now: Instant) -> std::io::Result<()> {
+    pub fn restore(
+        &mut self,
+        model: &str,
+        snapshot: &OwnedFd,
+        verified: bool,
+        wrapped_key: Option<String>,
+        now: Instant,
+    ) -> std::io::Result<()> {
         self.times.handed = Some(now);
-        let message = ToRuntime::Restore { model: model.to_owned(), kv_memory_bytes: None, verified };
+        let message = ToRuntime::Restore { model: model.to_owned(), kv_memory_bytes: None, verified, wrapped_key };
         self.child.tell(&message, Some(snapshot))
     }
 

@@ -233,6 +233,7 @@ impl Scaler {
     async fn launch(&mut self, slot: SlotId, launch: LaunchId) -> Result<(), Failure> {
         let file = self.places[slot.0].open_snapshot()?;
         let verified = self.places[slot.0].is_verified();
+        let wrapped_key = self.places[slot.0].wrapped_key();
         let file = OwnedFd::from(file);
         let role = Role::Slot(slot, launch);
         let id = match self.take_standby(role) {
@@ -248,7 +249,7 @@ impl Scaler {
             standby = life.was_standby,
             "launching"
         );
-        if let Err(error) = life.restore(name, &file, verified, Instant::now()) {
+        if let Err(error) = life.restore(name, &file, verified, wrapped_key, Instant::now()) {
             // Its end will be seen, and counts as a launch that failed.
             tracing::warn!(model = name, %error, "a runtime cannot be told to restore");
             life.child.kill();

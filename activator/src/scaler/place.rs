@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     fs::{File, Metadata},
+    io::Read,
     os::unix::fs::MetadataExt,
     path::PathBuf,
     time::Instant,
@@ -17,6 +18,9 @@ use crate::{
     hold::Grant,
     slot::{Effect, Event, Failure, Phase, Policy, Refusal, RequestId, Slot, State},
 };
+
+/// More of a wrapped key is not read; it has far less.
+const WRAPPED_KEY_BYTES_MAX: u64 = 4096;
 
 /// One held request's wish to be told.
 #[derive(Debug)]
@@ -124,6 +128,14 @@ impl Place {
         let file = File::open(&self.snapshot).map_err(failed)?;
         self.stamp = Some(stamp(&file.metadata().map_err(failed)?));
         Ok(file)
+    }
+
+    /// What lies beside an encrypted snapshot, if anything does; whether it is a key is the runtime's matter.
+    pub fn wrapped_key(&self) -> Option<String> {
+        let file = File::open(snapshot::key_path(&self.snapshot)).ok()?;
+        let mut text = String::new();
+        file.take(WRAPPED_KEY_BYTES_MAX).read_to_string(&mut text).ok()?;
+        Some(text)
     }
 
     /// The file that was opened last has been verified before, and nobody has changed it since.

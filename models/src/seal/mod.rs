@@ -14,7 +14,7 @@ use convert::Row;
 use kernels::{Format, Packing, TILE_ROWS};
 use loss::Loss;
 use serde::{Deserialize, Serialize};
-use snapshot::{SealPlan, Sealed, SectionKind, Snapshot, TensorPlan};
+use snapshot::{OperatorKey, SealPlan, Sealed, SectionKind, Snapshot, TensorPlan};
 use std::path::Path;
 
 /// How weights are kept in the snapshot. Norms are float32 whatever is chosen.
@@ -79,6 +79,8 @@ pub struct SealOptions {
     pub weights: Weights,
     /// For which processors they are laid out.
     pub target: Target,
+    /// Encrypts the snapshot: its own key lies beside it, wrapped by this one.
+    pub encrypt: Option<OperatorKey>,
 }
 
 /// Writes `out`. `progress`: bytes done, bytes in all. What quantising loses is logged, tensor by tensor and in all.
@@ -109,6 +111,10 @@ pub fn seal_with_prefix(
     let folder = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let beside = tempfile::Builder::new().prefix(".seal.").tempdir_in(folder)?;
     let first = beside.path().join("without-prefix");
+    // It would be plain on the disk.
+    if options.encrypt.is_some() {
+        return Err(Error::Unsupported("a prefix in an encrypted snapshot: seal it without one of them".into()));
+    }
     seal(source, &first, options, progress)?;
     let mut sections = sections(source)?;
     sections.push((SectionKind::PrefixKv, crate::prefix::compute(&Snapshot::open(&first)?, prefix)?));
@@ -136,6 +142,7 @@ fn seal_sections(
         weights: options.weights.name().into(),
         tensors: tensors.iter().zip(&layouts).map(|(tensor, layout)| layout.plan(tensor)).collect(),
         sections,
+        encrypt: options.encrypt.clone(),
     };
     let mut total = Loss::default();
     let mut write = |index: usize, out: &mut dyn std::io::Write| {

@@ -44,7 +44,7 @@ fn pool(model: &str, weights: Weights) -> Pool {
 pub(crate) fn pool_on(model: &str, weights: Weights, device: Device) -> Pool {
     let scratch = tempfile::tempdir().unwrap();
     let sealed = scratch.path().join("model.snapshot");
-    let options = SealOptions { model: model.into(), weights, target: Target::here() };
+    let options = SealOptions { model: model.into(), weights, target: Target::here(), encrypt: None };
     models::seal(&Source::open(&files::golden(model)).unwrap(), &sealed, &options, &mut |_, _| {}).unwrap();
     Pool::new(Model::restore_on(&snapshot::Snapshot::open(&sealed).unwrap(), device).unwrap(), 32)
 }

@@ -88,6 +88,7 @@ pub fn seal_as(
         weights: if format == Format::F32 { "f32" } else { "native" }.into(),
         tensors: shapes.iter().zip(&bytes).map(plan).collect(),
         sections: vec![(SectionKind::Config, serde_json::to_vec(said).unwrap())],
+        encrypt: None,
     };
     let out = folder.join("random.snapshot");
     snapshot::seal(&out, plan, &mut |i, w| w.write_all(&bytes[i]), &mut |_, _| {}).unwrap();

@@ -35,7 +35,7 @@ fn pool(file: &Path, weights: Weights) -> Pool {
 pub(crate) fn restored(file: &Path, weights: Weights, device: Device) -> Model {
     let scratch = tempfile::tempdir().unwrap();
     let sealed = scratch.path().join("smollm2.snapshot");
-    let options = SealOptions { model: "smollm2".into(), weights, target: Target::here() };
+    let options = SealOptions { model: "smollm2".into(), weights, target: Target::here(), encrypt: None };
     models::seal(&Source::open(file).unwrap(), &sealed, &options, &mut |_, _| {}).unwrap();
     Model::restore_on(&snapshot::Snapshot::open(&sealed).unwrap(), device).unwrap()
 }

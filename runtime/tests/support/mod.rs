@@ -46,6 +46,7 @@ pub fn snapshot() -> &'static Path {
             model: "sealed name".into(),
             weights: models::Weights::F32,
             target: models::Target::here(),
+            encrypt: None,
         };
         models::seal(&source, &file, &options, &mut |_, _| {}).unwrap();
         (folder, file)
@@ -70,6 +71,7 @@ pub fn snapshot_with_tools() -> &'static Path {
             model: "tools".into(),
             weights: models::Weights::Native,
             target: models::Target::here(),
+            encrypt: None,
         };
         models::seal(&models::Source::open(folder.path()).unwrap(), &file, &options, &mut |_, _| {}).unwrap();
         (folder, file)
@@ -103,8 +105,12 @@ pub fn snapshot_with_oddities() -> &'static Path {
             }
         });
         let file = folder.path().join("odd.snapshot");
-        let options =
-            models::SealOptions { model: "odd".into(), weights: models::Weights::F32, target: models::Target::here() };
+        let options = models::SealOptions {
+            model: "odd".into(),
+            weights: models::Weights::F32,
+            target: models::Target::here(),
+            encrypt: None,
+        };
         models::seal(&models::Source::open(folder.path()).unwrap(), &file, &options, &mut |_, _| {}).unwrap();
         (folder, file)
     });
@@ -166,7 +172,8 @@ impl Child {
     }
 
     pub fn order(&self, snapshot: &Path) {
-        let message = ToRuntime::Restore { model: MODEL.into(), kv_memory_bytes: None, verified: false };
+        let message =
+            ToRuntime::Restore { model: MODEL.into(), kv_memory_bytes: None, verified: false, wrapped_key: None };
         let bytes = serde_json::to_vec(&message).unwrap();
         let file = File::open(snapshot).unwrap();
         let fds = [file.as_fd()];

@@ -27,7 +27,7 @@ fn forged_header(at: usize, value: &[u8]) -> String {
 fn senseless_headers_name_their_field_and_offset() {
     let huge = u64::MAX.to_le_bytes();
     for (at, value, expected) in [
-        (12, &[1][..], "the header flag for encrypted chunks is critical"),
+        (12, &[1][..], "header field tags at byte 0x80: Region { offset: 0, bytes: 0 } does not follow"),
         (12, &[4], "one of the header flags 0x4 is critical"),
         (20, &[0, 0, 0, 0], "header field chunk bytes at byte 0x14"),
         (20, &[1, 16, 0, 0], "header field chunk bytes at byte 0x14"),
@@ -39,7 +39,7 @@ fn senseless_headers_name_their_field_and_offset() {
         (64, &huge, "header field checksums at byte 0x38"),
         (80, &huge, "header field weights at byte 0x50"),
         (88, &huge, "header field weights at byte 0x50"),
-        (128, &huge, "header field nonces at byte 0x80"),
+        (128, &huge, "header field tags at byte 0x80"),
         (176, &huge, "header field prefix KV at byte 0xb0"),
         (256, &[255, 255], "header field model at byte 0x100: 65535 bytes, 254 at most"),
         (258, &[255], "header field model at byte 0x100: invalid utf-8"),

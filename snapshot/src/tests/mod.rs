@@ -30,6 +30,7 @@ pub(super) fn tensor(name: &str, bytes: u64) -> TensorPlan {
 
 pub(super) fn small_draft() -> Draft {
     Draft {
+        encrypt: None,
         model: "tiny".into(),
         target: "portable".into(),
         weights: "native".into(),

@@ -14,6 +14,7 @@ fn draft_strategy() -> impl Strategy<Value = Draft> {
         let payloads =
             kinds.into_iter().zip(sections).map(|(kind, bytes)| Payload::known(kind, pattern(kind as usize, bytes)));
         Draft {
+            encrypt: None,
             model,
             target: "portable".into(),
             weights: "q8".into(),
@@ -120,6 +121,7 @@ fn a_large_arena_lies_on_huge_pages_in_extents_without_gaps() {
         weights: "native".into(),
         tensors,
         sections: vec![(SectionKind::Config, b"{}".to_vec())],
+        encrypt: None,
     };
     let mut told = Vec::new();
     let sealed =

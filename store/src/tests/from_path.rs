@@ -14,6 +14,7 @@ fn seal(path: &Path, weights: &str) {
         weights: weights.into(),
         tensors: vec![tensor],
         sections: vec![(SectionKind::Config, b"{}".to_vec())],
+        encrypt: None,
     };
     snapshot::seal(path, plan, &mut |_, w| w.write_all(&[7; 9]), &mut |_, _| {}).unwrap();
 }

@@ -1,0 +1,147 @@
+//! Encrypted snapshots, as their owner uses them: the same answers with the key, and without it, or with a bit flipped anywhere, an error
+//! that says what is wrong and never a token.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use serde_json::{Value, json};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use support::models::golden_folder;
+use support::process::run;
+use support::{Serve, golden, pilotlight};
+use tempfile::TempDir;
+
+const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\n";
+
+struct House {
+    folder: TempDir,
+}
+
+impl House {
+    fn new() -> Self {
+        let house = Self { folder: TempDir::new().unwrap() };
+        fs::write(house.at("operator.key"), KEY).unwrap();
+        let (code, log) = house.seal("m.snapshot", "operator.key");
+        assert_eq!(code, Some(0), "{log}");
+        house
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn seal(&self, out: &str, key: &str) -> (Option<i32>, String) {
+        let mut command = pilotlight();
+        command.arg("seal").arg(golden_folder("llama3-tiny")).arg("-o").arg(self.at(out));
+        let (code, _, log) = run(command.arg("--encrypt-key").arg(self.at(key)));
+        (code, log)
+    }
+
+    fn serve(&self, name: &str, key: Option<&str>) -> Serve {
+        let model = format!("m={}", self.at(name).display());
+        let key = key.map(|key| self.at(key).display().to_string());
+        let words = key.iter().flat_map(|key| ["--decrypt-key", key]);
+        Serve::start(&["--model", &model, "--idle", "60s"].into_iter().chain(words).collect::<Vec<_>>())
+    }
+
+    fn copy(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut bytes = fs::read(self.at("m.snapshot")).unwrap();
+        change(&mut bytes);
+        for (to, bytes) in
+            [(name.to_owned(), bytes), (format!("{name}.key"), fs::read(self.at("m.snapshot.key")).unwrap())]
+        {
+            let _ = fs::remove_file(self.at(&to));
+            fs::write(self.at(&to), bytes).unwrap();
+        }
+    }
+}
+
+fn ask(server: &Serve) -> support::client::Response {
+    let body = json!({"model": "m", "prompt": [5, 6, 7], "max_tokens": 6, "temperature": 0, "ignore_eos": true, "logprobs": 2,
+        "return_tokens_as_token_ids": true});
+    server.post("/v1/completions", &body)
+}
+
+fn refused(server: &Serve, says: &str) {
+    let answer = ask(server);
+    assert!(answer.status == 503 && answer.text().contains(says), "{says:?} in {}: {}", answer.status, answer.text());
+}
+
+#[test]
+fn with_its_key_an_encrypted_snapshot_answers_as_the_plain_one_and_nothing_of_it_lies_there_in_the_clear() {
+    let house = House::new();
+    let plain_file = golden("llama3-tiny", "native");
+    let plain = Serve::start(&["--model", &format!("m={}", plain_file.display())]);
+    let expected = ask(&plain).json()["choices"].clone();
+    assert!(expected.is_array());
+    assert_eq!(ask(&house.serve("m.snapshot", Some("operator.key"))).json()["choices"], expected);
+    let mode = |name: &str| fs::metadata(house.at(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("m.snapshot"), mode("m.snapshot.key")), (0o444, 0o400));
+    let (clear, hidden) = (fs::read(&plain_file).unwrap(), fs::read(house.at("m.snapshot")).unwrap());
+    let common = clear[4096..].chunks_exact(64).filter(|part| part.iter().any(|byte| *byte != 0));
+    let found = common.step_by(97).filter(|part| hidden.windows(64).any(|window| window == *part)).count();
+    assert_eq!(found, 0);
+    let inspect = |words: &[&str]| run(pilotlight().arg("inspect").arg(house.at("m.snapshot")).args(words));
+    let (code, _, log) = inspect(&[]);
+    assert!(code == Some(65) && log.contains("--decrypt-key"), "{log}");
+    let key = house.at("operator.key");
+    let (code, out, log) = inspect(&["--decrypt-key", key.to_str().unwrap(), "--verify", "--json"]);
+    assert_eq!(code, Some(0), "{log}");
+    let digest = |text: &str| serde_json::from_str::<Value>(text).unwrap()["digest"].clone();
+    let (_, plain, _) = run(pilotlight().arg("inspect").arg(&plain_file).arg("--json"));
+    assert_eq!(digest(&out), digest(&plain), "the digest is the model's, encrypted or not");
+}
+
+#[test]
+fn a_key_that_is_missing_wrong_or_removed_is_said_and_gives_no_token() {
+    let house = House::new();
+    refused(&house.serve("m.snapshot", None), "--decrypt-key");
+    fs::write(house.at("other.key"), KEY.replace("00", "01")).unwrap();
+    refused(&house.serve("m.snapshot", Some("other.key")), "another key");
+    house.copy("unwrapped", |_| {});
+    fs::write(house.at("unwrapped.key"), "no key").unwrap();
+    refused(&house.serve("unwrapped", Some("operator.key")), "no wrapped key");
+    assert_eq!(house.seal("second", "operator.key").0, Some(0));
+    fs::copy(house.at("second"), house.at("second.copy")).unwrap();
+    house.copy("foreign", |_| {});
+    fs::remove_file(house.at("m.snapshot.key")).unwrap();
+    refused(&house.serve("m.snapshot", Some("operator.key")), "not there any more");
+    // Two snapshots of one model have keys of their own.
+    fs::copy(house.at("second.key"), house.at("foreign.new")).unwrap();
+    fs::rename(house.at("foreign.new"), house.at("foreign.key")).unwrap();
+    refused(&house.serve("foreign", Some("operator.key")), "cannot be decrypted");
+    fs::write(house.at("short.key"), "abc").unwrap();
+    let (code, log) = house.seal("never", "short.key");
+    assert!(code == Some(64) && log.contains("32 bytes") && !house.at("never").exists(), "{log}");
+}
+
+#[test]
+fn a_flipped_bit_anywhere_or_a_cut_gives_an_error_and_no_token() {
+    let house = House::new();
+    let length = fs::metadata(house.at("m.snapshot")).unwrap().len() as usize;
+    let places = [9, 100, 300, 4095, 4096, 5000, length / 3, length / 2, length * 3 / 4, length - 40, length - 1];
+    for place in places {
+        house.copy("bent", |bytes| bytes[place] ^= 0x20);
+        let mut command = pilotlight();
+        command
+            .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--decrypt-key"])
+            .arg(house.at("operator.key"));
+        command.arg("--model").arg(format!("m={}", house.at("bent").display()));
+        // A header that cannot be read is said at once or when it is asked for.
+        match Serve::try_spawn(command) {
+            Ok(server) => {
+                let answer = ask(&server);
+                assert_eq!(answer.status, 503, "byte {place}: {}", answer.text());
+                assert!(!answer.text().contains("panicked"), "byte {place}: {}", answer.text());
+            }
+            Err((code, log)) => assert!(code == Some(65) && !log.contains("panicked"), "byte {place}: {code:?}: {log}"),
+        }
+    }
+    for left in [5000, length / 2, length - 1] {
+        house.copy("cut", |bytes| bytes.truncate(left));
+        refused(&house.serve("cut", Some("operator.key")), "truncated");
+    }
+    assert!(Path::new(&house.at("m.snapshot")).exists());
+}
