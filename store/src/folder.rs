@@ -1,6 +1,6 @@
 //! The folders of a store: the lock on a name, a folder in the making, what lies in one.
 
-use crate::{Error, is_snapshot};
+use crate::{Error, is_key, is_snapshot};
 use std::{
     fs::{self, File, TryLockError},
     io,
@@ -71,9 +71,9 @@ impl Incoming {
         fs::rename(folder, self.scratch().join("old")).map_err(Error::io("moving", folder))
     }
 
-    /// Links the snapshots of a folder that is about to be replaced.
+    /// Links the snapshots, and the keys beside them, of a folder that is about to be replaced.
     pub(crate) fn adopt_snapshots(&self, folder: &Path) -> Result<(), Error> {
-        for (old, _) in tree(folder)?.iter().filter(|(path, _)| is_snapshot(path)) {
+        for (old, _) in tree(folder)?.iter().filter(|(path, _)| is_snapshot(path) || is_key(path)) {
             let new = self.path.join(old.file_name().unwrap_or_default());
             if !new.exists() {
                 fs::hard_link(old, &new).map_err(Error::io("linking", old))?;

@@ -212,6 +212,11 @@ impl Store {
     }
 }
 
+/// The wrapped key of an encrypted snapshot.
+fn is_key(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "key") && is_snapshot(&path.with_extension(""))
+}
+
 fn is_snapshot(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "snapshot")
 }

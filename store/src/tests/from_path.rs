@@ -54,7 +54,10 @@ fn other_content_under_a_name_drops_its_snapshots_and_the_same_keeps_them() {
     fixture.store().pull(&source, None, &mut quiet).unwrap();
     let sealed = fixture.store().snapshot_path("m", "native");
     seal(&sealed, "native");
+    let key = snapshot::key_path(&sealed);
+    fs::write(&key, "wrapped").unwrap();
     assert_eq!(fixture.store().pull(&source, None, &mut quiet).unwrap().snapshots, [sealed]);
+    assert_eq!(fs::read_to_string(&key).unwrap(), "wrapped", "without it the snapshot would be lost");
     fixture.file("m.gguf", b"GGUF two");
     let entry = fixture.store().pull(&source, None, &mut quiet).unwrap();
     assert_eq!(entry.snapshots, [] as [std::path::PathBuf; 0]);
