@@ -145,14 +145,16 @@ fn without_generation_tags(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start..].find("%}") else { break };
-        let (tag, after) = (&rest[start + 2..start + length], &rest[start + length + 2..]);
+        let inside = start + "{%".len();
+        // Behind the opening, of which the percent sign is no part of the end.
+        let Some(length) = rest[inside..].find("%}") else { break };
+        let (tag, after) = (&rest[inside..inside + length], &rest[inside + length + "%}".len()..]);
         out.push_str(&rest[..start]);
         let word = tag.trim_matches(['-', '+']).trim();
         match word {
             "generation" => out.push_str(&format!("{{%{}%}}", tag.replacen(word, "if true", 1))),
             "endgeneration" => out.push_str(&format!("{{%{}%}}", tag.replacen(word, "endif", 1))),
-            _ => out.push_str(&rest[start..start + length + 2]),
+            _ => out.push_str(&rest[start..rest.len() - after.len()]),
         }
         rest = after;
     }
@@ -182,5 +184,16 @@ impl std::io::Write for Bounded {
 
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_generation_tags;
+
+    #[test]
+    fn tags_of_a_generation_are_blocks_and_all_else_stays_as_it_is() {
+        let text = "{% generation %}a{%- endgeneration -%}{%}{% if x %}{% endif %}{%";
+        assert_eq!(without_generation_tags(text), "{% if true %}a{%- endif -%}{%}{% if x %}{% endif %}{%");
     }
 }
