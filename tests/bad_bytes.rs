@@ -32,6 +32,22 @@ fn inspect_verify_finds_a_flipped_bit_anywhere_and_exits_65() {
     assert_eq!(run(pilotlight().arg("inspect").arg(&file).arg("--verify")).0, Some(0), "and the good one passes");
 }
 
+/// The kernel stops writing as it does on a full disk, with another word for it.
+#[test]
+fn a_disk_that_is_full_while_sealing_is_said_and_nothing_is_left_behind() {
+    let folder = TempDir::new().unwrap();
+    let (model, out) = (support::models::golden_folder("llama3-tiny"), folder.path().join("m.snapshot"));
+    for blocks in [0, 1, 100, 300] {
+        let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" seal \"$1\" -o \"$2\"");
+        let program = pilotlight().get_program().to_owned();
+        let mut command = std::process::Command::new("sh");
+        let (code, _, message) = run(command.arg("-c").arg(script).arg(program).arg(&model).arg(&out));
+        assert_eq!(code, Some(74), "{blocks} blocks: {message}");
+        assert!(message.contains("too large") && message.contains("m.snapshot"), "{blocks} blocks: {message}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "{blocks} blocks: something is left");
+    }
+}
+
 #[test]
 fn serving_a_flipped_weight_is_a_503_that_names_section_and_offset_and_never_a_token() {
     let folder = TempDir::new().unwrap();

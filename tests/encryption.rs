@@ -145,3 +145,59 @@ fn a_flipped_bit_anywhere_or_a_cut_gives_an_error_and_no_token() {
     }
     assert!(Path::new(&house.at("m.snapshot")).exists());
 }
+
+/// A key service as small as one can be: what it wrapped it gives back for the same model alone.
+const KEY_SERVICE: &str = r#"#!/bin/sh
+read -r input
+case "$1" in
+wrap) echo "service $2 $(echo "$input" | tr 0123456789abcdef ghijklmnopqrstuv)" ;;
+unwrap)
+    set -- $input "$2"
+    [ "$2" = "$4" ] || { echo "no grant for model $4" >&2; exit 3; }
+    echo "$3" | tr ghijklmnopqrstuv 0123456789abcdef ;;
+esac
+"#;
+
+#[test]
+fn a_command_may_keep_the_operators_key_and_what_it_says_reaches_who_asked() {
+    let house = House::new();
+    let script = |name: &str, text: &str| {
+        fs::write(house.at(name), text).unwrap();
+        fs::set_permissions(house.at(name), fs::Permissions::from_mode(0o700)).unwrap();
+        format!("command:{}", house.at(name).display())
+    };
+    let service = script("service", KEY_SERVICE);
+    let seal = |out: &str, key: &str| {
+        let mut command = pilotlight();
+        command.arg("seal").arg(golden_folder("llama3-tiny")).arg("-o").arg(house.at(out)).args(["--encrypt-key", key]);
+        let (code, _, log) = run(&mut command);
+        (code, log)
+    };
+    let (code, log) = seal("served", &service);
+    assert_eq!(code, Some(0), "{log}");
+    assert!(fs::read_to_string(house.at("served.key")).unwrap().starts_with("service "));
+    let serve = |name: &str, key: &str| {
+        let model = format!("m={}", house.at(name).display());
+        Serve::start(&["--model", &model, "--idle", "60s", "--decrypt-key", key])
+    };
+    let answer = ask(&serve("served", &service));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    // Of another model, of none, and from programs that fail in their own ways.
+    house.copy("foreign", |_| {});
+    fs::remove_file(house.at("foreign.key")).unwrap();
+    let other = format!("service {} {}\n", "00".repeat(32), "g".repeat(64));
+    fs::write(house.at("foreign.key"), other).unwrap();
+    refused(&serve("foreign", &service), "no grant for model");
+    refused(
+        &serve("served", &script("fails", "#!/bin/sh\necho the service is closed >&2\nexit 1\n")),
+        "the service is closed",
+    );
+    refused(&serve("served", &script("babbles", "#!/bin/sh\necho hello\n")), "64 hexadecimal digits");
+    refused(&serve("served", &script("floods", "#!/bin/sh\nexec head -c 100000 /dev/zero\n")), "more than");
+    // Its pipe is held open by what it leaves behind, which ends with it.
+    refused(&serve("served", &script("leaves", "#!/bin/sh\nsleep 1000 &\necho hello\n")), "64 hexadecimal digits");
+    let (code, log) = seal("never", &script("mute", "#!/bin/sh\ncat > /dev/null\n"));
+    assert!(code == Some(65) && log.contains("printed nothing") && !house.at("never").exists(), "{code:?}: {log}");
+    let (code, log) = seal("never", "command:/nowhere/service");
+    assert!(code == Some(66) && log.contains("/nowhere/service"), "{code:?}: {log}");
+}

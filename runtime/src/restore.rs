@@ -64,11 +64,8 @@ pub fn restore(order: Order, options: &Options) -> Result<Restored, Failure> {
     let opening = Instant::now();
     let created = order.file.metadata().and_then(|m| m.modified()).ok();
     let created = created.and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map_or(0, |d| d.as_secs());
-    let decrypted = decrypted(&order.file, order.wrapped_key.as_deref(), options)?;
-    // Whose tags fit needs no sums.
-    let verified = order.verified || decrypted.is_some();
-    let snapshot = Snapshot::from_file(decrypted.unwrap_or(order.file)).map_err(|e| Failure::from(&e))?;
-    let gate = verify(&snapshot, verified, options)?;
+    let snapshot = open(order.file, order.wrapped_key.as_deref(), options)?;
+    let gate = verify(&snapshot, order.verified, options)?;
     let open_us = micros(opening);
 
     let (ended, engine_ended) = oneshot::channel();
@@ -146,17 +143,17 @@ fn start_engine(
     Ok(Started { words, tokenizer_us, work, context, vocab, weights_us })
 }
 
-/// The plain bytes of an encrypted snapshot, in memory; `None` where it is plain.
-fn decrypted(file: &File, wrapped_key: Option<&str>, options: &Options) -> Result<Option<File>, Failure> {
-    let header = Header::read(file).map_err(|e| Failure::from(&e))?;
+/// The snapshot, mapped; an encrypted one decrypted.
+fn open(file: File, wrapped_key: Option<&str>, options: &Options) -> Result<Arc<Snapshot>, Failure> {
+    let header = Header::read(&file).map_err(|e| Failure::from(&e))?;
     if header.tags.is_none() {
-        return Ok(None);
+        return Snapshot::from_file(file).map_err(|e| Failure::from(&e));
     }
     let missing = |what: &str| Failure::new(FailureKind::BadSnapshot, format!("the snapshot is encrypted, and {what}"));
     let operator = options.decrypt_key.as_ref().ok_or_else(|| missing("no key was given: --decrypt-key FILE"))?;
     let wrapped = wrapped_key.ok_or_else(|| missing("its own key (FILE.key beside it) is not there any more"))?;
     let key = operator.unwrap(wrapped.as_bytes(), &header.digest).map_err(|e| Failure::from(&e))?;
-    snapshot::decrypt(file, &key, threads(options)).map(Some).map_err(|e| Failure::from(&e))
+    Snapshot::decrypt(&file, &key, threads(options)).map_err(|e| Failure::from(&e))
 }
 
 fn threads(options: &Options) -> usize {

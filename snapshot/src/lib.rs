@@ -20,9 +20,11 @@
 //! outside the promise.
 #![deny(unsafe_code)]
 
+mod decrypt;
 mod encrypt;
 mod error;
 mod header;
+mod keys;
 mod mapping;
 mod restore;
 mod seal;
@@ -32,9 +34,9 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
-pub use encrypt::{DataKey, KEY_BYTES, OperatorKey, decrypt};
 pub use error::Error;
 pub use header::{HEADER_BYTES, Header, MODEL_BYTES_MAX, Region, VERSION, WORD_BYTES_MAX};
+pub use keys::{DataKey, KEY_BYTES, OperatorKey, WRAPPED_KEY_BYTES_MAX};
 pub use restore::Snapshot;
 pub use seal::{SealPlan, Sealed, TensorPlan, key_path, seal};
 pub use table::{

@@ -1,7 +1,7 @@
-//! A snapshot's bytes, mapped read-only. The only `unsafe` of the crate.
+//! A snapshot's bytes, read-only: its file's, mapped, or those of an encrypted one in memory. The only `unsafe` of the crate.
 
 use crate::{Error, PAGE_BYTES};
-use memmap2::{Advice, Mmap};
+use memmap2::{Advice, Mmap, MmapMut};
 use rustix::io::Errno;
 use std::{fs::File, io, ops::Range, os::unix::fs::MetadataExt};
 
@@ -18,6 +18,16 @@ impl Mapping {
         // by rename, so the pages do not change beneath us; editing one in place is outside the crate's promise.
         let map = unsafe { memmap2::MmapOptions::new().len(bytes).map(file)? };
         // Advice: file systems that keep large folios read the file into huge pages then, of which a restore maps and decode walks few.
+        let _ = map.advise(Advice::HugePage);
+        Ok(Self { map })
+    }
+
+    /// What was written to memory, which is not written any more.
+    ///
+    /// Huge pages are asked for now, not before it was written: a virtual machine gives large pages that nobody uses back to its host, and
+    /// to fetch them again was seen to take five times as long as to decrypt into small ones. The kernel joins those as it finds time.
+    pub(crate) fn of_memory(memory: MmapMut) -> io::Result<Self> {
+        let map = memory.make_read_only()?;
         let _ = map.advise(Advice::HugePage);
         Ok(Self { map })
     }

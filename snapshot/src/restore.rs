@@ -5,7 +5,7 @@
 //! whose checksum fits; whether the bytes *in* it fit is the matter of [`Verification`] or [`Snapshot::section`].
 
 use crate::{
-    Error, Extent, Header, Section, SectionKind, TABLE_BYTES_MAX, Tensor, Verification,
+    DataKey, Error, Extent, Header, Section, SectionKind, TABLE_BYTES_MAX, Tensor, Verification, decrypt,
     mapping::Mapping,
     table::{Arena, Table},
     verify,
@@ -13,6 +13,7 @@ use crate::{
 use bytes::Bytes;
 use std::{
     fs::File,
+    io,
     ops::Range,
     os::unix::fs::FileExt,
     path::Path,
@@ -69,13 +70,28 @@ impl Snapshot {
             let problem = format!("{} bytes follow that no checksum covers", found - header.file_bytes);
             return Err(Error::invalid("end of file", header.file_bytes, problem));
         }
-        let json = read_table(&file, &header)?;
-        let table = Table::parse(&json, &header)?;
-        let sums = read_sums(&file, &header)?;
+        // Read, not touched in the mapping: a file that was cut short is an error then.
+        let read = |range: Range<u64>, content: &mut [u8]| file.read_exact_at(content, range.start);
+        let (table, sums) = read_tables(&header, &read)?;
         let map = Mapping::new(&file, header.file_bytes as usize).map_err(Error::io("mapping the snapshot"))?;
         let sound = sums.iter().map(|_| AtomicBool::new(false)).collect();
         let tells_residence = Mapping::may_tell(&file);
         Ok(Arc::new(Self { header, table, sums, sound, map, tells_residence }))
+    }
+
+    /// Decrypts an encrypted file into this process's memory on `threads` threads, as fast as it can be read; every byte of it is sound then.
+    ///
+    /// # Errors
+    /// Not encrypted; a byte that is not what was sealed with this key; else as [`Snapshot::from_file`].
+    pub fn decrypt(file: &File, key: &DataKey, threads: usize) -> Result<Arc<Self>, Error> {
+        let (header, map) = decrypt::decrypt(file, key, threads)?;
+        let read = |range: Range<u64>, content: &mut [u8]| {
+            content.copy_from_slice(map.slice(&range));
+            Ok(())
+        };
+        let (table, sums) = read_tables(&header, &read)?;
+        let sound = sums.iter().map(|_| AtomicBool::new(true)).collect();
+        Ok(Arc::new(Self { header, table, sums, sound, map, tells_residence: false }))
     }
 
     /// The first page.
@@ -218,6 +234,11 @@ impl Snapshot {
         self.sound[chunk].load(Ordering::Acquire)
     }
 
+    /// All chunks.
+    pub(crate) fn are_sound(&self) -> bool {
+        self.sound.iter().all(|sound| sound.load(Ordering::Acquire))
+    }
+
     pub(crate) fn chunks(&self) -> usize {
         self.sums.len()
     }
@@ -250,23 +271,31 @@ impl Snapshot {
     }
 }
 
-fn read_table(file: &File, header: &Header) -> Result<Vec<u8>, Error> {
+/// Reads a range of the file, which lies within it.
+type Read<'a> = &'a dyn Fn(Range<u64>, &mut [u8]) -> io::Result<()>;
+
+fn read_tables(header: &Header, read: Read<'_>) -> Result<(Table, Box<[u64]>), Error> {
+    let table = Table::parse(&read_table(header, read)?, header)?;
+    Ok((table, read_sums(header, read)?))
+}
+
+fn read_table(header: &Header, read: Read<'_>) -> Result<Vec<u8>, Error> {
     if header.table.bytes > TABLE_BYTES_MAX {
         let problem = format!("{} bytes, {TABLE_BYTES_MAX} at most", header.table.bytes);
         return Err(Error::invalid("header field table", header.table.offset, problem));
     }
-    read_part(file, "table", header.table.range().unwrap_or_default(), header.table_sum)
+    read_part(read, "table", header.table.range().unwrap_or_default(), header.table_sum)
 }
 
-fn read_sums(file: &File, header: &Header) -> Result<Box<[u64]>, Error> {
-    let bytes = read_part(file, "checksums", header.checksums.range().unwrap_or_default(), header.checksums_sum)?;
+fn read_sums(header: &Header, read: Read<'_>) -> Result<Box<[u64]>, Error> {
+    let bytes = read_part(read, "checksums", header.checksums.range().unwrap_or_default(), header.checksums_sum)?;
     Ok(bytes.chunks_exact(8).map(|sum| u64::from_le_bytes(sum.try_into().expect("chunks of 8"))).collect())
 }
 
 /// Reads a part that has a checksum of its own, within the bounds of the file.
-fn read_part(file: &File, name: &str, range: Range<u64>, sum: u64) -> Result<Vec<u8>, Error> {
+fn read_part(read: Read<'_>, name: &str, range: Range<u64>, sum: u64) -> Result<Vec<u8>, Error> {
     let mut content = vec![0; (range.end - range.start) as usize];
-    file.read_exact_at(&mut content, range.start).map_err(Error::io(format!("reading the {name}")))?;
+    read(range.clone(), &mut content).map_err(Error::io(format!("reading the {name}")))?;
     if XxHash3_64::oneshot(&content) != sum {
         return Err(Error::Corrupt { chunk: None, section: name.into(), bytes: range });
     }

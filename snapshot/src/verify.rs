@@ -57,6 +57,9 @@ impl Verification {
             changed: Condvar::new(),
         });
         let threads = threads.clamp(1, THREADS_MAX).min(snapshot.chunks());
+        if snapshot.are_sound() {
+            return Self(work);
+        }
         if trusting {
             // Most likely there is next to nothing to do, and the processors are wanted elsewhere.
             work.more.store(threads.saturating_sub(1), Ordering::Relaxed);

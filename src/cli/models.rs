@@ -52,9 +52,9 @@ pub struct Seal {
     /// What many prompts begin with, to be computed now: a file of JSON messages (`[{"role":"system",…}]`), or of text
     #[arg(long, value_name = "FILE")]
     pub prefix: Option<PathBuf>,
-    /// Encrypt the snapshot: the operator's key, 32 bytes or 64 hexadecimal digits. The snapshot's own key lies beside it, wrapped by this
-    /// one (FILE.key): who removes that has deleted the snapshot
-    #[arg(long, value_name = "FILE", conflicts_with = "prefix")]
+    /// Encrypt the snapshot: the operator's key, 32 bytes or 64 hexadecimal digits, or a program that wraps keys, e.g. with a key service. The
+    /// snapshot's own key lies beside it, wrapped by this one (FILE.key): who removes that has deleted the snapshot
+    #[arg(long, value_name = "FILE|command:PROGRAM", conflicts_with = "prefix")]
     pub encrypt_key: Option<PathBuf>,
 }
 
@@ -124,8 +124,8 @@ pub struct Inspect {
     /// Read all of it and check every byte; exit code 65 where one is wrong
     #[arg(long)]
     pub verify: bool,
-    /// The operator's key of an encrypted snapshot
-    #[arg(long, value_name = "FILE")]
+    /// The operator's key of an encrypted snapshot, as `seal --encrypt-key` has it
+    #[arg(long, value_name = "FILE|command:PROGRAM")]
     pub decrypt_key: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]

@@ -133,7 +133,7 @@ pub struct Engine {
     #[arg(long, value_name = "FILE", requires = "kv_dir")]
     pub kv_key: Option<PathBuf>,
     /// The operator's key of encrypted snapshots, as `seal --encrypt-key` has it
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE|command:PROGRAM")]
     pub decrypt_key: Option<PathBuf>,
 }
 

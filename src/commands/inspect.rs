@@ -38,7 +38,7 @@ fn open(args: &Inspect) -> Result<Arc<Snapshot>> {
     let header = Header::read(&encrypted).map_err(named)?;
     let key = operator.unwrap(&wrapped, &header.digest).map_err(named)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    Snapshot::from_file(snapshot::decrypt(&encrypted, &key, threads).map_err(named)?).map_err(named)
+    Snapshot::decrypt(&encrypted, &key, threads).map_err(named)
 }
 
 fn verify(snapshot: &Snapshot, file: &Path) -> std::result::Result<(), snapshot::Error> {

@@ -102,12 +102,22 @@ fn resolve(args: &Seal, environment: &Environment) -> Result<Job> {
     Ok(job)
 }
 
-/// The operator's key in a file.
+/// The operator's key in a file, or behind `command:PROGRAM`.
 ///
 /// # Errors
-/// The file cannot be read, or holds no key.
+/// The file cannot be read, or holds no key; there is no such program.
 pub fn operator_key(file: Option<&Path>) -> Result<Option<OperatorKey>> {
     let Some(file) = file else { return Ok(None) };
+    if let Some(program) = file.to_str().and_then(|file| file.strip_prefix("command:")) {
+        let program = Path::new(program);
+        // Looked for in no other place than the one that is named: what is run is given keys.
+        return match program.is_file() {
+            true => {
+                Ok(Some(OperatorKey::from_command(&std::path::absolute(program).unwrap_or_else(|_| program.into()))))
+            }
+            false => Err(Error::NoFile(program.into())),
+        };
+    }
     if !file.exists() {
         return Err(Error::NoFile(file.into()));
     }

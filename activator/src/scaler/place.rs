@@ -19,9 +19,6 @@ use crate::{
     slot::{Effect, Event, Failure, Phase, Policy, Refusal, RequestId, Slot, State},
 };
 
-/// More of a wrapped key is not read; it has far less.
-const WRAPPED_KEY_BYTES_MAX: u64 = 4096;
-
 /// One held request's wish to be told.
 #[derive(Debug)]
 pub struct Waiting {
@@ -134,7 +131,7 @@ impl Place {
     pub fn wrapped_key(&self) -> Option<String> {
         let file = File::open(snapshot::key_path(&self.snapshot)).ok()?;
         let mut text = String::new();
-        file.take(WRAPPED_KEY_BYTES_MAX).read_to_string(&mut text).ok()?;
+        file.take(snapshot::WRAPPED_KEY_BYTES_MAX as u64).read_to_string(&mut text).ok()?;
         Some(text)
     }
 
