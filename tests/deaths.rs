@@ -11,19 +11,23 @@ use support::server::JSON;
 use support::{Serve, golden, process, smollm2, until};
 
 #[test]
-fn kill_while_streaming_ends_in_an_error_event_and_the_next_request_starts_a_new_runtime() {
+fn runtimes_killed_twice_in_one_stream_end_it_in_an_error_event_and_the_next_request_starts_a_new_one() {
     let Some(snapshot) = smollm2() else { return };
     let server = Serve::start(&["--model", &format!("smollm2={}", snapshot.display())]);
     let mut stream = stream(&server);
-    assert!(stream.event().unwrap().is_some(), "the first token arrives");
-    let first = only_child(&server);
-    kill(first);
+    let mut killed = 0;
+    for _ in 0..2 {
+        assert!(stream.event().unwrap().is_some(), "a token arrives");
+        killed =
+            until("the next runtime", || process::children(server.id()).first().copied().filter(|id| *id != killed));
+        kill(killed);
+    }
     let events = rest(&mut stream);
     assert_eq!(events.last().map(String::as_str), Some("[DONE]"), "a cut stream says so: {events:?}");
     assert!(events.iter().any(|event| event.contains("\"error\"")), "{events:?}");
     let answer = server.post("/v1/completions", &short("smollm2"));
     assert_eq!(answer.status, 200, "{}", answer.text());
-    assert_ne!(only_child(&server), first);
+    assert_ne!(only_child(&server), killed);
 }
 
 /// From before the first instruction of the runtime to after its last token, in steps that grow to a millisecond: most of them fall into the restore.

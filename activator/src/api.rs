@@ -5,7 +5,7 @@
 use std::{
     hash::{BuildHasher, RandomState},
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use axum::{
@@ -21,6 +21,7 @@ use protocol::{
     ApiError, ErrorKind, Generate,
     answer::{ModelCard, ModelList},
     deadline,
+    resume::AnswerKey,
 };
 
 use crate::{
@@ -159,12 +160,15 @@ impl Api {
             headers: headers::to_runtime(head.headers, head.uri.authority()),
             body,
             seed: wanted.needs_seed.then(|| RandomState::new().hash_one(slot.0)),
+            key: new_key(),
+            deaths: 0,
             arrived,
+            deadline,
         };
         let answer = if wanted.stream {
             self.stream(forward, deadline).await
         } else {
-            within(deadline, forward).await.map(|answer| respond(answer, deadline))
+            forward.answer().await.map(|answer| respond(answer, deadline))
         };
         let mut response = answer.unwrap_or_else(|error| answers::error(&error));
         response.extensions_mut().insert(slot);
@@ -174,7 +178,7 @@ impl Api {
     /// The runtime's own headers if they come soon, else ours.
     async fn stream(&self, forward: Forward, deadline: tokio::time::Instant) -> Result<Response, ApiError> {
         let early = tokio::time::Instant::from_std(forward.arrived + self.early_headers_after);
-        let mut answer: Pending = Box::pin(within(deadline, forward));
+        let mut answer: Pending = Box::pin(forward.answer());
         match tokio::time::timeout_at(early, &mut answer).await {
             Ok(answer) => Ok(respond(answer?, deadline)),
             Err(_) => {
@@ -208,9 +212,11 @@ impl Api {
     }
 }
 
-async fn within(deadline: tokio::time::Instant, forward: Forward) -> Result<Answer, ApiError> {
-    let answer = tokio::time::timeout_at(deadline, forward.answer());
-    answer.await.unwrap_or_else(|_| Err(ApiError::deadline_exceeded()))
+/// One that no answer has had.
+fn new_key() -> AnswerKey {
+    let random = |n: u64| u128::from(RandomState::new().hash_one(n));
+    let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    AnswerKey { id: random(0) << 64 | random(1), created }
 }
 
 /// The runtime's answer as ours: its status, its headers, its bytes as they come.

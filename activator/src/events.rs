@@ -2,16 +2,26 @@
 //!
 //! **Invariant:** what a client gets is whole events, and always `data: [DONE]` at the end, after an error too, so that a
 //! cut stream can be told. Bytes are passed on as they come; only the rest of an event that is not whole yet is kept back.
+//!
+//! Where the runtime dies, or is told to end, the stream goes on with what another says, exactly behind the last event that was passed on:
+//! marks, which are taken out of what clients get, say what that had used ([`Trail`]).
 
 use std::{convert::Infallible, pin::Pin, time::Duration};
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
-use protocol::{ApiError, ErrorKind, sse};
+use protocol::{
+    ApiError, ErrorKind,
+    resume::{Line, Trail, Untold},
+    sse,
+};
 use tokio::time::Instant;
 
-use crate::forward::Answer;
+use crate::{
+    endpoint::Unanswered,
+    forward::{Answer, Lost},
+};
 
 /// Between two comments on a stream whose answer is waited for.
 pub const COMMENT_EVERY: Duration = Duration::from_secs(10);
@@ -33,10 +43,10 @@ pub struct Events {
 }
 
 enum State {
-    /// Comments meanwhile.
-    Waiting { answer: Pending, comment_at: Instant },
-    /// The runtime's events.
-    Relaying { answer: Box<Answer>, whole: WholeEvents },
+    /// Comments meanwhile. With a trail it is the rest of an answer that is waited for.
+    Waiting { answer: Pending, comment_at: Instant, trail: Option<Trail> },
+    /// The runtime's events. With a trail another can go on.
+    Relaying { answer: Box<Answer>, whole: WholeEvents, trail: Option<Trail> },
     /// Nothing follows.
     Ended,
 }
@@ -44,12 +54,12 @@ enum State {
 impl Events {
     /// Headers are about to leave before there is an answer.
     pub fn waiting(answer: Pending, deadline: Instant) -> Self {
-        Self { state: State::Waiting { answer, comment_at: Instant::now() }, deadline }
+        Self { state: State::Waiting { answer, comment_at: Instant::now(), trail: None }, deadline }
     }
 
     /// The runtime's own stream.
     pub fn relaying(answer: Answer, deadline: Instant) -> Self {
-        Self { state: State::Relaying { answer: Box::new(answer), whole: WholeEvents::default() }, deadline }
+        Self { state: State::relaying(answer, None), deadline }
     }
 
     /// As a response's body. Dropping it drops the runtime's stream, or gives up the place of the one that waits.
@@ -63,7 +73,7 @@ impl Events {
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             match &mut self.state {
-                State::Waiting { answer, comment_at } => tokio::select! {
+                State::Waiting { answer, comment_at, .. } => tokio::select! {
                     biased;
                     answer = answer => if let Some(end) = self.answered(answer).await {
                         return Some(end);
@@ -73,21 +83,30 @@ impl Events {
                         return Some(sse::comment("waiting").into());
                     }
                 },
-                State::Relaying { answer, whole } => {
+                State::Relaying { answer, whole, trail } => {
                     let data = match tokio::time::timeout_at(self.deadline, answer.next()).await {
                         Ok(Some(Ok(data))) => data,
-                        Ok(None) if whole.done => return None,
+                        Ok(None | Some(Err(_))) if whole.done => return None,
                         Ok(None) => return Some(self.end(&cut("ended it too early"))),
                         Ok(Some(Err(error))) => {
                             tracing::warn!(%error, "a runtime was lost while it answered");
+                            let died = matches!(Unanswered::sort(error), Unanswered::ConnectionLost(_));
+                            if died && self.go_on(Lost::Died) {
+                                continue;
+                            }
                             return Some(self.end(&cut("was lost")));
                         }
                         Err(_) => return Some(self.end(&ApiError::deadline_exceeded())),
                     };
-                    match whole.push(data) {
-                        Ok(bytes) if bytes.is_empty() => {}
-                        Ok(bytes) => return Some(bytes),
-                        Err(TooLong) => return Some(self.end(&cut("sent an event without an end"))),
+                    let Ok(bytes) = whole.push(data) else {
+                        return Some(self.end(&cut("sent an event without an end")));
+                    };
+                    let (bytes, interrupted) = unmark(bytes, trail);
+                    if interrupted && !self.go_on(Lost::Interrupted) {
+                        return Some(self.end(&cut("was told to end")));
+                    }
+                    if !bytes.is_empty() {
+                        return Some(bytes);
                     }
                 }
                 State::Ended => return None,
@@ -95,11 +114,28 @@ impl Events {
         }
     }
 
+    /// Waits for the rest of the answer from another runtime; false where none can give it.
+    fn go_on(&mut self, lost: Lost) -> bool {
+        match std::mem::replace(&mut self.state, State::Ended) {
+            State::Relaying { answer, trail: Some(trail), .. } if !trail.identity.is_empty() => {
+                let seen = trail.clone();
+                let answer: Pending = Box::pin(async move { answer.go_on(lost, seen).await });
+                self.state = State::Waiting { answer, comment_at: Instant::now() + COMMENT_EVERY, trail: Some(trail) };
+                true
+            }
+            State::Relaying { .. } | State::Waiting { .. } | State::Ended => false,
+        }
+    }
+
     /// What to send when the answer that was waited for is no stream.
     async fn answered(&mut self, answer: Result<Answer, ApiError>) -> Option<Bytes> {
         match answer {
             Ok(answer) if answer.is_events() => {
-                self.state = State::Relaying { answer: Box::new(answer), whole: WholeEvents::default() };
+                let before = match &mut self.state {
+                    State::Waiting { trail, .. } => trail.take(),
+                    State::Relaying { .. } | State::Ended => None,
+                };
+                self.state = State::relaying(answer, before);
                 None
             }
             Ok(answer) => {
@@ -115,6 +151,50 @@ impl Events {
     fn end(&mut self, error: &ApiError) -> Bytes {
         self.state = State::Ended;
         sse::error_end(error).into()
+    }
+}
+
+impl State {
+    /// `before`: what another runtime said of the same answer.
+    fn relaying(answer: Answer, before: Option<Trail>) -> Self {
+        let begun = answer.identity().map(|identity| Trail { identity: identity.to_owned(), ..Trail::default() });
+        Self::Relaying { trail: before.or(begun), answer: Box::new(answer), whole: WholeEvents::default() }
+    }
+}
+
+/// Whole events without their marks, which are noted in the trail; and whether they end with the word that others go on. A trail that
+/// cannot be kept loses its identity: nobody can go on.
+fn unmark(events: Bytes, trail: &mut Option<Trail>) -> (Bytes, bool) {
+    let (mut rest, mut out, mut from) = (&events[..], BytesMut::new(), 0);
+    while !rest.is_empty() {
+        let at = events.len() - rest.len();
+        let line = rest.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        let said = match trail.as_mut().map(|trail| trail.take(line)) {
+            None => Ok(Line::Other),
+            Some(said) => said,
+        };
+        let is_mark = said != Ok(Line::Other);
+        if let (Err(Untold), Some(trail)) = (said, trail.as_mut()) {
+            trail.identity.clear();
+        }
+        if is_mark {
+            out.extend_from_slice(&events[from..at]);
+            from = at + line.len() + 1;
+        }
+        if said == Ok(Line::Interrupted) {
+            return (out.freeze(), true);
+        }
+        let end = rest.windows(2).position(|pair| pair == b"\n\n").map_or(rest.len(), |end| end + 2);
+        rest = &rest[end..];
+    }
+    match from {
+        0 => (events, false),
+        // One event in front, as is usual: nothing is copied.
+        _ if out.is_empty() => (events.slice(from..), false),
+        _ => {
+            out.extend_from_slice(&events[from..]);
+            (out.freeze(), false)
+        }
     }
 }
 
@@ -195,6 +275,31 @@ mod tests {
         check(&[("data: 1\n\ndata: {\"cut", "data: 1\n\n")], "data: {\"cut", false);
         check(&[("data: 1\n\ndata: [DONE]\n\n", "data: 1\n\ndata: [DONE]\n\n")], "", true);
         check(&[("data: [DO", ""), ("NE]\n\n", "data: [DONE]\n\n")], "", true);
+    }
+
+    /// Takes marks out and expects what is left, whether others go on, and what choice 0 has used.
+    fn check_marks(events: &str, left: &str, goes_on: bool, used: &[u32]) {
+        let mut trail = Some(Trail { identity: "x".into(), ..Trail::default() });
+        let (bytes, interrupted) = unmark(Bytes::copy_from_slice(events.as_bytes()), &mut trail);
+        assert_eq!((&bytes[..], interrupted), (left.as_bytes(), goes_on), "{events}");
+        assert_eq!(trail.unwrap().past(0).map_or(&[][..], |past| &past.tokens), used, "{events}");
+    }
+
+    #[test]
+    fn marks_are_taken_out_of_events_and_noted() {
+        check_marks("", "", false, &[]);
+        check_marks("data: 1\n\n", "data: 1\n\n", false, &[]);
+        check_marks(": pl 0 4,5\ndata: 1\n\n", "data: 1\n\n", false, &[4, 5]);
+        check_marks(": waiting\n\n: pl 0 4\ndata: 1\n\n", ": waiting\n\ndata: 1\n\n", false, &[4]);
+        let two = ": pl 0 4\ndata: 1\n\n: pl 0 5 end\ndata: 2\n\n: pl usage\ndata: 3\n\ndata: [DONE]\n\n";
+        check_marks(two, "data: 1\n\ndata: 2\n\ndata: 3\n\ndata: [DONE]\n\n", false, &[4, 5]);
+        check_marks(": pl 0 4\ndata: 1\n\n: pl interrupted\n\n", "data: 1\n\n", true, &[4]);
+        check_marks(": pl interrupted\n\n", "", true, &[]);
+        let (bytes, _) = unmark(Bytes::from_static(b": pl 0 4\ndata: 1\n\n"), &mut None);
+        assert!(bytes.starts_with(b": pl"), "a stream without a trail is passed on as it is");
+        let mut trail = Some(Trail { identity: "x".into(), ..Trail::default() });
+        let (bytes, _) = unmark(Bytes::from_static(b": pl what\ndata: 1\n\n"), &mut trail);
+        assert_eq!((&bytes[..], trail.unwrap().identity.as_str()), (&b"data: 1\n\n"[..], ""), "nobody goes on");
     }
 
     #[test]

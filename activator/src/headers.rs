@@ -3,6 +3,8 @@
 //! Kept as they came: `Host`, `Forwarded`, `X-Forwarded-*`, `traceparent`, `K-Proxy-Request` and all the rest. Gone: what
 //! belongs to one connection (RFC 9110, 7.6.1), and what only Knative or we may say.
 
+use protocol::resume::IDENTITY_HEADER;
+
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{
@@ -47,6 +49,7 @@ pub fn to_runtime(mut headers: HeaderMap, authority: Option<&Authority>) -> Head
 /// A runtime's headers, for the client.
 pub fn to_client(mut headers: HeaderMap) -> HeaderMap {
     strip_connection(&mut headers);
+    headers.remove(IDENTITY_HEADER);
     headers
 }
 

@@ -154,6 +154,8 @@ pub enum Event {
     BecameReady(LaunchId),
     /// No process could be started, so no exit will be seen.
     NotLaunched(LaunchId, Failure),
+    /// The runtime was told by somebody else to end, and does.
+    Leaves(LaunchId),
     /// The runtime said that it failed, or its sockets closed; its exit is yet to be seen.
     Broke(LaunchId, Failure),
     /// The exit was seen. The failure counts only if the runtime was never ready.
@@ -276,6 +278,7 @@ impl Slot {
             Event::Left(request) => turn.left(request),
             Event::BecameReady(launch) => turn.became_ready(launch),
             Event::NotLaunched(launch, failure) => turn.not_launched(launch, failure),
+            Event::Leaves(launch) => turn.leaves(launch),
             Event::Broke(launch, failure) => turn.broke(launch, failure),
             Event::Exited(launch, failure) => turn.exited(launch, failure),
             Event::Tick => turn.tick(),

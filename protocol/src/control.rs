@@ -65,6 +65,9 @@ pub enum FromRuntime {
         /// What happened and what to do, with section and offset where bytes were bad.
         message: String,
     },
+    /// Something told it to end at once: what runs is interrupted, to go on in another, which nothing new is to come to meanwhile. Said
+    /// before [`FromRuntime::Drained`].
+    Leaving,
     /// Drained: nothing runs any more; the process exits now.
     Drained,
 }

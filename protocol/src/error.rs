@@ -34,6 +34,8 @@ pub enum ErrorKind {
     Unavailable,
     /// The request's deadline has passed.
     DeadlineExceeded,
+    /// This process cannot finish it, and another can.
+    Interrupted,
 }
 
 impl ErrorKind {
@@ -54,6 +56,7 @@ impl ErrorKind {
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", Some("internal_error")),
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "server_error", Some("unavailable")),
             Self::DeadlineExceeded => (StatusCode::GATEWAY_TIMEOUT, "timeout_error", Some("deadline_exceeded")),
+            Self::Interrupted => (StatusCode::SERVICE_UNAVAILABLE, "server_error", Some("interrupted")),
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod embeddings;
 pub mod error;
 mod fields;
 pub mod generate;
+pub mod resume;
 pub mod sse;
 pub mod timings;
 pub mod tokenize;

@@ -1,7 +1,8 @@
 //! A runtime under an activator: launched without a model, told over the control socket what to do.
 //!
-//! `Launched → (Restore) → Ready → … → Drained | Failed`, and at the control socket's end the process's. **Invariant:**
-//! it never outlives its activator; nothing is opened by a path after launch.
+//! `Launched → (Restore) → Ready → … → Drained | Failed`, and at the control socket's end the process's. On SIGTERM it leaves: what runs is
+//! interrupted, its keys and values are kept where there is a place for them, and the activator lets it go on in another life.
+//! **Invariant:** it never outlives its activator; nothing is opened by a path after launch.
 
 use crate::{
     Options,
@@ -23,12 +24,16 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
     sync::{oneshot, watch},
     task::JoinHandle,
 };
 
 /// How long clients of a failed runtime may take to read their error before the process ends.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
+
+/// How long keys and values may take to be kept by a process that was told to end.
+const KEEPING_MAX: Duration = Duration::from_secs(10);
 
 /// How long at least between two reports of what the engine holds.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
@@ -73,6 +78,7 @@ struct Child {
     stop: watch::Sender<bool>,
     server: JoinHandle<()>,
     resident: Resident,
+    terminate: Signal,
     options: Options,
     reports: Option<Reports>,
     /// What the activator does not know to be sound yet.
@@ -96,7 +102,9 @@ impl Child {
             let _ = stopped.wait_for(|stop| *stop).await;
         }));
         let (control, resident) = (Control::start(control)?, Resident::open()?);
-        Ok(Self { control, phase, stop, server, resident, options, reports: None, verifying: None, ordered: false })
+        let terminate = signal(SignalKind::terminate())?;
+        let (reports, verifying, ordered) = (None, None, false);
+        Ok(Self { control, phase, stop, server, resident, terminate, options, reports, verifying, ordered })
     }
 
     async fn serve(&mut self) -> End {
@@ -125,8 +133,38 @@ impl Child {
                 engine = changed(&mut self.reports) => self.say(&FromRuntime::Stats(self.stats(engine))),
                 Ok(failure) = &mut failing, if never.is_none() => return End::Failed(failure),
                 _ = &mut self.server, if *self.stop.borrow() => return End::Drained,
+                _ = self.terminate.recv() => return self.leave().await,
             }
         }
+    }
+
+    /// Interrupts what runs and keeps what can be kept of it.
+    async fn leave(&mut self) -> End {
+        self.say(&FromRuntime::Leaving);
+        let service = match &*self.phase.borrow() {
+            Phase::Ready(service) => Some(service.clone()),
+            Phase::Starting | Phase::Failed(_) => None,
+        };
+        let Some(service) = service else {
+            let message = "the runtime was told to end before it had a model";
+            self.phase.send_replace(Phase::Failed(ApiError::new(ErrorKind::Interrupted, message)));
+            self.stop.send_replace(true);
+            let _ = tokio::time::timeout(FLUSH_MAX, &mut self.server).await;
+            return End::Drained;
+        };
+        if let Ok(generator) = service.generator() {
+            generator.engine.leave();
+            let mut stats = generator.engine.watch();
+            let ended = async { while stats.changed().await.is_ok() {} };
+            if tokio::time::timeout(KEEPING_MAX, ended).await.is_err() {
+                tracing::warn!("not all keys and values could be kept in time");
+            }
+            let last = *stats.borrow();
+            self.say(&FromRuntime::Stats(self.stats(last)));
+        }
+        self.stop.send_replace(true);
+        let _ = tokio::time::timeout(FLUSH_MAX, &mut self.server).await;
+        End::Drained
     }
 
     /// Does as told; a restore that was started, if any.

@@ -77,6 +77,7 @@ pub fn restore(order: Order, options: &Options) -> Result<Restored, Failure> {
         start_engine(&snapshot, bound, options, gate.clone(), ended)
     };
     let Started { words, tokenizer_us, work, context, vocab, weights_us } = started?;
+    let kv_format = options.kv_format.map_or("own", KvFormat::name);
     let service = Service {
         model: order.model.unwrap_or_else(|| snapshot.model().to_owned()),
         created,
@@ -85,6 +86,7 @@ pub fn restore(order: Order, options: &Options) -> Result<Restored, Failure> {
         vocab,
         longest_token: OnceLock::new(),
         work,
+        identity: format!("{}/{}/{kv_format}", snapshot.digest(), kernels::instruction_set()),
         gate: gate.clone(),
     };
     let timings = RestoreTimings { open_us, tokenizer_us, weights_us, total_us: micros(order.ordered) };

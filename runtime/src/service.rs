@@ -3,13 +3,18 @@
 
 use crate::{
     embedder::Embedder,
-    engine::{Engine, Gate, Job, Params, Refused, Scope},
+    engine::{Engine, Gate, Job, Params, Refused, Scope, mix},
     guide::{Compiled, Guides},
     text::{Choice, decoder::Decoder},
     tools::{Format, Parser, Reading},
 };
 use models::{ChatTemplate, Generation, Tokenizer};
-use protocol::{ApiError, Constraint, ErrorKind, Generate, Prompt, generate::REPETITION_PENALTY_MIN, tools::Tools};
+use protocol::{
+    ApiError, Constraint, ErrorKind, Generate, Prompt,
+    generate::REPETITION_PENALTY_MIN,
+    resume::{AnswerKey, Trail},
+    tools::Tools,
+};
 use serde_json::Value;
 use std::{
     hash::{BuildHasher, RandomState},
@@ -36,6 +41,8 @@ pub struct Service {
     pub longest_token: OnceLock<usize>,
     /// What it does.
     pub work: Work,
+    /// What its tokens depend on beside the request.
+    pub identity: String,
     /// Opens when the snapshot is verified.
     pub gate: Gate,
 }
@@ -155,7 +162,7 @@ impl Service {
         Err(ApiError::field(param, problem))
     }
 
-    /// Starts `n` choices for each prompt, in order. Keys and values are shared within `scope` alone. `completes`: their text
+    /// Starts `n` choices for each prompt, in order, but those that are over by the trail; the others go on behind it. Keys and values are shared within `scope` alone. `completes`: their text
     /// goes on where the prompt's ends; else it is a text of its own.
     ///
     /// # Errors
@@ -167,6 +174,7 @@ impl Service {
         scope: Scope,
         completes: bool,
         prompts: Vec<Vec<u32>>,
+        begun: &Begun,
     ) -> Result<Vec<Choice>, ApiError> {
         let generator = self.generator()?;
         let budgets: Vec<usize> =
@@ -178,12 +186,14 @@ impl Service {
         };
         let form = generate.constraint.as_ref().map(compile).transpose()?;
         let seed = generate.seed.unwrap_or_else(|| RandomState::new().hash_one(0));
-        let start = Start { service: self, generator, generate, tools, scope, completes, form, seed };
+        begun.trail.choices.iter().try_for_each(|past| self.check_ids("trail", &past.tokens))?;
+        let start = Start { service: self, generator, generate, tools, scope, completes, form, seed, begun };
         // Nothing can be wrong with the request any more.
         let mut choices = Vec::new();
-        for (prompt, max_tokens) in prompts.iter().zip(budgets) {
-            for nth in 0..generate.n {
-                choices.push(start.choice(choices.len() as u32, nth, prompt, max_tokens)?);
+        let each = prompts.iter().zip(budgets).flat_map(|each| (0..generate.n).map(move |nth| (each, nth)));
+        for (index, ((prompt, max_tokens), nth)) in (0u32..).zip(each) {
+            if !begun.trail.past(index).is_some_and(|past| past.ended) {
+                choices.push(start.choice(index, nth, prompt, max_tokens)?);
             }
         }
         Ok(choices)
@@ -212,14 +222,30 @@ struct Start<'a> {
     completes: bool,
     form: Option<Compiled>,
     seed: u64,
+    begun: &'a Begun,
+}
+
+/// An answer that another runtime may have begun.
+#[derive(Clone, Debug, Default)]
+pub struct Begun {
+    /// Who it is, where an activator says so.
+    pub key: Option<AnswerKey>,
+    /// What of it was seen.
+    pub trail: Trail,
 }
 
 impl Start<'_> {
     /// Number `index` of the answer, the `nth` of its prompt: what it samples follows from that prompt alone.
     fn choice(&self, index: u32, nth: u32, prompt: &[u32], max_tokens: usize) -> Result<Choice, ApiError> {
         let (generator, generate, tools) = (self.generator, self.generate, self.tools);
+        let past = self.begun.trail.past(index);
+        let generated = past.map(|past| past.tokens.clone()).unwrap_or_default();
+        if generated.len() > max_tokens {
+            return Err(ApiError::field("trail", "has more tokens than the answer may have"));
+        }
         let job = Job {
             prompt: prompt.to_vec(),
+            generated,
             max_tokens,
             // A form's end is an end, whatever is ignored: only the end token can say it.
             ends: if generate.ignore_eos && self.form.is_none() {
@@ -229,7 +255,7 @@ impl Start<'_> {
             },
             params: generator.params(generate, self.seed, nth),
             logprobs: generate.logprobs.map(|k| k as usize),
-            score_prompt: generate.echo,
+            score_prompt: generate.echo && past.is_none(),
             cache: generate.cache_prompt.then_some(self.scope),
             speculate: generate.speculate,
             guide: self.form.as_ref().map(Compiled::guide),
@@ -241,8 +267,14 @@ impl Start<'_> {
         let goes_on = self.completes && !generate.echo;
         let stream = if goes_on { words.stream_on(skip_special) } else { words.stream(skip_special) };
         let decoder = Decoder::new(stream, generate.stop.clone());
-        let choice = Choice::new(index, output, self.service.gate.clone(), decoder, tools.cloned().map(Parser::new));
-        Ok(if generate.echo { choice.with_prompt(prompt.to_vec(), generate.logprobs.is_some()) } else { choice })
+        let key = mix(self.begun.key.map_or(self.seed, |key| key.id as u64) ^ mix(u64::from(index)));
+        let parser = tools.cloned().map(|reading| Parser::new(reading, key));
+        let choice = Choice::new(index, output, self.service.gate.clone(), decoder, parser);
+        match past {
+            Some(past) => choice.behind(generate.echo.then_some(prompt), &past.tokens),
+            None if generate.echo => Ok(choice.with_prompt(prompt.to_vec(), generate.logprobs.is_some())),
+            None => Ok(choice),
+        }
     }
 }
 
@@ -272,7 +304,7 @@ const RETRY_AFTER_S: u32 = 1;
 pub fn refusal(refused: Refused) -> ApiError {
     let kind = match refused {
         Refused::Full(_) => ErrorKind::QueueFull,
-        Refused::Stopped => ErrorKind::Unavailable,
+        Refused::Stopped => ErrorKind::Interrupted,
     };
     ApiError::new(kind, refused.to_string()).retry_after(RETRY_AFTER_S)
 }

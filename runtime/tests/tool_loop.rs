@@ -35,7 +35,7 @@ fn check(name: &str, format: Format, written: &str) {
     let mut messages = vec![json!({"role": "user", "content": "lamp?"})];
     let (text, reading) = prompt(&template, &messages);
     assert!(text.contains("switch_lamp") && reading.format == format, "{name}: {format:?}: {text}");
-    let mut parser = Parser::new(reading);
+    let mut parser = Parser::new(reading, 7);
     let mut parsed = parser.push(written);
     parsed.content += &parser.finish().content;
     let [call] = &parsed.calls[..] else { panic!("{name}: {:?}", parsed.calls) };

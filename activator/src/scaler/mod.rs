@@ -320,6 +320,7 @@ impl Scaler {
                 let place = &mut self.places[slot.0];
                 self.metrics.engine(&place.name, &std::mem::replace(&mut place.engine, stats), &stats);
             }
+            (FromRuntime::Leaving, Role::Slot(slot, launch)) => self.step(slot, Event::Leaves(launch)).await,
             (FromRuntime::Drained, Role::Slot(..)) => {
                 tracing::debug!(?role, "a runtime said something that needs no answer");
             }

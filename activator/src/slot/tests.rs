@@ -140,6 +140,15 @@ fn an_exit_before_ready_fails_and_after_it_is_cold_at_once() {
 }
 
 #[test]
+fn a_runtime_that_others_told_to_end_takes_nothing_new_and_has_its_time() {
+    let mut expected = unchanged();
+    expected[1] = ((Phase::Draining, 1, 0), vec![Effect::Kill(FIRST)]);
+    expected[2] = ((Phase::Draining, 0, 0), vec![Effect::Drain(FIRST)]);
+    check(Event::Leaves(FIRST), expected);
+    check(Event::Leaves(LaunchId(9)), unchanged());
+}
+
+#[test]
 fn a_broken_runtime_is_killed_and_leaves_only_when_its_exit_is_seen() {
     let mut expected = unchanged();
     expected[1] = ((Phase::Draining, 1, 0), vec![Effect::Kill(FIRST)]);
@@ -260,6 +269,7 @@ enum Move {
     Leave(prop::sample::Index),
     Ready,
     Break(bool),
+    GoAway,
     Exit,
     NotLaunched,
     Pass(u64),
@@ -272,6 +282,7 @@ fn moves() -> impl Strategy<Value = Move> {
         2 => any::<prop::sample::Index>().prop_map(Move::Leave),
         3 => Just(Move::Ready),
         1 => any::<bool>().prop_map(Move::Break),
+        1 => Just(Move::GoAway),
         2 => Just(Move::Exit),
         1 => Just(Move::NotLaunched),
         4 => (0..40_000u64).prop_map(Move::Pass),
@@ -332,6 +343,7 @@ impl World {
             Move::Break(bad_snapshot) => self.with_launch(|world, launch| {
                 world.happen(Event::Broke(launch, if bad_snapshot { bad() } else { died() }));
             }),
+            Move::GoAway => self.with_launch(|world, launch| world.happen(Event::Leaves(launch))),
             Move::Exit => self.exit(|launch| Event::Exited(launch, died())),
             Move::NotLaunched if self.story.slot.phase() == Phase::Starting => {
                 self.exit(|launch| Event::NotLaunched(launch, died()));

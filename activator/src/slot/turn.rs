@@ -86,6 +86,22 @@ impl Turn {
         }
     }
 
+    pub fn leaves(&mut self, leaving: LaunchId) {
+        match self.slot.state {
+            State::Ready { launch, .. } if launch == leaving => {
+                self.drain(launch, self.now + self.slot.policy.drain_timeout);
+            }
+            State::Starting { launch, .. } if launch == leaving => {
+                self.kill(launch, Some(Failure::internal("the runtime was told to end before it was ready")));
+            }
+            State::Cold
+            | State::Starting { .. }
+            | State::Ready { .. }
+            | State::Draining { .. }
+            | State::Failed { .. } => {}
+        }
+    }
+
     pub fn broke(&mut self, broken: LaunchId, failure: Failure) {
         match self.slot.state {
             State::Starting { launch, .. } if launch == broken => self.kill(launch, Some(failure)),

@@ -107,7 +107,7 @@ async fn death_in_the_middle_of_a_stream_is_an_error_event_and_done_and_the_next
 async fn death_before_the_answer_is_retried_once_on_a_new_runtime() {
     let house = House::new(&[Start::Ready]).await;
     let answer = async {
-        let message = house.ask(&chat("hang", false)).await.error(503).await;
+        let message = house.ask(&chat("hang", false)).await.error(500).await;
         assert!(message.contains("twice"), "{message}");
     };
     let deaths = async {

@@ -2,7 +2,11 @@
 
 use super::{Compute, Event, Gate, Job, Limits, Loaded, Panicked, worker::Worker};
 use std::{
-    sync::mpsc::{SyncSender, TrySendError, sync_channel},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{SyncSender, TrySendError, sync_channel},
+    },
     thread::{Builder, Thread},
 };
 use tokio::sync::{mpsc, oneshot, watch};
@@ -53,6 +57,7 @@ pub struct Engine {
     stats: watch::Receiver<EngineStats>,
     thread: Thread,
     limits: Limits,
+    leave: Arc<AtomicBool>,
 }
 
 impl Engine {
@@ -66,15 +71,17 @@ impl Engine {
     ) -> std::io::Result<Self> {
         let (submissions, jobs) = sync_channel(limits.waiting);
         let (publish, stats) = watch::channel(EngineStats::default());
+        let leave = Arc::new(AtomicBool::new(false));
+        let told = leave.clone();
         let run = move || {
             if let Some(loaded) = load() {
-                let result = Worker::new(loaded, limits, gate, jobs, publish).run();
+                let result = Worker::new(loaded, limits, gate, jobs, publish, told).run();
                 // Nobody may be interested.
                 let _ = ended.send(result);
             }
         };
         let handle = Builder::new().name("engine".into()).spawn(run)?;
-        Ok(Self { submissions, stats, thread: handle.thread().clone(), limits })
+        Ok(Self { submissions, stats, thread: handle.thread().clone(), limits, leave })
     }
 
     /// Queues a job.
@@ -89,7 +96,14 @@ impl Engine {
         };
         self.submissions.try_send(Box::new(Submission { job, events: sender })).map_err(refused)?;
         self.thread.unpark();
-        Ok(Output { events, engine: self.thread.clone() })
+        Ok(Output { events, engine: self.thread.clone(), leave: self.leave.clone() })
+    }
+
+    /// Interrupts all sequences ([`ErrorKind::Interrupted`](protocol::ErrorKind::Interrupted)), keeps their full blocks where there is a place
+    /// for them, and ends. What it is told by: [`Engine::watch`] has no sender then.
+    pub fn leave(&self) {
+        self.leave.store(true, Ordering::Release);
+        self.thread.unpark();
     }
 
     /// The numbers, to be waited for.
@@ -111,6 +125,7 @@ impl Drop for Engine {
 pub struct Output {
     events: mpsc::Receiver<Event>,
     engine: Thread,
+    leave: Arc<AtomicBool>,
 }
 
 impl Output {
@@ -123,6 +138,13 @@ impl Output {
             self.engine.unpark();
         }
         event
+    }
+}
+
+impl Output {
+    /// The engine was told to leave: where no last event came, the sequence can go on elsewhere.
+    pub fn is_interrupted(&self) -> bool {
+        self.leave.load(Ordering::Acquire)
     }
 }
 

@@ -29,6 +29,7 @@ pub use handle::{Engine, EngineStats, Output, Refused};
 pub use keep::Keep;
 pub use logprobs::Logprobs;
 pub use names::{Name, Scope};
+pub use random::splitmix64 as mix;
 pub use sampler::Params;
 
 use models::Batch;
@@ -110,7 +111,9 @@ impl Limits {
 pub struct Job {
     /// Token ids.
     pub prompt: Vec<u32>,
-    /// Tokens to generate at most; 0 where only the prompt is to be computed.
+    /// What was generated of it before, elsewhere; it goes on behind that.
+    pub generated: Vec<u32>,
+    /// Tokens to generate at most, those included; 0 where only the prompt is to be computed.
     pub max_tokens: usize,
     /// Tokens that end the generation; none where they are to be ignored.
     pub ends: Vec<u32>,
@@ -131,7 +134,7 @@ pub struct Job {
 /// What comes out of one sequence, in this order: `Prefilled`, `Scored` where asked for, `Token`…, then one of the others.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// The prompt is in the KV blocks; how long that took since the sequence was admitted.
+    /// The prompt, and what was generated of it before, is in the KV blocks; how long that took since the sequence was admitted.
     Prefilled(Duration),
     /// Log probabilities of the prompt's tokens, from the second on.
     Scored(Vec<Logprobs>),

@@ -39,6 +39,14 @@ impl Sequence {
         sequence
     }
 
+    /// What was generated of it before, elsewhere.
+    pub fn goes_on(mut self, generated: &[u32]) -> Self {
+        debug_assert!(self.computed == 0 && generated.len() <= self.left(), "checked before submission");
+        self.tokens.extend_from_slice(generated);
+        self.check_invariants();
+        self
+    }
+
     /// Tokens of the prompt.
     pub fn prompt(&self) -> usize {
         self.prompt

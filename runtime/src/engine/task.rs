@@ -48,21 +48,34 @@ pub(super) struct Task {
     expecting: (usize, u32),
     /// When it first got blocks.
     pub admitted: Option<Instant>,
+    /// It has said that its prompt is computed.
+    prefilled: bool,
     /// All that will be sent is in the outbox.
     over: bool,
+}
+
+/// What came before is accepted again; whether nothing may follow it.
+fn follow(guided: &mut Guided, generated: &[u32]) -> Result<bool, String> {
+    let accepted = generated.iter().try_fold(false, |_, &id| guided.accept(id));
+    accepted.map_err(|e| format!("the form of the answer cannot be followed: {e}"))
 }
 
 impl Task {
     /// `regime`: what its keys depend on beside its tokens.
     pub fn new(job: Job, events: Sender<Event>, regime: u32) -> Self {
-        Self {
-            sampler: Sampler::new(job.params, &job.prompt),
-            sequence: Sequence::new(job.prompt, job.max_tokens, job.ends),
+        let mut sampler = Sampler::new(job.params, &job.prompt);
+        job.generated.iter().for_each(|&id| sampler.observe(id));
+        let mut guided = job.guide.map(Guided::new);
+        let followed = guided.as_mut().map_or(Ok(false), |guided| follow(guided, &job.generated));
+        let speculates = job.speculate && guided.is_none();
+        let mut task = Self {
+            sampler,
+            sequence: Sequence::new(job.prompt, job.max_tokens, job.ends).goes_on(&job.generated),
             logprobs: job.logprobs,
             scores: (job.score_prompt && job.logprobs.is_some()).then(Vec::new),
             // What may come after a guess would have to be known before the guess is.
-            drafter: Drafter::new(job.speculate && job.guide.is_none()),
-            guided: job.guide.map(Guided::new),
+            drafter: Drafter::new(speculates),
+            guided,
             regime,
             names: job.cache.map(|scope| Names::new(scope, regime)),
             events,
@@ -70,8 +83,15 @@ impl Task {
             behind_since: None,
             expecting: (0, 0),
             admitted: None,
+            prefilled: false,
             over: false,
+        };
+        match followed {
+            Ok(false) => {}
+            Ok(true) => task.end(Event::Finished(FinishReason::Stop)),
+            Err(e) => task.end(Event::Failed(ApiError::new(ErrorKind::Internal, e))),
         }
+        task
     }
 
     /// Its keys now depend on this; true where that is new, and what has been computed is of no use.
@@ -173,7 +193,7 @@ impl Task {
     /// then.
     pub fn sample(&mut self, logits: &[f32], masks: &mut Masks, scratch: &mut Scratch) -> bool {
         let position = self.sequence.tokens().len();
-        if position == self.sequence.prompt() {
+        if !std::mem::replace(&mut self.prefilled, true) {
             self.outbox.push_back(Event::Prefilled(self.admitted.map_or(Duration::ZERO, |at| at.elapsed())));
             self.outbox.extend(self.scores.take().map(Event::Scored));
         }
@@ -262,6 +282,7 @@ mod tests {
     fn task(events: Sender<Event>) -> Task {
         let job = Job {
             prompt: vec![1],
+            generated: vec![],
             max_tokens: 99,
             ends: vec![],
             params: Params::default(),

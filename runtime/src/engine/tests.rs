@@ -133,6 +133,7 @@ fn greedy(prompt: &[u32], max_tokens: usize) -> Job {
     let params = Params { temperature: 0.0, ..Params::default() };
     Job {
         prompt: prompt.to_vec(),
+        generated: vec![],
         max_tokens,
         ends: vec![],
         params,
@@ -195,6 +196,47 @@ async fn who_grows_into_another_regime_is_computed_anew_and_shares_with_its_like
         }
         until(&bench, |s| s.running == 0 && s.blocks_used == 0 && s.reused_tokens > 0).await;
     }
+}
+
+#[tokio::test]
+async fn a_sequence_that_was_begun_elsewhere_goes_on_with_the_same_tokens() {
+    let bench = start(limits(), Hashing::default());
+    let params =
+        Params { temperature: 0.9, frequency_penalty: 0.5, repetition_penalty: 1.2, seed: 4, ..Params::default() };
+    let job =
+        |generated: &[u32]| Job { generated: generated.to_vec(), params: params.clone(), ..greedy(&[3, 1, 4], 70) };
+    let (all, _) = collect(bench.engine.submit(job(&[])).unwrap()).await;
+    assert_eq!(all.len(), 70);
+    for begun in [1, 2, 28, 29, 30, 61, 69, 70] {
+        let (rest, last) = collect(bench.engine.submit(job(&all[..begun])).unwrap()).await;
+        assert_eq!(rest, all[begun..], "behind {begun}");
+        assert!(matches!(last, Some(Event::Finished(FinishReason::Length))), "behind {begun}: {last:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_engine_that_is_left_interrupts_all_and_takes_no_more() {
+    let bench = start(limits(), Hashing::default());
+    let mut outputs: Vec<Output> = (0..6).map(|i| bench.engine.submit(greedy(&[7, i], 500)).unwrap()).collect();
+    assert!(outputs[0].next().await.is_some());
+    bench.engine.leave();
+    for mut output in outputs {
+        let last = loop {
+            match output.next().await {
+                Some(Event::Token(_) | Event::Prefilled(_)) => {}
+                last => break last,
+            }
+        };
+        let interrupted = match last {
+            Some(Event::Failed(ref e)) => e.kind == protocol::ErrorKind::Interrupted,
+            None => output.is_interrupted(),
+            _ => false,
+        };
+        assert!(interrupted, "{last:?}");
+    }
+    let mut stats = bench.engine.watch();
+    while stats.changed().await.is_ok() {}
+    assert_eq!(bench.engine.submit(greedy(&[1], 1)).err(), Some(Refused::Stopped));
 }
 
 #[tokio::test]

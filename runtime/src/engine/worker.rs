@@ -32,7 +32,11 @@ use protocol::{ApiError, ErrorKind};
 use std::{
     collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::mpsc::{Receiver, TryRecvError},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, TryRecvError},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -49,6 +53,8 @@ pub(super) struct Worker<C> {
     limits: Limits,
     gate: Gate,
     submissions: Receiver<Box<Submission>>,
+    /// Set from outside: all ends at once, to go on elsewhere.
+    leave: Arc<AtomicBool>,
     /// No more submissions will come.
     closed: bool,
     publish: watch::Sender<EngineStats>,
@@ -99,6 +105,7 @@ impl<C: Compute> Worker<C> {
         gate: Gate,
         submissions: Receiver<Box<Submission>>,
         publish: watch::Sender<EngineStats>,
+        leave: Arc<AtomicBool>,
     ) -> Self {
         let Loaded { compute, blocks, keep } = loaded;
         let blocks = Blocks::new(blocks);
@@ -113,6 +120,7 @@ impl<C: Compute> Worker<C> {
             limits,
             gate,
             submissions,
+            leave,
             closed: false,
             publish,
             blocks,
@@ -131,6 +139,9 @@ impl<C: Compute> Worker<C> {
     pub fn run(mut self) -> Result<(), Panicked> {
         loop {
             self.take_submissions();
+            if self.leave.load(Ordering::Acquire) {
+                return self.leave();
+            }
             self.retire(Instant::now());
             self.change_regimes();
             self.admit(Instant::now());
@@ -150,6 +161,16 @@ impl<C: Compute> Worker<C> {
                 return Err(self.fail_all(message(&*payload)));
             }
         }
+    }
+
+    /// Interrupts all there is, and keeps what has been computed of it.
+    fn leave(mut self) -> Result<(), Panicked> {
+        let error = ApiError::new(ErrorKind::Interrupted, "the process that computed this was told to end");
+        let running = self.running.drain(..).map(|running| running.task);
+        let tasks: Vec<Task> = running.chain(self.waiting.drain(..)).chain(self.aside.drain(..)).collect();
+        tasks.into_iter().for_each(|task| task.fail(&error));
+        while self.keep_one() {}
+        Ok(())
     }
 
     /// Keeps one block that was filled and is not kept yet; false where there is none. What was computed from bytes that nobody has
@@ -174,7 +195,7 @@ impl<C: Compute> Worker<C> {
             match self.submissions.try_recv() {
                 Ok(submission) => {
                     let Submission { job, events } = *submission;
-                    let regime = self.compute.regime(job.prompt.len());
+                    let regime = self.compute.regime(job.prompt.len() + job.generated.len());
                     self.waiting.push_back(Task::new(job, events, regime));
                 }
                 Err(TryRecvError::Empty) => return,

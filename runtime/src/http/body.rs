@@ -6,9 +6,12 @@
 use super::App;
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
-use http::{Request, header};
+use http::{HeaderMap, Request, header};
 use http_body_util::BodyExt;
-use protocol::{ApiError, BODY_BYTES_MAX, ErrorKind};
+use protocol::{
+    ApiError, BODY_BYTES_MAX, ErrorKind,
+    resume::{RESUME_HEADER, TRAIL_BYTES_MAX, Trail},
+};
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -76,32 +79,50 @@ impl Tokenizing {
 
 /// A body that has been read.
 pub struct Read {
-    /// All of it.
+    /// All of it, but a trail.
     pub bytes: Bytes,
+    /// What was in front of it.
+    pub trail: Trail,
     _share: Option<OwnedSemaphorePermit>,
 }
 
-/// The whole body.
+/// The whole body; what an activator has put in front of it apart.
 ///
 /// # Errors
 /// 413 over the limit (before reading, where the length is announced); 429 where all bodies together are; 400 where it breaks
 /// off.
 pub async fn read(app: &App, request: Request<Body>) -> Result<Read, ApiError> {
-    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|n| n > BODY_BYTES_MAX as u64) {
+    let in_front = number(request.headers(), RESUME_HEADER).filter(|_| app.behind_activator);
+    let in_front = in_front.unwrap_or(0).min(TRAIL_BYTES_MAX as u64) as usize;
+    let bytes_max = BODY_BYTES_MAX + in_front;
+    let announced = number(request.headers(), header::CONTENT_LENGTH.as_str());
+    if announced.is_some_and(|n| n > bytes_max as u64) {
         return Err(too_large());
     }
     let (mut body, mut read, mut share) = (request.into_body(), BytesMut::new(), None);
     while let Some(frame) = body.frame().await {
         let broken = |e| ApiError::new(ErrorKind::InvalidRequest, format!("the body broke off: {e}"));
         let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
-        if read.len() + data.len() > BODY_BYTES_MAX {
+        if read.len() + data.len() > bytes_max {
             return Err(too_large());
         }
         app.bodies.grow(&mut share, read.len() + data.len())?;
         read.extend_from_slice(&data);
     }
-    Ok(Read { bytes: read.freeze(), _share: share })
+    let mut bytes = read.freeze();
+    let trail = match in_front {
+        0 => Trail::default(),
+        _ => read_trail(&bytes.split_to(in_front.min(bytes.len())))?,
+    };
+    Ok(Read { bytes, trail, _share: share })
+}
+
+fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
+    headers.get(name)?.to_str().ok()?.parse().ok()
+}
+
+fn read_trail(json: &[u8]) -> Result<Trail, ApiError> {
+    serde_json::from_slice(json).map_err(|e| ApiError::field("trail", e))
 }
 
 fn too_large() -> ApiError {

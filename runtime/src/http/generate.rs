@@ -9,15 +9,16 @@ use super::{
 };
 use crate::{
     engine::Scope,
-    service::Service,
-    text::{Choice, Piece, Totals},
+    service::{Begun, Service},
+    text::{Choice, Meter, Piece, Totals},
     tools::Reading,
 };
 use axum::{body::Body, extract::State, response::Response};
 use futures_util::stream::{BoxStream, StreamExt, select_all, unfold};
 use http::{HeaderMap, Request};
 use protocol::{
-    ApiError, Constraint, Generate, parse_chat, parse_completion,
+    ApiError, Constraint, ErrorKind, Generate, parse_chat, parse_completion,
+    resume::{ANSWER_HEADER, AnswerKey},
     timings::{SCOPE_HEADER, SEED_HEADER, WAKE_HEADER, Wake},
     tools::Tools,
 };
@@ -29,7 +30,9 @@ pub type Pieces = BoxStream<'static, Result<Piece, ApiError>>;
 pub async fn chat(State(app): State<App>, request: Request<Body>) -> Result<Response, Refusal> {
     let (arrived, wake, scope) = (Instant::now(), wake(&app, request.headers()), scope(&app, request.headers()));
     let seed = seed(&app, request.headers());
-    let body = body::read(&app, request).await?;
+    let key = key(&app, request.headers());
+    let mut body = body::read(&app, request).await?;
+    let begun = Begun { key, trail: std::mem::take(&mut body.trail) };
     let mut request = parse_chat(&body.bytes)?;
     request.generate.seed = request.generate.seed.or(seed);
     let service = app.model(&request.generate.model).await?;
@@ -47,7 +50,7 @@ pub async fn chat(State(app): State<App>, request: Request<Body>) -> Result<Resp
         Ok((reading, prompt, generate))
     };
     let (reading, prompt, generate) = tokenizing(&app, &body, render).await?;
-    let origin = Origin { wake, arrived, scope, chat: true, tools: reading };
+    let origin = Origin { wake, arrived, scope, chat: true, tools: reading, begun };
     answer(&app, service, generate, vec![prompt], origin).await
 }
 
@@ -67,7 +70,9 @@ fn calls(service: &Service, tools: &Tools, generate: &mut Generate) -> Result<Op
 pub async fn completion(State(app): State<App>, request: Request<Body>) -> Result<Response, Refusal> {
     let (arrived, wake, scope) = (Instant::now(), wake(&app, request.headers()), scope(&app, request.headers()));
     let seed = seed(&app, request.headers());
-    let body = body::read(&app, request).await?;
+    let key = key(&app, request.headers());
+    let mut body = body::read(&app, request).await?;
+    let begun = Begun { key, trail: std::mem::take(&mut body.trail) };
     let mut request = parse_completion(&body.bytes)?;
     request.generate.seed = request.generate.seed.or(seed);
     let service = app.model(&request.generate.model).await?;
@@ -77,7 +82,7 @@ pub async fn completion(State(app): State<App>, request: Request<Body>) -> Resul
         _ => (0..).zip(prompts).map(|(i, prompt): (usize, _)| words.prompt(&format!("prompt[{i}]"), prompt)).collect(),
     };
     let prompts = tokenizing(&app, &body, tokenize).await?;
-    let origin = Origin { wake, arrived, scope, chat: false, tools: None };
+    let origin = Origin { wake, arrived, scope, chat: false, tools: None, begun };
     answer(&app, service, request.generate, prompts, origin).await
 }
 
@@ -89,6 +94,7 @@ struct Origin {
     chat: bool,
     /// How calls are written, where there may be some.
     tools: Option<Reading>,
+    begun: Begun,
 }
 
 async fn answer(
@@ -98,9 +104,16 @@ async fn answer(
     prompts: Vec<Vec<u32>>,
     origin: Origin,
 ) -> Result<Response, Refusal> {
+    let begun = origin.begun;
+    if !(begun.trail.identity.is_empty() || begun.trail.identity == service.identity) {
+        let message =
+            "The answer cannot go on: the model, or the processor it runs on, is another than the one that began it.";
+        return Err(ApiError::new(ErrorKind::Unavailable, message).into());
+    }
     let prompt_tokens = prompts.iter().map(Vec::len).sum::<usize>() as u32;
-    let (starting, asked) = (service.clone(), generate.clone());
-    let start = move || starting.start(&asked, origin.tools.as_ref(), origin.scope, !origin.chat, prompts);
+    let choices_in_all = prompts.len() * generate.n as usize;
+    let (starting, asked, going_on) = (service.clone(), generate.clone(), begun.clone());
+    let start = move || starting.start(&asked, origin.tools.as_ref(), origin.scope, !origin.chat, prompts, &going_on);
     let choices = if generate.constraint.is_some() {
         // A form has to be understood first, which can take a while, and goes on where the client leaves.
         let turn = app.forms.clone().acquire_owned().await.expect("never closed");
@@ -112,11 +125,13 @@ async fn answer(
     } else {
         start()?
     };
-    let totals = Totals::new(origin.wake, origin.arrived, prompt_tokens);
-    let shape = Shape::new(&service, &generate, origin.chat, choices.len());
+    let mut totals = Totals::new(origin.wake, origin.arrived, prompt_tokens);
+    let over = begun.trail.choices.iter().filter(|past| past.ended);
+    over.for_each(|past| totals.add(&Meter { tokens: past.tokens.len() as u32, ..Meter::default() }));
+    let shape = Shape::new(&service, &generate, origin.chat, choices_in_all, begun.key);
     let pieces = pieces(choices);
     match generate.stream {
-        true => Ok(stream::respond(pieces, shape, totals).await?),
+        true => Ok(stream::respond(pieces, shape, totals, &begun, &service.identity).await?),
         false => Ok(whole::respond(pieces, shape, totals).await?),
     }
 }
@@ -130,6 +145,11 @@ fn pieces(choices: Vec<Choice>) -> Pieces {
 fn wake(app: &App, headers: &HeaderMap) -> Wake {
     let header = headers.get(WAKE_HEADER).filter(|_| app.behind_activator);
     header.and_then(|v| serde_json::from_slice(v.as_bytes()).ok()).unwrap_or_default()
+}
+
+/// Who the answer is, as the activator says.
+fn key(app: &App, headers: &HeaderMap) -> Option<AnswerKey> {
+    headers.get(ANSWER_HEADER).filter(|_| app.behind_activator)?.to_str().ok()?.parse().ok()
 }
 
 /// The generator's key that the activator gives a request without one.

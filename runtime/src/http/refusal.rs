@@ -5,7 +5,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{HeaderValue, header};
-use protocol::ApiError;
+use protocol::{ApiError, ErrorKind, resume::INTERRUPTED_HEADER};
 
 /// An error to answer with.
 pub struct Refusal(pub ApiError);
@@ -22,6 +22,9 @@ impl IntoResponse for Refusal {
         *response.status_mut() = self.0.status();
         if let Some(seconds) = self.0.retry_after_s {
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
+        if self.0.kind == ErrorKind::Interrupted {
+            response.headers_mut().insert(INTERRUPTED_HEADER, HeaderValue::from_static("1"));
         }
         response
     }

@@ -14,6 +14,7 @@ use protocol::{
         ChatLogprobs, ChatMessage, Completion, CompletionChoice, CompletionLogprobs, Envelope, FinishReason,
         FunctionCall, TokenLogprob, ToolCall, ToolCallDelta, TopLogprob,
     },
+    resume::AnswerKey,
     sse,
 };
 use serde_json::{Map, Value};
@@ -67,15 +68,12 @@ impl Gathered {
 }
 
 impl Shape {
-    pub fn new(service: &Service, generate: &Generate, chat: bool, choices: usize) -> Self {
-        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    /// `key`: who the answer is, where somebody has said so.
+    pub fn new(service: &Service, generate: &Generate, chat: bool, choices: usize, key: Option<AnswerKey>) -> Self {
+        let AnswerKey { id, created } = key.unwrap_or_else(new_key);
         let prefix = if chat { "chatcmpl" } else { "cmpl" };
         Self {
-            id: format!(
-                "{prefix}-{:016x}{:016x}",
-                RandomState::new().hash_one(created),
-                RandomState::new().hash_one(1)
-            ),
+            id: format!("{prefix}-{id:032x}"),
             created,
             model: service.model.clone(),
             chat,
@@ -164,6 +162,12 @@ fn call_delta(delta: CallDelta) -> ToolCallDelta {
     let (id, name) = begins.unzip();
     let kind = id.as_ref().map(|_| "function".to_owned());
     ToolCallDelta { index, id, kind, function: FunctionCall { name, arguments } }
+}
+
+fn new_key() -> AnswerKey {
+    let random = |n: u64| u128::from(RandomState::new().hash_one(n));
+    let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    AnswerKey { id: random(0) << 64 | random(1), created }
 }
 
 /// How tokens are called in `logprobs`.

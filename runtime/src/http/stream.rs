@@ -1,18 +1,35 @@
 //! An answer as server-sent events.
 
 use super::{generate::Pieces, shape::Shape};
-use crate::text::{Piece, Totals};
+use crate::{
+    service::Begun,
+    text::{Piece, Totals},
+};
 use axum::{body::Body, response::Response};
 use futures_util::stream::{StreamExt, once, unfold};
 use http::{HeaderValue, header};
-use protocol::{ApiError, sse};
+use protocol::{
+    ApiError, ErrorKind,
+    resume::{IDENTITY_HEADER, INTERRUPTED, mark, usage_mark},
+    sse,
+};
 use std::{convert::Infallible, future::ready};
 
-/// Headers leave with the first piece, so that what fails before it has its own status.
-pub async fn respond(mut pieces: Pieces, shape: Shape, totals: Totals) -> Result<Response, ApiError> {
+/// Headers leave with the first piece, so that what fails before it has its own status. An answer that an activator knows has marks.
+pub async fn respond(
+    mut pieces: Pieces,
+    shape: Shape,
+    totals: Totals,
+    begun: &Begun,
+    identity: &str,
+) -> Result<Response, ApiError> {
     let first = pieces.next().await.transpose()?;
     let all = once(ready(first.map(Ok))).filter_map(ready).chain(pieces);
-    let writer = Writer { open: shape.choices, begun: vec![false; shape.choices], shape, totals };
+    let trail = &begun.trail;
+    let seen = (0..shape.choices as u32).map(|index| trail.past(index).is_some()).collect();
+    let over = trail.choices.iter().filter(|past| past.ended).count();
+    let (marks, open) = (begun.key.is_some(), shape.choices.saturating_sub(over));
+    let writer = Writer { open, begun: seen, shape, totals, marks, told_usage: trail.usage };
     let events = unfold(Some((all, writer)), |state| async {
         let (mut pieces, mut writer) = state?;
         let (text, over) = writer.write(pieces.next().await);
@@ -22,6 +39,9 @@ pub async fn respond(mut pieces: Pieces, shape: Shape, totals: Totals) -> Result
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(sse::CONTENT_TYPE));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    if let Some(identity) = HeaderValue::from_str(identity).ok().filter(|_| marks) {
+        headers.insert(IDENTITY_HEADER, identity);
+    }
     Ok(response)
 }
 
@@ -32,6 +52,9 @@ struct Writer {
     open: usize,
     /// Per choice: its first chunk has left.
     begun: Vec<bool>,
+    /// Events are marked.
+    marks: bool,
+    told_usage: bool,
 }
 
 impl Writer {
@@ -39,7 +62,10 @@ impl Writer {
     fn write(&mut self, piece: Option<Result<Piece, ApiError>>) -> (String, bool) {
         match piece {
             Some(Ok(piece)) => self.piece(piece),
+            Some(Err(e)) if e.kind == ErrorKind::Interrupted && self.marks => (INTERRUPTED.to_owned(), true),
             Some(Err(e)) => (sse::error_end(&e), true),
+            // All was over when it was interrupted.
+            None if self.open == 0 => (self.usage() + sse::DONE, true),
             None => (sse::DONE.to_owned(), true),
         }
     }
@@ -52,13 +78,24 @@ impl Writer {
         let over = self.open == 0;
         let first = !std::mem::replace(&mut self.begun[piece.index as usize], true);
         let last_chunk = over && !self.shape.include_usage;
-        let mut text = self.shape.chunk(piece, first, last_chunk.then_some(&self.totals));
-        if over && self.shape.include_usage {
-            text += &self.shape.usage_chunk(&self.totals);
-        }
+        let mut text = match self.marks {
+            true => mark(piece.index, &piece.used, piece.last.is_some()),
+            false => String::new(),
+        };
+        text += &self.shape.chunk(piece, first, last_chunk.then_some(&self.totals));
         if over {
+            text += &self.usage();
             text += sse::DONE;
         }
         (text, over)
+    }
+
+    /// The event that tells it, where it is wanted and has not been told.
+    fn usage(&self) -> String {
+        if !self.shape.include_usage || self.told_usage {
+            return String::new();
+        }
+        let mark = if self.marks { usage_mark() } else { String::new() };
+        mark + &self.shape.usage_chunk(&self.totals)
     }
 }

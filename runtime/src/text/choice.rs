@@ -21,6 +21,8 @@ pub struct Piece {
     pub tokens: Vec<PieceToken>,
     /// In the last piece: why it ended, and the choice's numbers.
     pub last: Option<(FinishReason, Meter)>,
+    /// Tokens that were used since the last piece.
+    pub used: Vec<u32>,
 }
 
 /// A token with its log probabilities.
@@ -46,6 +48,8 @@ pub struct Choice {
     tools: Option<Parser>,
     /// To be given back before anything else.
     echo: Option<Echo>,
+    /// Tokens that are in no piece yet.
+    used: Vec<u32>,
 }
 
 /// A prompt to be given back.
@@ -57,7 +61,33 @@ struct Echo {
 
 impl Choice {
     pub fn new(index: u32, output: Output, gate: Gate, decoder: Decoder, tools: Option<Parser>) -> Self {
-        Self { index, output: Some(output), gate, decoder, meter: Meter::default(), tools, echo: None }
+        Self {
+            index,
+            output: Some(output),
+            gate,
+            decoder,
+            meter: Meter::default(),
+            tools,
+            echo: None,
+            used: Vec::new(),
+        }
+    }
+
+    /// Goes on behind these tokens, of which all that they show was shown before; so was `prompt`, where it is given back.
+    ///
+    /// # Errors
+    /// They are no tokens of this tokenizer.
+    pub fn behind(mut self, prompt: Option<&[u32]>, tokens: &[u32]) -> Result<Self, ApiError> {
+        let wrong = |e: models::Error| ApiError::new(ErrorKind::Internal, e.to_string());
+        for &id in prompt.unwrap_or_default() {
+            self.decoder.echo(id).map_err(wrong)?;
+        }
+        for &id in tokens {
+            self.meter.tokens += 1;
+            let shown = self.decoder.push(id).map_err(wrong)?;
+            self.tools.iter_mut().for_each(|tools| drop(tools.push(&shown.text)));
+        }
+        Ok(self)
     }
 
     /// Gives the prompt back before anything else, with log probabilities where `scored`.
@@ -77,7 +107,8 @@ impl Choice {
             let event = output.next().await;
             match self.take(event) {
                 Ok(None) => {}
-                Ok(Some(piece)) => {
+                Ok(Some(mut piece)) => {
+                    piece.used = std::mem::take(&mut self.used);
                     self.output = self.output.take().filter(|_| piece.last.is_none());
                     return Some(Ok(piece));
                 }
@@ -107,6 +138,9 @@ impl Choice {
                 Ok(Some(self.piece(rest.text, Vec::new(), Some(reason))))
             }
             Some(Event::Failed(e)) => Err(e),
+            None if self.output.as_ref().is_some_and(Output::is_interrupted) => {
+                Err(ApiError::new(ErrorKind::Interrupted, "the process that computed this was told to end"))
+            }
             None => Err(ApiError::new(
                 ErrorKind::Internal,
                 "the generation was cut short: its reader was too slow, or the engine failed",
@@ -129,6 +163,7 @@ impl Choice {
 
     fn token(&mut self, token: Token) -> Result<Option<Piece>, ApiError> {
         self.meter.count(token.at, Instant::now());
+        self.used.push(token.id);
         let offset = self.decoder.offset();
         let matched = self.decoder.push(token.id).map_err(|e| ApiError::new(ErrorKind::Internal, e.to_string()))?;
         let tokens: Vec<_> = token
@@ -148,7 +183,14 @@ impl Choice {
     fn piece(&mut self, text: String, tokens: Vec<PieceToken>, reason: Option<FinishReason>) -> Piece {
         let (index, meter) = (self.index, self.meter);
         let Some(parser) = &mut self.tools else {
-            return Piece { index, text, calls: Vec::new(), tokens, last: reason.map(|r| (r, meter)) };
+            return Piece {
+                index,
+                text,
+                calls: Vec::new(),
+                tokens,
+                last: reason.map(|r| (r, meter)),
+                used: Vec::new(),
+            };
         };
         let mut parsed = parser.push(&text);
         // No more than one call is wanted, and it is whole.
@@ -162,6 +204,7 @@ impl Choice {
             FinishReason::Stop if parser.has_calls() => FinishReason::ToolCalls,
             other => other,
         });
-        Piece { index, text: parsed.content, calls: parsed.calls, tokens, last: reason.map(|r| (r, meter)) }
+        let last = reason.map(|r| (r, meter));
+        Piece { index, text: parsed.content, calls: parsed.calls, tokens, last, used: Vec::new() }
     }
 }

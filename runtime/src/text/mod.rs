@@ -8,4 +8,4 @@ mod meter;
 mod stop;
 
 pub use choice::{Choice, Piece, PieceToken};
-pub use meter::Totals;
+pub use meter::{Meter, Totals};

@@ -9,7 +9,7 @@ use super::{
     object::{End, Object, Said},
     value::{Took, Value},
 };
-use std::hash::{BuildHasher, RandomState};
+use crate::engine::mix;
 
 /// A part of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +62,7 @@ pub struct Parser {
     begun: bool,
     /// Calls that have begun.
     calls: u32,
+    key: u64,
 }
 
 /// What may stand before a first call that has no mark: Llama's tag, and what models put around JSON.
@@ -74,9 +75,9 @@ const ID_BYTES_MAX: usize = 64;
 const ID_CHARS: usize = 9;
 
 impl Parser {
-    /// Before any text.
-    pub fn new(reading: Reading) -> Self {
-        Self { reading, at: At::Content, held: String::new(), begun: false, calls: 0 }
+    /// Before any text. Its calls' ids follow from `key` and their number.
+    pub fn new(reading: Reading, key: u64) -> Self {
+        Self { reading, at: At::Content, held: String::new(), begun: false, calls: 0, key }
     }
 
     /// A call has begun.
@@ -296,7 +297,11 @@ impl Parser {
 
     fn begin(&mut self, name: String, arguments: &str, out: &mut Parsed) {
         self.held.clear();
-        out.calls.push(CallDelta { index: self.calls, begins: Some((id(), name)), arguments: arguments.to_owned() });
+        out.calls.push(CallDelta {
+            index: self.calls,
+            begins: Some((id(self.key, self.calls), name)),
+            arguments: arguments.to_owned(),
+        });
         self.calls += 1;
     }
 
@@ -322,10 +327,10 @@ fn may_end_name(rest: &str) -> bool {
     rest == "{" || ARGS.starts_with(rest) || CALL_ID.starts_with(rest) || id()
 }
 
-/// Letters and digits that nobody has had.
-fn id() -> String {
+/// Letters and digits of a call.
+fn id(key: u64, call: u32) -> String {
     const LETTERS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-    let random = RandomState::new().hash_one(0);
+    let random = mix(key ^ mix(u64::from(call)));
     (0..ID_CHARS as u32).map(|i| LETTERS[(random / 62u64.pow(i) % 62) as usize] as char).collect()
 }
 

@@ -5,7 +5,7 @@ const FORMATS: [Format; 5] = [Format::Hermes, Format::Mistral, Format::MistralNa
 
 fn parser(format: Format, parallel: bool) -> Parser {
     let names = ["f", "g", "get_it", "now"].map(str::to_owned).into();
-    Parser::new(Reading { format, names, parallel })
+    Parser::new(Reading { format, names, parallel }, 7)
 }
 
 /// Content, and each call's name and arguments; the text in pieces of these lengths.

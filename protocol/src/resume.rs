@@ -1,0 +1,230 @@
+//! How an answer goes on in another runtime: what a runtime says beside the events of a stream (marks), what the activator keeps of that
+//! (a [`Trail`]), and what it tells the next runtime.
+//!
+//! A mark is a comment in front of an event's data: `: pl 0 17,5,9`, choice 0 has used these tokens since its last event; with ` end` behind
+//! them it is over. `: pl usage`: the event tells the usage. An event of its own, [`INTERRUPTED`], ends a stream that is to go on elsewhere.
+//! The activator takes marks out of what clients get. Since events are passed on whole or not at all, a trail says exactly what a client has
+//! seen; what a choice has used since then is computed again, to the same tokens.
+//!
+//! The next runtime gets the trail as JSON in front of the request's body; [`RESUME_HEADER`] says how many bytes it has.
+
+use serde::{Deserialize, Serialize};
+use std::{fmt, fmt::Write, str::FromStr};
+
+/// Header in which the activator says who an answer is, so that its id is the same whoever gives it: an [`AnswerKey`]. With it, a stream has
+/// marks. Stripped from what clients send.
+pub const ANSWER_HEADER: &str = "pilotlight-answer";
+
+/// Header that says how many bytes of the body are a [`Trail`]. Stripped from what clients send.
+pub const RESUME_HEADER: &str = "pilotlight-resume";
+
+/// Header of a stream: what its tokens depend on beside the request. Only a runtime with the same can go on.
+pub const IDENTITY_HEADER: &str = "pilotlight-identity";
+
+/// Header of an answer that says no more than that another runtime is to be asked.
+pub const INTERRUPTED_HEADER: &str = "pilotlight-interrupted";
+
+/// The event that ends a stream which is to go on elsewhere.
+pub const INTERRUPTED: &str = ": pl interrupted\n\n";
+
+/// A trail's JSON is not larger: about a million tokens.
+pub const TRAIL_BYTES_MAX: usize = 8 << 20;
+
+/// How every mark begins.
+const BEGIN: &str = ": pl ";
+const USAGE: &str = "usage";
+const END: &str = " end";
+/// In place of no tokens.
+const NONE: &str = "-";
+const TOKENS_MAX: usize = 1 << 20;
+const CHOICES_MAX: usize = 4096;
+
+/// Who an answer is, and when it was begun (seconds since 1970).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AnswerKey {
+    /// Random.
+    pub id: u128,
+    /// Seconds since 1970.
+    pub created: u64,
+}
+
+impl fmt::Display for AnswerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}-{}", self.id, self.created)
+    }
+}
+
+/// No answer's key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoKey;
+
+impl FromStr for AnswerKey {
+    type Err = NoKey;
+
+    fn from_str(text: &str) -> Result<Self, NoKey> {
+        let (id, created) = text.split_once('-').ok_or(NoKey)?;
+        let id = u128::from_str_radix(id, 16).map_err(|_| NoKey)?;
+        Ok(Self { id, created: created.parse().map_err(|_| NoKey)? })
+    }
+}
+
+/// What a client has seen of one choice.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Past {
+    /// Its number.
+    pub index: u32,
+    /// Tokens it has used, all in all.
+    pub tokens: Vec<u32>,
+    /// It is over.
+    pub ended: bool,
+}
+
+/// What a client has seen of a stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trail {
+    /// As [`IDENTITY_HEADER`] said.
+    pub identity: String,
+    /// Choices of which something was seen.
+    pub choices: Vec<Past>,
+    /// The usage was told.
+    pub usage: bool,
+}
+
+/// What a line in front of an event was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// A mark, which was taken into the trail.
+    Mark,
+    /// The stream goes on elsewhere.
+    Interrupted,
+    /// Something for the client.
+    Other,
+}
+
+/// The trail would be too long, or a mark makes no sense: the stream cannot go on elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Untold;
+
+/// The mark of an event of a choice.
+pub fn mark(index: u32, tokens: &[u32], ended: bool) -> String {
+    let mut line = format!("{BEGIN}{index} ");
+    for (i, token) in tokens.iter().enumerate() {
+        let comma = if i == 0 { "" } else { "," };
+        write!(line, "{comma}{token}").expect("writing to a string cannot fail");
+    }
+    line += if tokens.is_empty() { NONE } else { "" };
+    line += if ended { END } else { "" };
+    line + "\n"
+}
+
+/// The mark of the event that tells the usage.
+pub fn usage_mark() -> String {
+    format!("{BEGIN}{USAGE}\n")
+}
+
+impl Trail {
+    /// Takes an event's first line, without its end.
+    ///
+    /// # Errors
+    /// Where this stream cannot go on elsewhere any more.
+    pub fn take(&mut self, line: &[u8]) -> Result<Line, Untold> {
+        let Some(said) = line.strip_prefix(BEGIN.as_bytes()) else { return Ok(Line::Other) };
+        let said = str::from_utf8(said).map_err(|_| Untold)?;
+        if said == USAGE {
+            self.usage = true;
+            return Ok(Line::Mark);
+        }
+        if INTERRUPTED.trim_end().as_bytes() == line {
+            return Ok(Line::Interrupted);
+        }
+        let (said, ended) = said.strip_suffix(END).map_or((said, false), |said| (said, true));
+        let (index, tokens) = said.split_once(' ').ok_or(Untold)?;
+        let index = index.parse().map_err(|_| Untold)?;
+        let tokens = if tokens == NONE { "" } else { tokens };
+        let tokens: Result<Vec<u32>, _> = tokens.split_terminator(',').map(str::parse).collect();
+        self.add(index, &tokens.map_err(|_| Untold)?, ended)?;
+        Ok(Line::Mark)
+    }
+
+    fn add(&mut self, index: u32, tokens: &[u32], ended: bool) -> Result<(), Untold> {
+        let all: usize = self.choices.iter().map(|past| past.tokens.len()).sum();
+        let at = match self.choices.iter().position(|past| past.index == index) {
+            Some(at) => at,
+            None => {
+                self.choices.push(Past { index, ..Past::default() });
+                self.choices.len() - 1
+            }
+        };
+        if all + tokens.len() > TOKENS_MAX || self.choices.len() > CHOICES_MAX {
+            return Err(Untold);
+        }
+        let past = &mut self.choices[at];
+        past.tokens.extend_from_slice(tokens);
+        past.ended |= ended;
+        Ok(())
+    }
+
+    /// What was seen of a choice; `None`: nothing.
+    pub fn past(&self, index: u32) -> Option<&Past> {
+        self.choices.iter().find(|past| past.index == index)
+    }
+
+    /// The trail and the request's body behind it, as JSON has them.
+    pub fn in_front_of(&self, body: &[u8]) -> (usize, Vec<u8>) {
+        let mut bytes = serde_json::to_vec(self).expect("numbers and a text serialise");
+        let length = bytes.len();
+        bytes.extend_from_slice(body);
+        (length, bytes)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_read_as_they_were_written() {
+        let mut trail = Trail::default();
+        for (index, tokens, ended) in [(0, &[1, 22, 333][..], false), (1, &[], false), (0, &[4], true), (1, &[], true)]
+        {
+            let line = mark(index, tokens, ended);
+            assert_eq!(trail.take(line.trim_end().as_bytes()), Ok(Line::Mark), "{line}");
+        }
+        let past = |index, tokens: &[u32]| Past { index, tokens: tokens.into(), ended: true };
+        assert_eq!(trail.choices, [past(0, &[1, 22, 333, 4]), past(1, &[])]);
+        assert!(!trail.usage);
+        assert_eq!(trail.take(usage_mark().trim_end().as_bytes()), Ok(Line::Mark));
+        assert!(trail.usage);
+        assert_eq!(trail.take(INTERRUPTED.trim_end().as_bytes()), Ok(Line::Interrupted));
+        assert_eq!(trail.take(b"data: {}"), Ok(Line::Other));
+        assert_eq!(trail.take(b": waiting"), Ok(Line::Other));
+        let (length, bytes) = trail.in_front_of(b"{body}");
+        assert_eq!(serde_json::from_slice::<Trail>(&bytes[..length]).unwrap(), trail);
+        assert_eq!(&bytes[length..], b"{body}");
+    }
+
+    #[test]
+    fn nonsense_and_endless_trails_are_lost() {
+        for line in [": pl ", ": pl x 1", ": pl 0", ": pl 0 1,x", ": pl 0 -1", ": pl 0 1,2 over", ": pl 0 4294967296"] {
+            assert_eq!(Trail::default().take(line.as_bytes()), Err(Untold), "{line}");
+        }
+        let mut trail = Trail::default();
+        let line = mark(0, &vec![7; TOKENS_MAX], false);
+        assert_eq!(trail.take(line.trim_end().as_bytes()), Ok(Line::Mark));
+        assert_eq!(trail.take(b": pl 0 1"), Err(Untold));
+        let mut trail = Trail::default();
+        let lost = (0..=CHOICES_MAX as u32).map(|index| trail.take(mark(index, &[], false).trim_end().as_bytes()));
+        assert_eq!(lost.last(), Some(Err(Untold)));
+    }
+
+    #[test]
+    fn keys_are_read_as_they_were_written() {
+        let key = AnswerKey { id: 0xabc, created: 1_790_000_000 };
+        assert_eq!(key.to_string().parse(), Ok(key));
+        assert!(key.to_string().starts_with(&"0".repeat(29)));
+        for text in ["", "1", "-", "g-1", "1-x", "1-"] {
+            assert_eq!(text.parse::<AnswerKey>(), Err(NoKey), "{text}");
+        }
+    }
+}
