@@ -16,7 +16,7 @@ fuzz_target!(|input: &[u8]| {
     };
     let parallel = parallel % 2 == 1;
     let names = ["f", "gg"].map(str::to_owned).into();
-    let parser = || Parser::new(Reading { format, names: std::sync::Arc::clone(&names), parallel });
+    let parser = || Parser::new(Reading { format, names: std::sync::Arc::clone(&names), parallel }, 7);
     let text = String::from_utf8_lossy(text);
     let whole = read(parser(), &text, &[usize::MAX]);
     let cut = read(parser(), &text, &[usize::from(*first).max(1), usize::from(*second).max(1)]);
