@@ -87,6 +87,30 @@ fn messages_are_rendered_as_those_of_a_chat_are() {
 }
 
 #[test]
+fn an_encrypted_snapshot_has_its_prefix_and_nothing_of_it_is_ever_plain_on_the_disk() {
+    let folder = TempDir::new().unwrap();
+    let (key, out, prefix) = (folder.path().join("key"), folder.path().join("encrypted"), folder.path().join("prefix"));
+    fs::write(&key, "17".repeat(32)).unwrap();
+    fs::write(&prefix, SYSTEM).unwrap();
+    let mut command = pilotlight();
+    command.arg("seal").arg(golden_folder("llama3-tiny")).arg("-o").arg(&out);
+    let (code, _, log) = run(command.arg("--prefix").arg(&prefix).arg("--encrypt-key").arg(&key));
+    assert_eq!(code, Some(0), "{log}");
+    let mut left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["encrypted", "encrypted.key", "key", "prefix"]);
+    let model = format!("m={}", out.display());
+    let encrypted = Serve::start(&["--model", &model, "--idle", "60s", "--decrypt-key", key.to_str().unwrap()]);
+    let (_, without, _) = seal(folder.path(), "without", None);
+    let without = serve(&without);
+    let prompt = json!({"prompt": format!("{SYSTEM} Who are you?")});
+    assert_eq!(ask(&encrypted, "/v1/completions", prompt.clone()), ask(&without, "/v1/completions", prompt));
+    let tokens =
+        encrypted.post("/tokenize", &json!({"model": "m", "prompt": SYSTEM})).json()["count"].as_u64().unwrap();
+    reused(&encrypted, tokens);
+}
+
+#[test]
 fn a_prefix_that_is_corrupt_gives_no_token_and_one_that_cannot_be_is_refused() {
     let folder = TempDir::new().unwrap();
     let (_, file, _) = seal(folder.path(), "with", Some(SYSTEM));

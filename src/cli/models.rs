@@ -54,7 +54,7 @@ pub struct Seal {
     pub prefix: Option<PathBuf>,
     /// Encrypt the snapshot: the operator's key, 32 bytes or 64 hexadecimal digits, or a program that wraps keys, e.g. with a key service. The
     /// snapshot's own key lies beside it, wrapped by this one (FILE.key): who removes that has deleted the snapshot
-    #[arg(long, value_name = "FILE|command:PROGRAM", conflicts_with = "prefix")]
+    #[arg(long, value_name = "FILE|command:PROGRAM")]
     pub encrypt_key: Option<PathBuf>,
 }
 

@@ -14,8 +14,8 @@ use convert::Row;
 use kernels::{Format, Packing, TILE_ROWS};
 use loss::Loss;
 use serde::{Deserialize, Serialize};
-use snapshot::{OperatorKey, SealPlan, Sealed, SectionKind, Snapshot, TensorPlan};
-use std::path::Path;
+use snapshot::{Header, OperatorKey, SealPlan, Sealed, SectionKind, Snapshot, TensorPlan};
+use std::{fs::File, path::Path, sync::Arc};
 
 /// How weights are kept in the snapshot. Norms are float32 whatever is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,14 +111,24 @@ pub fn seal_with_prefix(
     let folder = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let beside = tempfile::Builder::new().prefix(".seal.").tempdir_in(folder)?;
     let first = beside.path().join("without-prefix");
-    // It would be plain on the disk.
-    if options.encrypt.is_some() {
-        return Err(Error::Unsupported("a prefix in an encrypted snapshot: seal it without one of them".into()));
-    }
-    seal(source, &first, options, progress)?;
+    // What is encrypted in the end is never plain on the disk.
+    let encrypt = options.encrypt.as_ref().map(|_| OperatorKey::random()).transpose()?;
+    seal(source, &first, &SealOptions { encrypt: encrypt.clone(), ..options.clone() }, progress)?;
+    let snapshot = match encrypt {
+        Some(key) => decrypt(&first, &key)?,
+        None => Snapshot::open(&first)?,
+    };
     let mut sections = sections(source)?;
-    sections.push((SectionKind::PrefixKv, crate::prefix::compute(&Snapshot::open(&first)?, prefix)?));
+    sections.push((SectionKind::PrefixKv, crate::prefix::compute(&snapshot, prefix)?));
     seal_sections(source, out, options, sections, progress)
+}
+
+/// A file that this process has just encrypted.
+fn decrypt(path: &Path, operator: &OperatorKey) -> Result<Arc<Snapshot>, Error> {
+    let (file, wrapped) = (File::open(path)?, std::fs::read(snapshot::key_path(path))?);
+    let key = operator.unwrap(&wrapped, &Header::read(&file)?.digest)?;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    Ok(Snapshot::decrypt(&file, &key, threads)?)
 }
 
 fn seal_sections(

@@ -50,6 +50,14 @@ impl OperatorKey {
         OwnKey::from_bytes(bytes).map(Kind::Own).map(Self)
     }
 
+    /// One that nobody has and that is lost with the process: for files that only this process is to read.
+    ///
+    /// # Errors
+    /// The system has no random bytes.
+    pub fn random() -> Result<Self, Error> {
+        Ok(Self(Kind::Own(OwnKey::random()?)))
+    }
+
     /// A program that wraps and unwraps, for keys that no file may hold. It is run as `PROGRAM wrap DIGEST` or `PROGRAM unwrap DIGEST`, is
     /// given a key in 64 hexadecimal digits, or what it made of one, on standard input, and prints the other; the digest (hexadecimal) says
     /// for which model, e.g. to bind it as context. What it prints lies beside the snapshot.

@@ -16,6 +16,12 @@ const WRAPPED_BYTES: usize = FINGERPRINT_BYTES + NONCE_BYTES + KEY_BYTES + TAG_B
 pub(super) struct OwnKey([u8; KEY_BYTES]);
 
 impl OwnKey {
+    pub(super) fn random() -> Result<Self, Error> {
+        let mut key = [0; KEY_BYTES];
+        random(&mut key)?;
+        Ok(Self(key))
+    }
+
     /// 32 bytes as they are, or as 64 hexadecimal digits and a line's end; `None` for anything else.
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let raw: Option<[u8; KEY_BYTES]> = bytes.try_into().ok();
