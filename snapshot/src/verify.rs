@@ -14,12 +14,15 @@ use std::{
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     thread,
+    time::{Duration, Instant},
 };
 
-/// Threads that read in: as many requests wait at the disk.
+/// Threads that read in from a disk: as many requests wait there. What is in memory already is mapped by one.
 const READERS: usize = 16;
 /// What each of them reads at once, on a multiple of it in the file: a huge page.
 const READ_BYTES: u64 = ARENA_ALIGN;
+/// What is in memory is mapped sooner.
+const DISK_LATENCY: Duration = Duration::from_micros(300);
 /// How far [`verify_all`] asks the disk ahead of the sums, in chunks.
 const READ_AHEAD_CHUNKS: usize = 16;
 
@@ -127,22 +130,34 @@ impl Work {
     /// Starts to read in from `offset` on. Without these threads all is read in by those that sum.
     fn start_readers(self: &Arc<Self>, offset: u64) {
         self.next_read.store(offset - offset % READ_BYTES, Ordering::Relaxed);
-        let units = self.snapshot.header().file_bytes.saturating_sub(offset).div_ceil(READ_BYTES);
-        for i in 0..(READERS as u64).min(units) {
-            let work = self.clone();
-            if thread::Builder::new().name(format!("read-{i}")).spawn(move || work.read_in()).is_err() {
+        let end = self.snapshot.header().file_bytes;
+        let is_there = self.snapshot.mapping().is_resident(&(offset..end.min(offset + READ_BYTES)));
+        self.more_readers(0..if is_there { 1 } else { READERS });
+    }
+
+    fn more_readers(self: &Arc<Self>, numbers: Range<usize>) {
+        let left = self.snapshot.header().file_bytes.saturating_sub(self.next_read.load(Ordering::Relaxed));
+        let units = usize::try_from(left.div_ceil(READ_BYTES)).unwrap_or(READERS);
+        for i in numbers.start..numbers.end.min(numbers.start + units) {
+            let (work, alone) = (self.clone(), numbers.end == 1);
+            if thread::Builder::new().name(format!("read-{i}")).spawn(move || work.read_in(alone)).is_err() {
                 return;
             }
         }
     }
 
-    fn read_in(&self) {
+    /// `alone`: all seems to be in memory, and others are fetched where it is not.
+    fn read_in(self: &Arc<Self>, mut alone: bool) {
         let end = self.snapshot.header().file_bytes;
         loop {
-            let from = self.next_read.fetch_add(READ_BYTES, Ordering::Relaxed);
+            let (from, begun) = (self.next_read.fetch_add(READ_BYTES, Ordering::Relaxed), Instant::now());
             // What cannot be read is said by who sums it.
             if from >= end || self.snapshot.mapping().populate(&(from..end.min(from + READ_BYTES))).is_err() {
                 return;
+            }
+            if alone && begun.elapsed() > DISK_LATENCY {
+                self.more_readers(1..READERS);
+                alone = false;
             }
         }
     }
