@@ -226,6 +226,13 @@ fn a_runtime_that_is_told_to_end_keeps_what_it_has_computed_and_the_next_goes_on
     assert!(reused >= 3 * 192, "{reused} tokens of the prompt and the answer were not computed again");
     let plain = Serve::start(&["--model", &model, "--idle", "60s"]);
     assert_eq!(seen, Stream::open(&plain, "/v1/completions", &request).rest());
+    // One that is killed has kept what there was time for.
+    let other = json!({"model": "m", "prompt": prompt[1..], "max_tokens": 200, "seed": 1, "ignore_eos": true, "cache_prompt": true});
+    let before = server.metric("prefix_reused_tokens_total{model=\"m\"}");
+    let killed = disturbed(&server, "/v1/completions", &other, &[(190, Signal::KILL)]);
+    assert_eq!(killed, Stream::open(&plain, "/v1/completions", &other).rest());
+    let reused = || server.metric("prefix_reused_tokens_total{model=\"m\"}") - before;
+    until("what was kept was used", || (reused() >= 192).then_some(()));
     // A whole answer that is interrupted is asked for again, too.
     let request = json!({"model": "m", "prompt": prompt, "max_tokens": 60, "seed": 1, "ignore_eos": true});
     let expected = plain.post("/v1/completions", &request).json();

@@ -1,4 +1,4 @@
-//! A request body of any bytes: an answer or an error that is an OpenAI error object, never a panic.
+//! A request body of any bytes: an answer or an error that is an OpenAI error object, never a panic. And lines in front of events.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -11,6 +11,11 @@ fuzz_target!(|input: &[u8]| {
     check(protocol::parse_embeddings(input));
     check(protocol::parse_tokenize(input));
     check(protocol::parse_detokenize(input));
+    let mut trail = protocol::resume::Trail::default();
+    for line in input.split(|byte| *byte == b'\n') {
+        let said = trail.take(line);
+        assert!(!line.starts_with(b"data: ") || said == Ok(protocol::resume::Line::Other), "an event's data is no mark");
+    }
 });
 
 fn check<T>(parsed: Result<T, ApiError>) {

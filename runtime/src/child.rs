@@ -156,8 +156,11 @@ impl Child {
             generator.engine.leave();
             let mut stats = generator.engine.watch();
             let ended = async { while stats.changed().await.is_ok() {} };
-            if tokio::time::timeout(KEEPING_MAX, ended).await.is_err() {
-                tracing::warn!("not all keys and values could be kept in time");
+            tokio::select! {
+                ended = tokio::time::timeout(KEEPING_MAX, ended) => if ended.is_err() {
+                    tracing::warn!("not all keys and values could be kept in time");
+                },
+                () = self.control.gone() => return End::Alone,
             }
             let last = *stats.borrow();
             self.say(&FromRuntime::Stats(self.stats(last)));

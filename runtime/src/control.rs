@@ -52,6 +52,11 @@ impl Control {
         self.received.recv().await
     }
 
+    /// Waits for the other side's end, whatever it says before.
+    pub async fn gone(&mut self) {
+        while self.next().await.is_some() {}
+    }
+
     /// Sends without waiting.
     ///
     /// # Errors

@@ -10,8 +10,8 @@
 //! Nobody waits for somebody else's reader: a sequence that is over gives place and blocks back with its last words unsaid, and
 //! one whose reader is behind loses them as soon as another could use them, and queues again when its reader has caught up.
 //!
-//! Full blocks are kept elsewhere, too, where there is such a place: one at a time, whenever nothing else can be computed, and brought
-//! back from there for a sequence that is admitted.
+//! Full blocks are kept elsewhere, too, where there is such a place: one at a time, whenever nothing else can be computed and now and then
+//! while something is, and brought back from there for a sequence that is admitted.
 //!
 //! A sequence whose next block another one's prefill is about to fill waits for it (a place is kept for it) instead of
 //! computing the same; where no block comes for a while it is admitted and computes.
@@ -45,6 +45,11 @@ use tokio::sync::watch;
 /// With more sequences than this the rows of a step are worth more to them than to guesses.
 const GUESSING_SEQUENCES_MAX: usize = 4;
 
+/// The part of the steps' time that keeping blocks may take while sequences run.
+const KEEPING_SHARE: f64 = 0.03;
+/// Most time for it that is saved up, in seconds.
+const KEEPING_SAVED_MAX: f64 = 0.05;
+
 /// Rows of prompts whose logits are wanted in one step, all sequences together: each is as wide as the vocabulary.
 pub(super) const SCORED_ROWS_MAX: usize = 64;
 
@@ -70,6 +75,8 @@ pub(super) struct Worker<C> {
     scratch: Scratch,
     masks: Masks,
     counts: Counts,
+    /// Time for keeping blocks that was saved up, in seconds; below zero where the last took longer.
+    keeping_s: f64,
 }
 
 /// A sequence with blocks. Dropping it frees them.
@@ -132,17 +139,21 @@ impl<C: Compute> Worker<C> {
             scratch,
             masks,
             counts,
+            keeping_s: 0.0,
         }
     }
 
     /// Until no more submissions can come and nothing runs.
     pub fn run(mut self) -> Result<(), Panicked> {
+        let mut step = Duration::ZERO;
         loop {
             self.take_submissions();
             if self.leave.load(Ordering::Acquire) {
                 return self.leave();
             }
             self.retire(Instant::now());
+            // Its tokens are on their way.
+            self.keep_some(std::mem::take(&mut step));
             self.change_regimes();
             self.admit(Instant::now());
             let shares = self.provide();
@@ -157,9 +168,11 @@ impl<C: Compute> Worker<C> {
                 self.park();
                 continue;
             }
+            let begun = Instant::now();
             if let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.step(&shares))) {
                 return Err(self.fail_all(message(&*payload)));
             }
+            step = begun.elapsed();
         }
     }
 
@@ -171,6 +184,21 @@ impl<C: Compute> Worker<C> {
         tasks.into_iter().for_each(|task| task.fail(&error));
         while self.keep_one() {}
         Ok(())
+    }
+
+    /// Keeps as many blocks as there is time for behind a step.
+    fn keep_some(&mut self, step: Duration) {
+        if self.keep.is_none() {
+            return;
+        }
+        self.keeping_s = (self.keeping_s + step.as_secs_f64() * KEEPING_SHARE).min(KEEPING_SAVED_MAX);
+        while self.keeping_s > 0.0 {
+            let begun = Instant::now();
+            if !self.keep_one() {
+                return;
+            }
+            self.keeping_s -= begun.elapsed().as_secs_f64();
+        }
     }
 
     /// Keeps one block that was filled and is not kept yet; false where there is none. What was computed from bytes that nobody has
