@@ -254,6 +254,8 @@ fn a_request_beside_which_runtimes_die_twice_is_given_up_and_others_are_answered
     let seen = disturbed(&server, path, &request, &[(3, Signal::KILL), (3, Signal::KILL)]);
     assert!(seen.errors.len() == 1 && seen.errors[0].contains("twice") && seen.done == 1, "{seen:?}");
     assert!(seen.choices[&0].finish.is_empty(), "{seen:?}");
+    let lost = |outcome| server.metric(&format!("requests_lost_total{{model=\"m\",outcome=\"{outcome}\"}}"));
+    assert_eq!([lost("died"), lost("interrupted"), lost("given_up")], [2, 0, 1]);
     let again = Stream::open(&server, path, &request).rest();
     assert!(again.errors.is_empty() && again.choices[&0].text.starts_with(&seen.choices[&0].text), "{again:?}");
 }

@@ -31,6 +31,7 @@ use crate::{
     forward::{Answer, Forward},
     headers,
     hold::Gate,
+    metrics::Metrics,
     probes::{self, Readiness},
     scaler::SlotId,
     traffic,
@@ -43,6 +44,8 @@ pub struct Api {
     pub models: Vec<ModelCard>,
     /// The way in.
     pub gate: Gate,
+    /// Where it is counted what becomes of requests.
+    pub metrics: Metrics,
     /// The memory of bodies.
     pub bodies: Bodies,
     /// A request's deadline where it names none.
@@ -73,7 +76,8 @@ impl Wanted {
 type Check = fn(&[u8]) -> Result<Wanted, ApiError>;
 
 /// Every path of the API port.
-pub fn router(api: Arc<Api>, readiness: Readiness, metrics: crate::metrics::Metrics) -> Router {
+pub fn router(api: Arc<Api>, readiness: Readiness) -> Router {
+    let metrics = api.metrics.clone();
     let names = api.models.iter().map(|card| card.id.clone()).collect();
     Router::new()
         .route("/v1/chat/completions", post(|api, request| answer(api, request, "/v1/chat/completions", chat)))
@@ -154,6 +158,7 @@ impl Api {
         let slot = self.slot(wanted.model.as_deref())?;
         let forward = Forward {
             gate: self.gate.clone(),
+            metrics: self.metrics.clone(),
             slot,
             model: self.models[slot.0].id.clone(),
             path,

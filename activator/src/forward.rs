@@ -22,6 +22,7 @@ use crate::{
     endpoint::Unanswered,
     headers,
     hold::{Gate, Grant, Ticket},
+    metrics::Metrics,
     scaler::SlotId,
     slot::LaunchId,
 };
@@ -39,6 +40,8 @@ const LEAVING: Duration = Duration::from_millis(5);
 pub struct Forward {
     /// The way in.
     pub gate: Gate,
+    /// Where losses are counted.
+    pub metrics: Metrics,
     /// Which model.
     pub slot: SlotId,
     /// Its name, for errors.
@@ -106,6 +109,7 @@ impl Forward {
                     return Ok(Answer { head, first, rest, forward, launch, _ticket });
                 }
                 Ok(_) => {
+                    self.count(Lost::Interrupted)?;
                     lost = None;
                     drop(admitted);
                     tokio::time::sleep(LEAVING).await;
@@ -127,9 +131,11 @@ impl Forward {
     /// One more runtime was lost.
     fn count(&mut self, lost: Lost) -> Result<(), ApiError> {
         self.deaths += u32::from(lost == Lost::Died);
+        self.metrics.lost(&self.model, if lost == Lost::Died { "died" } else { "interrupted" });
         if self.deaths <= DEATHS_MAX {
             return Ok(());
         }
+        self.metrics.lost(&self.model, "given_up");
         tracing::error!(model = self.model, answer = %self.key, "a request is given up: runtimes died of it, or beside it, twice");
         let message = format!("The runtime of the model '{}' died while it worked on this request, twice.", self.model);
         Err(ApiError::new(ErrorKind::Internal, message))

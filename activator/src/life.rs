@@ -161,6 +161,7 @@ impl Activator {
         let api = Api {
             models: cards,
             gate: gate.clone(),
+            metrics,
             bodies: Bodies::new(config.body_bytes_max),
             timeout: config.timeout,
             early_headers_after: config.early_headers_after,
@@ -168,7 +169,7 @@ impl Activator {
         Ok(Self {
             scaler: tokio::spawn(scaler.run().in_current_span()),
             admin: Server::start(admin_port, admin::router(admin, readiness.clone()))?,
-            api: Server::start(api_port, api::router(Arc::new(api), readiness, metrics))?,
+            api: Server::start(api_port, api::router(Arc::new(api), readiness))?,
             gate,
             draining,
             drain_timeout: config.drain_timeout,

@@ -64,6 +64,7 @@ pub struct Metrics {
     launch: Family<Model, Histogram>,
     restore: Family<Model, Histogram>,
     requests: Family<Class, Counter<u64, AtomicU64>>,
+    lost: Family<Outcome, Counter<u64, AtomicU64>>,
     sequences: Family<InPhase, Gauge<i64, AtomicI64>>,
     kv_blocks: Family<InPhase, Gauge<i64, AtomicI64>>,
     preempted: Family<Model, Counter<u64, AtomicU64>>,
@@ -92,6 +93,7 @@ impl Metrics {
             launch: Family::new_with_constructor(seconds),
             restore: Family::new_with_constructor(seconds),
             requests: Family::default(),
+            lost: Family::default(),
             sequences: Family::default(),
             kv_blocks: Family::default(),
             preempted: Family::default(),
@@ -105,6 +107,8 @@ impl Metrics {
         registry.register("launch_seconds", "From a runtime's start to its being launched", metrics.launch.clone());
         registry.register("restore_seconds", "From launched to ready for a first token", metrics.restore.clone());
         registry.register("requests", "Requests answered, by class of status", metrics.requests.clone());
+        let lost = "Requests that lost their runtime while it worked on them, by why: killed or broken, told to end, given up after two deaths";
+        registry.register("requests_lost", lost, metrics.lost.clone());
         metrics.register_engine(&mut registry);
         metrics.registry = Arc::new(registry);
         metrics
@@ -178,6 +182,11 @@ impl Metrics {
     pub fn cold_start_failed(&self, model: &str, why: &str) {
         tracing::warn!(model, why, "the model could not be started");
         self.cold_starts.get_or_create(&Outcome { model: model.to_owned(), outcome: "failed" }).inc();
+    }
+
+    /// A request lost its runtime: `died`, `interrupted`, or `given_up`, which ends it. Clients see nothing of the first two.
+    pub fn lost(&self, model: &str, outcome: &'static str) {
+        self.lost.get_or_create(&Outcome { model: model.to_owned(), outcome }).inc();
     }
 
     /// A request was answered.
