@@ -260,6 +260,20 @@ fn a_request_beside_which_runtimes_die_twice_is_given_up_and_others_are_answered
     assert!(again.errors.is_empty() && again.choices[&0].text.starts_with(&seen.choices[&0].text), "{again:?}");
 }
 
+/// As a service manager ends all processes of a service at once.
+#[test]
+fn all_processes_told_to_end_at_once_still_finish_what_runs() {
+    let Some(snapshot) = smollm2() else { return };
+    let server = Serve::start(&["--model", &format!("m={}", snapshot.display()), "--idle", "60s"]);
+    let (_, path, request) = requests().remove(0);
+    let expected = Stream::open(&server, path, &request).rest();
+    let mut stream = Stream::open(&server, path, &request);
+    (0..3).for_each(|_| assert!(stream.next()));
+    let pids = [server.id(), only_child(&server)];
+    pids.iter().for_each(|pid| kill_process(Pid::from_raw(*pid as i32).unwrap(), Signal::TERM).unwrap());
+    assert_eq!(stream.rest(), expected);
+}
+
 #[test]
 fn nobody_goes_on_with_an_answer_of_another_model() {
     let Some(snapshot) = smollm2() else { return };
