@@ -20,7 +20,6 @@ from cold_start import MODEL, Ours, chat, get, stream  # noqa: E402
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
-
 def descendants(pid):
     threads = pathlib.Path(f"/proc/{pid}/task").iterdir()
     return sorted({int(child) for thread in threads for child in (thread / "children").read_text().split()})

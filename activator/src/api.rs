@@ -5,7 +5,7 @@
 use std::{
     hash::{BuildHasher, RandomState},
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime},
 };
 
 use axum::{
@@ -165,7 +165,7 @@ impl Api {
             headers: headers::to_runtime(head.headers, head.uri.authority()),
             body,
             seed: wanted.needs_seed.then(|| RandomState::new().hash_one(slot.0)),
-            key: new_key(),
+            key: AnswerKey::new(SystemTime::now()),
             deaths: 0,
             arrived,
             deadline,
@@ -215,13 +215,6 @@ impl Api {
         let asked = headers.get(deadline::TIMEOUT_HEADER);
         asked.map_or(Ok(self.timeout), |value| deadline::timeout(value.as_bytes()))
     }
-}
-
-/// One that no answer has had.
-fn new_key() -> AnswerKey {
-    let random = |n: u64| u128::from(RandomState::new().hash_one(n));
-    let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    AnswerKey { id: random(0) << 64 | random(1), created }
 }
 
 /// The runtime's answer as ours: its status, its headers, its bytes as they come.

@@ -9,7 +9,13 @@
 //! The next runtime gets the trail as JSON in front of the request's body; [`RESUME_HEADER`] says how many bytes it has.
 
 use serde::{Deserialize, Serialize};
-use std::{fmt, fmt::Write, str::FromStr};
+use std::{
+    fmt,
+    fmt::Write,
+    hash::{BuildHasher, RandomState},
+    str::FromStr,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 /// Header in which the activator says who an answer is, so that its id is the same whoever gives it: an [`AnswerKey`]. With it, a stream has
 /// marks. Stripped from what clients send.
@@ -46,6 +52,15 @@ pub struct AnswerKey {
     pub id: u128,
     /// Seconds since 1970.
     pub created: u64,
+}
+
+impl AnswerKey {
+    /// One that no other answer has.
+    pub fn new(now: SystemTime) -> Self {
+        let random = |n: u64| u128::from(RandomState::new().hash_one(n));
+        let created = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        Self { id: random(0) << 64 | random(1), created }
+    }
 }
 
 impl fmt::Display for AnswerKey {

@@ -62,7 +62,7 @@ async fn serve(snapshot: &Path, listen: SocketAddr, options: Options) -> Result<
         let _ = stopped.wait_for(|stop| *stop).await;
     };
     let mut server = tokio::spawn(serve_tcp(App::alone(phases), listener, CONNECTIONS_MAX, stopping));
-    let wrapped_key = std::fs::read_to_string(snapshot::key_path(snapshot)).ok();
+    let wrapped_key = snapshot::wrapped_key(snapshot).ok();
     let mut model = std::pin::pin!(model(file, wrapped_key, options, &phase));
     tokio::select! {
         failure = &mut model => {

@@ -162,7 +162,8 @@ impl Service {
         Err(ApiError::field(param, problem))
     }
 
-    /// Starts `n` choices for each prompt, in order, but those that are over by the trail; the others go on behind it. Keys and values are shared within `scope` alone. `completes`: their text
+    /// Starts `n` choices for each prompt, in order, but those that are over by the trail; the others go on behind it. Keys and
+    /// values are shared within `scope` alone. `completes`: their text
     /// goes on where the prompt's ends; else it is a text of its own.
     ///
     /// # Errors

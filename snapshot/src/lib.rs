@@ -38,7 +38,7 @@ pub use error::Error;
 pub use header::{HEADER_BYTES, Header, MODEL_BYTES_MAX, Region, VERSION, WORD_BYTES_MAX};
 pub use keys::{DataKey, KEY_BYTES, OperatorKey, WRAPPED_KEY_BYTES_MAX};
 pub use restore::Snapshot;
-pub use seal::{SealPlan, Sealed, TensorPlan, key_path, seal};
+pub use seal::{SealPlan, Sealed, TensorPlan, key_path, seal, wrapped_key};
 pub use table::{
     Extent, NAME_BYTES_MAX, RANK_MAX, SECTIONS_MAX, Section, SectionKind, TABLE_BYTES_MAX, TENSORS_MAX, Tensor,
 };

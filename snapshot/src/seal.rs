@@ -6,7 +6,7 @@
 use crate::{
     CHUNK_BYTES, DataKey, EXTENT_BYTES, Error, Extent, HEADER_BYTES, Header, MODEL_BYTES_MAX, NAME_BYTES_MAX,
     OperatorKey, PAGE_BYTES, RANK_MAX, Region, SECTIONS_MAX, Section, SectionKind, TABLE_BYTES_MAX, TENSOR_ALIGN,
-    TENSORS_MAX, Tensor, WORD_BYTES_MAX, align_up,
+    TENSORS_MAX, Tensor, WORD_BYTES_MAX, WRAPPED_KEY_BYTES_MAX, align_up,
     encrypt::seal_piece,
     hex,
     table::{Arena, Table, arena_align},
@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use std::{
     collections::HashSet,
     fs::{File, Permissions},
-    io::{self, Seek, SeekFrom, Write},
+    io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::{FileExt, PermissionsExt},
     path::{Path, PathBuf},
 };
@@ -161,13 +161,16 @@ pub(crate) fn seal_draft(
     };
     digest.update(header.encode_unsigned());
     header.digest = digest.finalize().into();
-    let mut page = header.encode();
+    let (mut page, mut wrapped) = (header.encode(), None);
     if let (Some(operator), Some(key)) = (&draft.encrypt, &key) {
         page = end_encrypted(temporary.as_file(), &header, key, &mut sums, tags).map_err(io)?;
-        publish_key(out, &operator.wrap(key, &header.digest)?)?;
+        wrapped = Some(operator.wrap(key, &header.digest)?);
     }
     temporary.as_file().write_all_at(&sums, checksums_at).map_err(io)?;
     temporary.as_file().write_all_at(&page, 0).map_err(io)?;
+    // Of a snapshot that this one takes the place of, neither is touched before all of this one is on the disk.
+    temporary.as_file().sync_all().map_err(io)?;
+    wrapped.map_or(Ok(()), |wrapped| publish_key(out, &wrapped))?;
     publish(temporary, out).map_err(io)?;
     Ok(Sealed { digest: hex(&header.digest), bytes: header.file_bytes })
 }
@@ -205,6 +208,16 @@ pub fn key_path(snapshot: &Path) -> PathBuf {
     let mut name = snapshot.as_os_str().to_owned();
     name.push(".key");
     name.into()
+}
+
+/// What lies beside an encrypted snapshot; whether that is a key is said by who unwraps it.
+///
+/// # Errors
+/// There is nothing, or no text; I/O.
+pub fn wrapped_key(snapshot: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(key_path(snapshot))?.take(WRAPPED_KEY_BYTES_MAX as u64).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 impl Draft {

@@ -34,9 +34,9 @@ fn open(args: &Inspect) -> Result<Arc<Snapshot>> {
     let file = |path: &Path| Error::file(format!("opening {}", path.display()), std::io::ErrorKind::NotFound.into());
     let (path, key_path) = (&args.file, snapshot::key_path(&args.file));
     let encrypted = File::open(path).map_err(|_| file(path))?;
-    let wrapped = std::fs::read(&key_path).map_err(|_| file(&key_path))?;
+    let wrapped = snapshot::wrapped_key(path).map_err(|_| file(&key_path))?;
     let header = Header::read(&encrypted).map_err(named)?;
-    let key = operator.unwrap(&wrapped, &header.digest).map_err(named)?;
+    let key = operator.unwrap(wrapped.as_bytes(), &header.digest).map_err(named)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     Snapshot::decrypt(&encrypted, &key, threads).map_err(named)
 }

@@ -3,7 +3,6 @@
 use std::{
     collections::HashMap,
     fs::{File, Metadata},
-    io::Read,
     os::unix::fs::MetadataExt,
     path::PathBuf,
     time::Instant,
@@ -129,10 +128,7 @@ impl Place {
 
     /// What lies beside an encrypted snapshot, if anything does; whether it is a key is the runtime's matter.
     pub fn wrapped_key(&self) -> Option<String> {
-        let file = File::open(snapshot::key_path(&self.snapshot)).ok()?;
-        let mut text = String::new();
-        file.take(snapshot::WRAPPED_KEY_BYTES_MAX as u64).read_to_string(&mut text).ok()?;
-        Some(text)
+        snapshot::wrapped_key(&self.snapshot).ok()
     }
 
     /// The file that was opened last has been verified before, and nobody has changed it since.

@@ -125,8 +125,8 @@ pub fn seal_with_prefix(
 
 /// A file that this process has just encrypted.
 fn decrypt(path: &Path, operator: &OperatorKey) -> Result<Arc<Snapshot>, Error> {
-    let (file, wrapped) = (File::open(path)?, std::fs::read(snapshot::key_path(path))?);
-    let key = operator.unwrap(&wrapped, &Header::read(&file)?.digest)?;
+    let (file, wrapped) = (File::open(path)?, snapshot::wrapped_key(path)?);
+    let key = operator.unwrap(wrapped.as_bytes(), &Header::read(&file)?.digest)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     Ok(Snapshot::decrypt(&file, &key, threads)?)
 }

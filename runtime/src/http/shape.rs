@@ -18,12 +18,7 @@ use protocol::{
     sse,
 };
 use serde_json::{Map, Value};
-use std::{
-    fmt::Write,
-    hash::{BuildHasher, RandomState},
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{fmt::Write, sync::Arc, time::SystemTime};
 
 /// What all chunks of one answer have in common.
 pub struct Shape {
@@ -70,7 +65,7 @@ impl Gathered {
 impl Shape {
     /// `key`: who the answer is, where somebody has said so.
     pub fn new(service: &Service, generate: &Generate, chat: bool, choices: usize, key: Option<AnswerKey>) -> Self {
-        let AnswerKey { id, created } = key.unwrap_or_else(new_key);
+        let AnswerKey { id, created } = key.unwrap_or_else(|| AnswerKey::new(SystemTime::now()));
         let prefix = if chat { "chatcmpl" } else { "cmpl" };
         Self {
             id: format!("{prefix}-{id:032x}"),
@@ -162,12 +157,6 @@ fn call_delta(delta: CallDelta) -> ToolCallDelta {
     let (id, name) = begins.unzip();
     let kind = id.as_ref().map(|_| "function".to_owned());
     ToolCallDelta { index, id, kind, function: FunctionCall { name, arguments } }
-}
-
-fn new_key() -> AnswerKey {
-    let random = |n: u64| u128::from(RandomState::new().hash_one(n));
-    let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    AnswerKey { id: random(0) << 64 | random(1), created }
 }
 
 /// How tokens are called in `logprobs`.
