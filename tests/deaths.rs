@@ -18,8 +18,7 @@ fn runtimes_killed_twice_in_one_stream_end_it_in_an_error_event_and_the_next_req
     let mut killed = 0;
     for _ in 0..2 {
         assert!(stream.event().unwrap().is_some(), "a token arrives");
-        killed =
-            until("the next runtime", || process::children(server.id()).first().copied().filter(|id| *id != killed));
+        killed = answering(&server, "smollm2", killed);
         kill(killed);
     }
     let events = rest(&mut stream);
@@ -136,6 +135,15 @@ fn stream(server: &Serve) -> Body {
 
 fn rest(stream: &mut Body) -> Vec<String> {
     std::iter::from_fn(|| stream.event().expect("a cut stream still ends as HTTP says")).collect()
+}
+
+/// The runtime that answers, once it is another than `before`: a death before it is ready is none of a request's.
+fn answering(server: &Serve, model: &str, before: u32) -> u32 {
+    until("a runtime that answers", || {
+        let slot = server.slot(model);
+        let pid = slot["replicas"][0]["pid"].as_u64().map(|pid| pid as u32);
+        pid.filter(|pid| slot["state"] == "ready" && slot["in_flight"] == 1 && *pid != before)
+    })
 }
 
 fn only_child(server: &Serve) -> u32 {

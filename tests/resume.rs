@@ -124,14 +124,25 @@ fn end(server: &Serve, signal: Signal) {
     kill_process(Pid::from_raw(only_child(server) as i32).unwrap(), signal).unwrap();
 }
 
+/// The runtime that answers, once it is another than `before`: a death before it is ready is none of a request's.
+fn answering(server: &Serve, model: &str, before: u32) -> u32 {
+    until("a runtime that answers", || {
+        let slot = server.slot(model);
+        let pid = slot["replicas"][0]["pid"].as_u64().map(|pid| pid as u32);
+        pid.filter(|pid| slot["state"] == "ready" && slot["in_flight"] == 1 && *pid != before)
+    })
+}
+
 /// The stream, with a signal to its runtime after each of these numbers of events.
 fn disturbed(server: &Serve, path: &str, request: &Value, signals: &[(usize, Signal)]) -> Seen {
     let mut stream = Stream::open(server, path, request);
+    let mut ended = 0;
     for (events, signal) in signals {
         for _ in 0..*events {
             assert!(stream.next(), "the answer is longer than that");
         }
-        end(server, *signal);
+        ended = answering(server, "m", ended);
+        kill_process(Pid::from_raw(ended as i32).unwrap(), *signal).unwrap();
     }
     stream.rest()
 }
