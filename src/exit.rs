@@ -98,6 +98,7 @@ fn models_code(error: &models::Error) -> u8 {
         models::Error::Snapshot(error) => snapshot_code(error),
         models::Error::BadModel(_) => DATA,
         models::Error::Unsupported(_) => UNAVAILABLE,
+        models::Error::Device(_) => INTERNAL,
     }
 }
 

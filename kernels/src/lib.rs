@@ -31,6 +31,7 @@ mod matrix;
 mod ops;
 mod packing;
 mod topk;
+mod upload;
 
 pub use elementwise::{gelu_mul, rms_norm, rotate, silu_mul};
 pub use error::Error;
@@ -41,6 +42,7 @@ pub use matrix::Matrix;
 pub use ops::{Gate, Kernels, MatrixShape, Scores, Segment, attention, gather, linear, linear_2, linear_3};
 pub use packing::{Packing, TILE_ROWS};
 pub use topk::{top_k, top_k_of_row};
+pub use upload::{Place, takes_uploads, upload};
 
 /// Threads the kernels use, the caller's included; has an effect only before the first operation.
 /// `false` where it came too late. Without it there are as many as the machine offers.

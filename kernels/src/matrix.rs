@@ -69,6 +69,11 @@ impl Matrix {
         Ok(Self { bytes: Tensor::from_data(data, (device, DType::U8)), format, packing, n, k })
     }
 
+    /// In rows, of a CubeCL device's words.
+    pub(crate) fn of_words(bytes: Tensor<2, Int>, format: Format, n: usize, k: usize) -> Self {
+        Self { bytes, format, packing: Packing::Rows, n, k }
+    }
+
     /// The stored bytes, a row or tile in each row, u8; on a CubeCL device all of them in one row of words, u32.
     pub fn bytes(&self) -> &Tensor<2, Int> {
         &self.bytes
@@ -119,9 +124,18 @@ fn unpacked(bytes: bytes::Bytes, format: Format, packing: Packing, n: usize, k: 
 
 /// `[1, words] u32`: kernels look at a word beyond the one that they want.
 fn words(bytes: &[u8], device: &Device) -> Tensor<2, Int> {
-    let count = bytes.len().div_ceil(size_of::<u32>()) + 1;
-    assert!(u32::try_from(count * size_of::<u32>()).is_ok(), "a kernel counts a matrix's bytes to 4 GiB");
+    let count = words_for(bytes.len());
     let mut padded = vec![0u32; count];
     bytemuck::cast_slice_mut(&mut padded)[..bytes.len()].copy_from_slice(bytes);
     Tensor::from_data(TensorData::new(padded, [1, count]), (device, DType::U32))
+}
+
+/// How many words a matrix of so many bytes is.
+///
+/// # Panics
+/// Where a kernel cannot count its bytes.
+pub(crate) fn words_for(bytes: usize) -> usize {
+    let count = bytes.div_ceil(size_of::<u32>()) + 1;
+    assert!(u32::try_from(count * size_of::<u32>()).is_ok(), "a kernel counts a matrix's bytes to 4 GiB");
+    count
 }

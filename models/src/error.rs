@@ -15,6 +15,9 @@ pub enum Error {
     /// Understood, but not something this version runs.
     #[error("{0}")]
     Unsupported(String),
+    /// The device that computes, or what drives it; exit code 70.
+    #[error("{0}")]
+    Device(String),
 }
 
 impl Error {

@@ -17,6 +17,7 @@ mod rope_config;
 mod seal;
 mod template;
 mod tokenizer;
+mod upload;
 
 pub use config::{Activation, Biases, EncoderConfig, Experts, ModelConfig, Pooling, Sliding, Variant};
 pub use cost::{Cost, Operations};
@@ -29,3 +30,4 @@ pub use rope_config::{Rope, RopeScaling};
 pub use seal::{SealOptions, Target, Weights, seal, seal_with_prefix};
 pub use template::ChatTemplate;
 pub use tokenizer::{TokenStream, Tokenizer};
+pub use upload::Uploading;

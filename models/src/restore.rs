@@ -8,13 +8,15 @@ use crate::graph::{
     LayerNorm, Linear, Mlp, Model, RmsNorm,
 };
 use crate::import::plan::{EMBEDDING, HEAD, NORM};
+use crate::upload::Plan;
 use crate::{Error, ModelConfig, Target};
 use burn::tensor::{Device, Tensor, TensorData};
 use bytes::Bytes;
 use kernels::{Format, KvFormat, Matrix, Packing, Scores};
 use snapshot::Snapshot;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 impl Model {
@@ -26,21 +28,21 @@ impl Model {
         Self::restore_on(snapshot, Device::flex())
     }
 
-    /// The same on another device, which gets a copy of the weights.
+    /// The same on another device, onto which the weights are brought while the model is already used: see [`Model::uploading`].
     ///
     /// # Errors
-    /// As [`Model::restore`].
+    /// As [`Model::restore`]; [`Error::Device`] where the device cannot be used.
     pub fn restore_on(snapshot: &Arc<Snapshot>, device: Device) -> Result<Self, Error> {
         let config = ModelConfig::from_snapshot(snapshot)?;
         if config.variant.encoder.is_some() {
             return Err(Error::Unsupported("an encoder: it makes embeddings and generates nothing".into()));
         }
-        let tensors = snapshot.tensors().iter().map(|t| (t.name.as_str(), t)).collect();
-        let graph =
-            Weights { snapshot, tensors, device: &device, config: &config, warned: Cell::new(false) }.decoder()?;
+        let weights = Weights::new(snapshot, &device, &config);
+        let graph = weights.decoder()?;
+        let uploading = weights.plan.into_inner().start(snapshot, &device)?;
         let kv_format = if snapshot.weights() == "f32" { KvFormat::F32 } else { KvFormat::F16 };
         let direct = Direct::of(&graph);
-        Ok(Self { config, graph, direct, kv_format, device })
+        Ok(Self { config, graph, direct, kv_format, device, uploading })
     }
 }
 
@@ -53,10 +55,7 @@ impl Encoder {
         let config = ModelConfig::from_snapshot(snapshot)?;
         let decoder = || Error::Unsupported("a decoder: it generates and makes no embeddings".into());
         let shape = config.variant.encoder.clone().ok_or_else(decoder)?;
-        let tensors = snapshot.tensors().iter().map(|t| (t.name.as_str(), t)).collect();
-        let device = Device::flex();
-        let graph = Weights { snapshot, tensors, device: &device, config: &config, warned: Cell::new(false) }
-            .encoder(&shape)?;
+        let graph = Weights::new(snapshot, &Device::flex(), &config).encoder(&shape)?;
         Ok(Self { config, shape, graph })
     }
 }
@@ -68,14 +67,22 @@ struct Weights<'a> {
     device: &'a Device,
     config: &'a ModelConfig,
     warned: Cell<bool>,
+    /// What is to be brought to a device.
+    plan: RefCell<Plan>,
 }
 
-impl Weights<'_> {
+impl<'a> Weights<'a> {
+    fn new(snapshot: &'a Arc<Snapshot>, device: &'a Device, config: &'a ModelConfig) -> Self {
+        let tensors = snapshot.tensors().iter().map(|t| (t.name.as_str(), t)).collect();
+        Self { snapshot, tensors, device, config, warned: Cell::new(false), plan: RefCell::default() }
+    }
+
     fn decoder(&self) -> Result<Decoder, Error> {
         let ModelConfig { vocab_size, hidden_size, .. } = *self.config;
         let variant = &self.config.variant;
         let embedding = Linear::new(self.matrix(EMBEDDING, vocab_size, hidden_size)?, None);
         let layers = (0..self.config.layers).map(|i| self.layer(i)).collect::<Result<_, _>>()?;
+        self.plan.borrow_mut().next_step();
         let norm = self.norm(NORM, hidden_size)?;
         let head = if self.config.tied_embedding {
             embedding.clone()
@@ -97,6 +104,7 @@ impl Weights<'_> {
     }
 
     fn layer(&self, index: usize) -> Result<Layer, Error> {
+        self.plan.borrow_mut().next_step();
         let at = format!("model.layers.{index}");
         let norm = |part: &str| self.norm(&format!("{at}.{part}.weight"), self.config.hidden_size);
         let out_norm = |part: &str| self.config.variant.output_norms.then(|| norm(part)).transpose();
@@ -203,22 +211,26 @@ impl Weights<'_> {
     }
 
     fn matrix(&self, name: &str, n: usize, k: usize) -> Result<Matrix, Error> {
-        let Found { format, packing, bytes } = self.stored(name, &[n, k], k)?;
-        let matrix = if kernels::takes(packing, format) {
+        let Found { format, packing, bytes, range } = self.stored(name, &[n, k], k)?;
+        let is_uploaded = kernels::takes_uploads(self.device);
+        let matrix = if is_uploaded && packing == Packing::Rows {
+            let planned = self.plan.borrow_mut().matrix(range, format, n, k, self.device);
+            planned.map(|matrix| matrix.expect("a device that takes uploads"))
+        } else if !is_uploaded && kernels::takes(packing, format) {
             Matrix::packed(bytes, format, packing, n, k, self.device)
         } else {
-            self.warn_of_repacking();
+            self.warn_of_repacking(if is_uploaded { Target::Gpu } else { Target::here() });
             Matrix::from_bytes(unpacked(&bytes, format, packing, n, k).into(), format, n, k, self.device)
         };
         matrix.map_err(|e| Error::BadModel(format!("tensor {name}: {e}")))
     }
 
     /// Once for a model.
-    fn warn_of_repacking(&self) {
+    fn warn_of_repacking(&self, here: Target) {
         if !self.warned.replace(true) {
-            let (model, sealed, here) = (self.snapshot.model(), self.snapshot.target(), Target::here().name());
+            let (model, sealed, here) = (self.snapshot.model(), self.snapshot.target(), here.name());
             tracing::warn!(
-                "{model} is sealed for {sealed}, which this processor is not: its weights are laid out anew at each start, in \
+                "{model} is sealed for {sealed}, which this device is not: its weights are laid out anew at each start, in \
                  memory of this process's own; seal it once more: pilotlight seal MODEL --target {here}"
             );
         }
@@ -270,7 +282,7 @@ impl Weights<'_> {
             let expected = format!("{rows} rows of {k} {} are expected", format.name());
             return Err(bad(format!("{} bytes, where {expected}", bytes.len())));
         }
-        Ok(Found { format, packing, bytes })
+        Ok(Found { format, packing, bytes, range: stored.range() })
     }
 }
 
@@ -279,6 +291,8 @@ struct Found {
     format: Format,
     packing: Packing,
     bytes: Bytes,
+    /// Where they are in the file.
+    range: Range<u64>,
 }
 
 /// The same matrix row by row.

@@ -49,7 +49,7 @@ impl From<models::Error> for Failure {
     fn from(e: models::Error) -> Self {
         let kind = match &e {
             models::Error::Snapshot(e) => return e.into(),
-            models::Error::Io(_) => FailureKind::Internal,
+            models::Error::Io(_) | models::Error::Device(_) => FailureKind::Internal,
             models::Error::BadModel(_) => FailureKind::BadSnapshot,
             models::Error::Unsupported(_) => FailureKind::Unsupported,
         };

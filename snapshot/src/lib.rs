@@ -26,6 +26,7 @@ mod error;
 mod header;
 mod keys;
 mod mapping;
+mod reader;
 mod restore;
 mod seal;
 mod table;
@@ -37,6 +38,7 @@ mod tests;
 pub use error::Error;
 pub use header::{HEADER_BYTES, Header, MODEL_BYTES_MAX, Region, VERSION, WORD_BYTES_MAX};
 pub use keys::{DataKey, KEY_BYTES, OperatorKey, WRAPPED_KEY_BYTES_MAX};
+pub use reader::Reader;
 pub use restore::Snapshot;
 pub use seal::{SealPlan, Sealed, TensorPlan, key_path, seal, wrapped_key};
 pub use table::{

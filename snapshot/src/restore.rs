@@ -33,6 +33,8 @@ pub struct Snapshot {
     /// Which chunks were found to fit their sum. Only ever set.
     sound: Box<[AtomicBool]>,
     map: Mapping,
+    /// What is mapped; none where the bytes were decrypted.
+    file: Option<File>,
     /// It can be found out which pages are in memory.
     tells_residence: bool,
 }
@@ -52,7 +54,7 @@ impl Snapshot {
         Self::from_file(File::open(path).map_err(Error::io(format!("opening {}", path.display())))?)
     }
 
-    /// Maps an open file, e.g. a descriptor that was handed over. The mapping outlives the descriptor.
+    /// Maps an open file, e.g. a descriptor that was handed over.
     ///
     /// # Errors
     /// No snapshot, another version, shorter or longer than its header says, corrupt or senseless header or tables, an
@@ -76,7 +78,7 @@ impl Snapshot {
         let map = Mapping::new(&file, header.file_bytes as usize).map_err(Error::io("mapping the snapshot"))?;
         let sound = sums.iter().map(|_| AtomicBool::new(false)).collect();
         let tells_residence = Mapping::may_tell(&file);
-        Ok(Arc::new(Self { header, table, sums, sound, map, tells_residence }))
+        Ok(Arc::new(Self { header, table, sums, sound, map, file: Some(file), tells_residence }))
     }
 
     /// Decrypts an encrypted file into this process's memory on `threads` threads, as fast as it can be read; every byte of it is sound then.
@@ -91,7 +93,7 @@ impl Snapshot {
         };
         let (table, sums) = read_tables(&header, &read)?;
         let sound = sums.iter().map(|_| AtomicBool::new(true)).collect();
-        Ok(Arc::new(Self { header, table, sums, sound, map, tells_residence: false }))
+        Ok(Arc::new(Self { header, table, sums, sound, map, file: None, tells_residence: false }))
     }
 
     /// The first page.
@@ -255,6 +257,10 @@ impl Snapshot {
 
     pub(crate) fn mapping(&self) -> &Mapping {
         &self.map
+    }
+
+    pub(crate) fn file(&self) -> Option<&File> {
+        self.file.as_ref()
     }
 
     fn arena(&self) -> &Arena {

@@ -46,7 +46,7 @@ pub struct Seal {
     /// How weights are kept
     #[arg(long, value_enum, default_value_t = Weights::Native)]
     pub weights: Weights,
-    /// For which processors weights are laid out: cpu:avx512, cpu:avx2 or cpu:portable [default: this machine's]
+    /// For which processors weights are laid out: cpu:avx512, cpu:avx2, cpu:portable, or gpu [default: this machine's]
     #[arg(long, value_name = "TARGET", value_parser = target)]
     pub target: Option<models::Target>,
     /// What many prompts begin with, to be computed now: a file of JSON messages (`[{"role":"system",…}]`), or of text
@@ -69,7 +69,7 @@ fn target(word: &str) -> Result<models::Target, String> {
     let all = models::Target::ALL;
     all.into_iter().find(|target| target.name() == word).ok_or_else(|| {
         let known: Vec<_> = all.iter().map(|target| target.name()).collect();
-        format!("this version seals for {}; GPUs are not among them", known.join(", "))
+        format!("this version seals for {}", known.join(", "))
     })
 }
 

@@ -17,7 +17,11 @@ mod linear;
 mod places;
 mod superblocks;
 mod tensor;
+mod upload;
 mod weight;
+
+pub use upload::Place;
+pub(crate) use upload::{unwritten_words, upload};
 
 use crate::KvFormat;
 use crate::ops::{Gate, Kernels, MatrixShape, Scores, Segment};

@@ -31,8 +31,15 @@ pub(crate) struct Decoder {
 impl Decoder {
     /// One step over the rows of all segments; `kv` has one element per layer. `[wanted, vocab] f32`.
     ///
-    /// Only the wanted rows pass through the final normalisation and the head; where none is wanted there is no result.
-    pub(super) fn forward(&self, batch: &Batch, kv: &mut [KvLayer], device: &Device) -> Option<Tensor<2>> {
+    /// Only the wanted rows pass through the final normalisation and the head; where none is wanted there is no result. `arrived` waits for
+    /// the weights of a step: the embedding, each layer, the head.
+    pub(super) fn forward(
+        &self,
+        batch: &Batch,
+        kv: &mut [KvLayer],
+        device: &Device,
+        arrived: &dyn Fn(usize),
+    ) -> Option<Tensor<2>> {
         if batch.tokens.is_empty() {
             return None;
         }
@@ -40,16 +47,19 @@ impl Decoder {
         let local = self.local_frequencies.as_ref().map(|local| local.turns(&batch.segments, device));
         let step =
             Step { segments: batch.kernel_segments(), local_turns: local.unwrap_or_else(|| turns.clone()), turns };
+        arrived(0);
         let mut x = self.embedding.rows(&batch.tokens); // [rows, hidden]
         if let Some(scale) = self.embedding_scale {
             x = x * scale;
         }
-        for (layer, kv) in self.layers.iter().zip(kv) {
+        for ((layer, kv), step_of_pass) in self.layers.iter().zip(kv).zip(1..) {
+            arrived(step_of_pass);
             x = layer.forward(x, &step, kv);
         }
         if batch.wanted.is_empty() {
             return None;
         }
+        arrived(1 + self.layers.len());
         let x = self.norm.forward(wanted_rows(x, &batch.wanted, device));
         let logits = self.head.forward(x);
         Some(match self.logit_softcap {

@@ -26,7 +26,7 @@ pub(crate) use mlp::Mlp;
 pub(crate) use norm::RmsNorm;
 pub(crate) use rope::Frequencies;
 
-use crate::ModelConfig;
+use crate::{ModelConfig, Uploading};
 use burn::tensor::{Device, Tensor};
 use kernels::{BLOCK_TOKENS, KvFormat, KvLayer};
 use std::sync::Arc;
@@ -40,6 +40,8 @@ pub struct Model {
     pub(crate) direct: Option<Direct>,
     pub(crate) kv_format: KvFormat,
     pub(crate) device: Device,
+    /// Weights on their way to the device; `None` where they are used in the mapping.
+    pub(crate) uploading: Option<Uploading>,
 }
 
 impl Model {
@@ -51,6 +53,12 @@ impl Model {
     /// What its keys and values are kept in.
     pub fn kv_format(&self) -> KvFormat {
         self.kv_format
+    }
+
+    /// Weights on their way to the device; `None` where they are used in the mapping. A pass waits for those that it comes to; its results are
+    /// worth something once all have arrived.
+    pub fn uploading(&self) -> Option<&Uploading> {
+        self.uploading.as_ref()
     }
 
     /// The same, with keys and values kept in another format.
@@ -102,7 +110,8 @@ impl Model {
         match &self.direct {
             Some(direct) => direct.forward(&self.graph, batch, &mut kv.layers, &mut kv.memory, &mut logits.rows),
             None => {
-                let rows = self.graph.forward(batch, &mut kv.layers, &self.device);
+                let arrived = |step| self.uploading.iter().for_each(|uploading| uploading.wait_for(step));
+                let rows = self.graph.forward(batch, &mut kv.layers, &self.device, &arrived);
                 let values = |rows: Tensor<2>| rows.into_data().try_to_vec().expect("logits are f32");
                 logits.rows = rows.map_or_else(Vec::new, values);
             }

@@ -17,11 +17,14 @@ pub enum Target {
     /// x86-64 with AVX-512, VNNI and BF16: tiles of sixteen rows.
     #[serde(rename = "cpu:avx512")]
     Avx512,
+    /// A GPU: rows, which are brought to its memory as they are. Not run on a GPU.
+    #[serde(rename = "gpu")]
+    Gpu,
 }
 
 impl Target {
     /// Every target.
-    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
+    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Gpu];
 
     /// What this machine multiplies fastest.
     pub fn here() -> Self {
@@ -38,6 +41,7 @@ impl Target {
             Self::Portable => "cpu:portable",
             Self::Avx2 => "cpu:avx2",
             Self::Avx512 => "cpu:avx512",
+            Self::Gpu => "gpu",
         }
     }
 
@@ -47,7 +51,7 @@ impl Target {
             Self::Avx512 if tensor.shape.len() == 2 && Packing::Tiles16.takes(format, tensor.columns()) => {
                 Packing::Tiles16
             }
-            Self::Portable | Self::Avx2 | Self::Avx512 => Packing::Rows,
+            Self::Portable | Self::Avx2 | Self::Avx512 | Self::Gpu => Packing::Rows,
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::support::{Pool, assert_close, assert_greedy, log_softmax};
 use burn::tensor::Device;
 use models::{Model, SealOptions, Source, Target, Weights};
 use serde::Deserialize;
+use std::path::{Path, PathBuf};
 
 #[derive(Deserialize)]
 struct Golden {
@@ -42,11 +43,17 @@ fn pool(model: &str, weights: Weights) -> Pool {
 }
 
 pub(crate) fn pool_on(model: &str, weights: Weights, device: Device) -> Pool {
+    let target = if kernels::takes_uploads(&device) { Target::Gpu } else { Target::here() };
     let scratch = tempfile::tempdir().unwrap();
-    let sealed = scratch.path().join("model.snapshot");
-    let options = SealOptions { model: model.into(), weights, target: Target::here(), encrypt: None };
-    models::seal(&Source::open(&files::golden(model)).unwrap(), &sealed, &options, &mut |_, _| {}).unwrap();
+    let sealed = sealed_for(model, weights, target, scratch.path());
     Pool::new(Model::restore_on(&snapshot::Snapshot::open(&sealed).unwrap(), device).unwrap(), 32)
+}
+
+pub(crate) fn sealed_for(model: &str, weights: Weights, target: Target, folder: &Path) -> PathBuf {
+    let sealed = folder.join("model.snapshot");
+    let options = SealOptions { model: model.into(), weights, target, encrypt: None };
+    models::seal(&Source::open(&files::golden(model)).unwrap(), &sealed, &options, &mut |_, _| {}).unwrap();
+    sealed
 }
 
 #[test]

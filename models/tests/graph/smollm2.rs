@@ -5,7 +5,7 @@ use crate::support::{Pool, assert_close, assert_greedy, log_softmax};
 use burn::tensor::Device;
 use models::{Model, SealOptions, Source, Target, Weights};
 use serde::Deserialize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Mean over the prompts, nats; llama.cpp's own on this file is 0.01 to 0.03.
 const MEAN_KL_MAX: f64 = 0.03;
@@ -34,10 +34,16 @@ fn pool(file: &Path, weights: Weights) -> Pool {
 
 pub(crate) fn restored(file: &Path, weights: Weights, device: Device) -> Model {
     let scratch = tempfile::tempdir().unwrap();
-    let sealed = scratch.path().join("smollm2.snapshot");
-    let options = SealOptions { model: "smollm2".into(), weights, target: Target::here(), encrypt: None };
-    models::seal(&Source::open(file).unwrap(), &sealed, &options, &mut |_, _| {}).unwrap();
+    let target = if kernels::takes_uploads(&device) { Target::Gpu } else { Target::here() };
+    let sealed = sealed(file, weights, target, scratch.path());
     Model::restore_on(&snapshot::Snapshot::open(&sealed).unwrap(), device).unwrap()
+}
+
+pub(crate) fn sealed(file: &Path, weights: Weights, target: Target, folder: &Path) -> PathBuf {
+    let sealed = folder.join("smollm2.snapshot");
+    let options = SealOptions { model: "smollm2".into(), weights, target, encrypt: None };
+    models::seal(&Source::open(file).unwrap(), &sealed, &options, &mut |_, _| {}).unwrap();
+    sealed
 }
 
 #[test]

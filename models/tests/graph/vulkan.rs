@@ -1,12 +1,13 @@
 //! The golden models on a Vulkan device: the same graphs, snapshots and tolerances as on the CPU. `scripts/check-vulkan` runs them
 //! on a device made of software; they were not run on a GPU.
 
-use crate::golden::{MODELS, cases, check_logits, pool_on};
+use crate::golden::{MODELS, cases, check_logits, pool_on, sealed_for};
 use crate::support::{Pool, assert_close, assert_greedy};
 use crate::{files, smollm2};
 use burn::tensor::{Device, DeviceKind};
 use kernels::KvFormat;
-use models::Weights;
+use models::{Model, Target, Weights};
+use snapshot::Snapshot;
 
 fn device() -> Device {
     Device::vulkan(DeviceKind::DefaultDevice)
@@ -65,4 +66,38 @@ fn smollm2_in_blocks() {
         assert_close(steps[0][0][token], want, 2e-3, &format_args!("token {token}"));
     }
     assert_greedy(&steps[0], &case.greedy_ids[..2], &case.greedy_margins, 0.01, "SmolLM2");
+}
+
+/// Laid out for this processor, weights are laid out anew on their way: the same bits.
+#[test]
+fn weights_for_a_processor_are_taken_as_well() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut logits = Vec::new();
+    for target in [Target::Gpu, Target::here()] {
+        let sealed = sealed_for("llama3-tiny", Weights::Native, target, scratch.path());
+        let model = Model::restore_on(&Snapshot::open(&sealed).unwrap(), device()).unwrap();
+        logits.push(Pool::new(model, 32).greedy(&[&cases("llama3-tiny")[0].prompt_ids], 4, 512));
+    }
+    assert!(logits[0] == logits[1]);
+}
+
+/// A model of several chunks: what is damaged is in the last.
+#[test]
+fn weights_arrive_verified_or_not_at_all() {
+    let Some(file) = files::smollm2() else { return };
+    let scratch = tempfile::tempdir().unwrap();
+    let sealed = smollm2::sealed(&file, Weights::Native, Target::Gpu, scratch.path());
+    let restored = || Model::restore_on(&Snapshot::open(&sealed).unwrap(), device()).unwrap();
+    restored().uploading().expect("weights are brought").wait().unwrap();
+
+    let mut bytes = std::fs::read(&sealed).unwrap();
+    let at = Snapshot::open(&sealed).unwrap().tensors().last().unwrap().range().end as usize - 1;
+    bytes[at] ^= 1;
+    std::fs::remove_file(&sealed).unwrap();
+    std::fs::write(&sealed, bytes).unwrap();
+    let model = restored();
+    let error = model.uploading().expect("weights are brought").wait().unwrap_err().to_string();
+    assert!(error.contains("checksum mismatch"), "{error}");
+    // A pass ends all the same.
+    Pool::new(model, 8).greedy(&[&[1, 2, 3]], 1, 512);
 }
