@@ -271,6 +271,19 @@ fn a_request_beside_which_runtimes_die_twice_is_given_up_and_others_are_answered
     assert!(again.errors.is_empty() && again.choices[&0].text.starts_with(&seen.choices[&0].text), "{again:?}");
 }
 
+/// What was let in once is held again, however many there are and however few may be held that were not.
+#[test]
+fn all_streams_of_a_runtime_that_dies_go_on() {
+    let Some(snapshot) = smollm2() else { return };
+    let server = Serve::start(&["--model", &format!("m={}", snapshot.display()), "--idle", "60s", "--hold-max", "1"]);
+    let (_, path, request) = requests().remove(0);
+    let expected = Stream::open(&server, path, &request).rest();
+    let mut streams: Vec<_> = (0..5).map(|_| Stream::open(&server, path, &request)).collect();
+    streams.iter_mut().for_each(|stream| (0..3).for_each(|_| assert!(stream.next())));
+    end(&server, Signal::KILL);
+    streams.into_iter().for_each(|stream| assert_eq!(stream.rest(), expected));
+}
+
 /// As a service manager ends all processes of a service at once.
 #[test]
 fn all_processes_told_to_end_at_once_still_finish_what_runs() {

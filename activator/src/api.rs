@@ -167,6 +167,7 @@ impl Api {
             seed: wanted.needs_seed.then(|| RandomState::new().hash_one(slot.0)),
             key: AnswerKey::new(SystemTime::now()),
             deaths: 0,
+            wake: None,
             arrived,
             deadline,
         };

@@ -3,12 +3,16 @@
 //! **Invariant:** dropping a response future or body resets its stream, and nothing else: that is how a client's leaving
 //! reaches the engine.
 
-use std::{io, time::Duration};
+use std::{convert::Infallible, io, time::Duration, vec};
 
 use bytes::Bytes;
+use futures_util::stream;
 use http::{Request, Response};
-use http_body_util::Full;
-use hyper::{body::Incoming, client::conn::http2};
+use http_body_util::StreamBody;
+use hyper::{
+    body::{Frame, Incoming},
+    client::conn::http2,
+};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::UnixStream;
 
@@ -18,10 +22,18 @@ const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 /// Larger than all stream windows together, so that slow clients never stall the others' streams.
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 30;
 
+/// A request's body: parts that are there already.
+pub type Outgoing = StreamBody<stream::Iter<vec::IntoIter<Result<Frame<Bytes>, Infallible>>>>;
+
+/// Parts, one after the other, as a body.
+pub fn outgoing(parts: impl Iterator<Item = Bytes>) -> Outgoing {
+    StreamBody::new(stream::iter(parts.map(|part| Ok(Frame::data(part))).collect::<Vec<_>>()))
+}
+
 /// A runtime's HTTP side. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    requests: http2::SendRequest<Full<Bytes>>,
+    requests: http2::SendRequest<Outgoing>,
 }
 
 /// Why a request got no answer.
@@ -74,7 +86,7 @@ impl Endpoint {
     }
 
     /// Sends one request and waits for the answer's head.
-    pub async fn ask(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Unanswered> {
+    pub async fn ask(&self, request: Request<Outgoing>) -> Result<Response<Incoming>, Unanswered> {
         let mut requests = self.requests.clone();
         requests.ready().await.map_err(Unanswered::sort)?;
         requests.send_request(request).await.map_err(Unanswered::sort)

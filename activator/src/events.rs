@@ -101,9 +101,12 @@ impl Events {
                     let Ok(bytes) = whole.push(data) else {
                         return Some(self.end(&cut("sent an event without an end")));
                     };
-                    let (bytes, interrupted) = unmark(bytes, trail);
-                    if interrupted && !self.go_on(Lost::Interrupted) {
-                        return Some(self.end(&cut("was told to end")));
+                    let (bytes, lost) = unmark(bytes, trail);
+                    if let Some(lost) = lost
+                        && !self.go_on(lost)
+                    {
+                        // Behind what came whole before it.
+                        return Some([bytes, self.end(&cut("was told to end"))].concat().into());
                     }
                     if !bytes.is_empty() {
                         return Some(bytes);
@@ -117,7 +120,8 @@ impl Events {
     /// Waits for the rest of the answer from another runtime; false where none can give it.
     fn go_on(&mut self, lost: Lost) -> bool {
         match std::mem::replace(&mut self.state, State::Ended) {
-            State::Relaying { answer, trail: Some(trail), .. } if !trail.identity.is_empty() => {
+            State::Relaying { answer, trail: Some(mut trail), .. } if !trail.identity.is_empty() => {
+                answer.clock(&mut trail);
                 let seen = trail.clone();
                 let answer: Pending = Box::pin(async move { answer.go_on(lost, seen).await });
                 self.state = State::Waiting { answer, comment_at: Instant::now() + COMMENT_EVERY, trail: Some(trail) };
@@ -162,9 +166,9 @@ impl State {
     }
 }
 
-/// Whole events without their marks, which are noted in the trail; and whether they end with the word that others go on. A trail that
-/// cannot be kept loses its identity: nobody can go on.
-fn unmark(events: Bytes, trail: &mut Option<Trail>) -> (Bytes, bool) {
+/// Whole events without their marks, which are noted in the trail; and why others go on, where they end with that word. A trail that
+/// cannot be kept is lost: nobody can go on.
+fn unmark(events: Bytes, trail: &mut Option<Trail>) -> (Bytes, Option<Lost>) {
     let (mut rest, mut out, mut from) = (&events[..], BytesMut::new(), 0);
     while !rest.is_empty() {
         let at = events.len() - rest.len();
@@ -175,25 +179,27 @@ fn unmark(events: Bytes, trail: &mut Option<Trail>) -> (Bytes, bool) {
         };
         let is_mark = said != Ok(Line::Other);
         if let (Err(Untold), Some(trail)) = (said, trail.as_mut()) {
-            trail.identity.clear();
+            trail.lose();
         }
         if is_mark {
             out.extend_from_slice(&events[from..at]);
             from = at + line.len() + 1;
         }
-        if said == Ok(Line::Interrupted) {
-            return (out.freeze(), true);
+        match said {
+            Ok(Line::Interrupted) => return (out.freeze(), Some(Lost::Interrupted)),
+            Ok(Line::Broken) => return (out.freeze(), Some(Lost::Died)),
+            Ok(Line::Mark | Line::Other) | Err(Untold) => {}
         }
         let end = rest.windows(2).position(|pair| pair == b"\n\n").map_or(rest.len(), |end| end + 2);
         rest = &rest[end..];
     }
     match from {
-        0 => (events, false),
+        0 => (events, None),
         // One event in front, as is usual: nothing is copied.
-        _ if out.is_empty() => (events.slice(from..), false),
+        _ if out.is_empty() => (events.slice(from..), None),
         _ => {
             out.extend_from_slice(&events[from..]);
-            (out.freeze(), false)
+            (out.freeze(), None)
         }
     }
 }
@@ -278,7 +284,7 @@ mod tests {
     }
 
     /// Takes marks out and expects what is left, whether others go on, and what choice 0 has used.
-    fn check_marks(events: &str, left: &str, goes_on: bool, used: &[u32]) {
+    fn check_marks(events: &str, left: &str, goes_on: Option<Lost>, used: &[u32]) {
         let mut trail = Some(Trail { identity: "x".into(), ..Trail::default() });
         let (bytes, interrupted) = unmark(Bytes::copy_from_slice(events.as_bytes()), &mut trail);
         assert_eq!((&bytes[..], interrupted), (left.as_bytes(), goes_on), "{events}");
@@ -287,14 +293,15 @@ mod tests {
 
     #[test]
     fn marks_are_taken_out_of_events_and_noted() {
-        check_marks("", "", false, &[]);
-        check_marks("data: 1\n\n", "data: 1\n\n", false, &[]);
-        check_marks(": pl 0 4,5\ndata: 1\n\n", "data: 1\n\n", false, &[4, 5]);
-        check_marks(": waiting\n\n: pl 0 4\ndata: 1\n\n", ": waiting\n\ndata: 1\n\n", false, &[4]);
+        check_marks("", "", None, &[]);
+        check_marks("data: 1\n\n", "data: 1\n\n", None, &[]);
+        check_marks(": pl 0 4,5\ndata: 1\n\n", "data: 1\n\n", None, &[4, 5]);
+        check_marks(": waiting\n\n: pl 0 4\ndata: 1\n\n", ": waiting\n\ndata: 1\n\n", None, &[4]);
         let two = ": pl 0 4\ndata: 1\n\n: pl 0 5 end\ndata: 2\n\n: pl usage\ndata: 3\n\ndata: [DONE]\n\n";
-        check_marks(two, "data: 1\n\ndata: 2\n\ndata: 3\n\ndata: [DONE]\n\n", false, &[4, 5]);
-        check_marks(": pl 0 4\ndata: 1\n\n: pl interrupted\n\n", "data: 1\n\n", true, &[4]);
-        check_marks(": pl interrupted\n\n", "", true, &[]);
+        check_marks(two, "data: 1\n\ndata: 2\n\ndata: 3\n\ndata: [DONE]\n\n", None, &[4, 5]);
+        check_marks(": pl 0 4\ndata: 1\n\n: pl interrupted\n\n", "data: 1\n\n", Some(Lost::Interrupted), &[4]);
+        check_marks(": pl 0 4\ndata: 1\n\n: pl broken\n\n", "data: 1\n\n", Some(Lost::Died), &[4]);
+        check_marks(": pl interrupted\n\n", "", Some(Lost::Interrupted), &[]);
         let (bytes, _) = unmark(Bytes::from_static(b": pl 0 4\ndata: 1\n\n"), &mut None);
         assert!(bytes.starts_with(b": pl"), "a stream without a trail is passed on as it is");
         let mut trail = Some(Trail { identity: "x".into(), ..Trail::default() });

@@ -4,24 +4,27 @@
 //! stream, is asked again of the next, of a stream what has not been seen ([`Trail`]); but one in whose company runtimes died twice is given
 //! up, as it may be their poison. Its place is held from admission to the answer's last byte.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Uri, header::CONTENT_TYPE, response};
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use protocol::{
     ApiError, ErrorKind,
-    resume::{ANSWER_HEADER, AnswerKey, IDENTITY_HEADER, INTERRUPTED_HEADER, RESUME_HEADER, Trail},
-    timings::{SEED_HEADER, WAKE_HEADER},
+    resume::{ANSWER_HEADER, AnswerKey, IDENTITY_HEADER, INTERRUPTED_HEADER, IS_BROKEN, RESUME_HEADER, Trail},
+    timings::{SEED_HEADER, WAKE_HEADER, Wake},
 };
 
 use crate::{
     answers,
     body::Read,
-    endpoint::Unanswered,
+    endpoint::{self, Outgoing, Unanswered},
     headers,
-    hold::{Gate, Grant, Ticket},
+    hold::{Admitted, Gate, Grant, Ticket},
     metrics::Metrics,
     scaler::SlotId,
     slot::LaunchId,
@@ -60,6 +63,8 @@ pub struct Forward {
     pub deaths: u32,
     /// When the request arrived.
     pub arrived: Instant,
+    /// What it went through before the first runtime was asked; `None` until then.
+    pub wake: Option<Wake>,
     /// When it is given up.
     pub deadline: tokio::time::Instant,
 }
@@ -73,7 +78,9 @@ pub struct Answer {
     rest: Incoming,
     /// To be asked again, should the runtime be lost.
     forward: Box<Forward>,
-    launch: LaunchId,
+    grant: Grant,
+    /// When the first byte of it was there.
+    since: Instant,
     _ticket: Ticket,
 }
 
@@ -84,6 +91,13 @@ pub enum Lost {
     Died,
     /// The runtime was told to end.
     Interrupted,
+}
+
+impl Lost {
+    /// A runtime that was told to end and is gone did not die of anything.
+    fn of(self, grant: &Grant) -> Self {
+        if grant.leaving.load(Ordering::Acquire) { Self::Interrupted } else { self }
+    }
 }
 
 impl Forward {
@@ -100,29 +114,35 @@ impl Forward {
 
     async fn attempts(mut self, mut lost: Option<LaunchId>, trail: &Trail) -> Result<Answer, ApiError> {
         for _ in 0..LIVES_MAX {
-            let admitted = self.gate.admit(self.slot, lost).await;
+            let admitted = self.gate.admit(self.slot, lost, self.wake.is_some()).await;
             let admitted = admitted.map_err(|refusal| answers::refusal(&self.model, refusal))?;
-            let launch = admitted.grant.launch;
-            match self.ask(&admitted.grant, trail).await {
-                Ok((head, first, rest)) if !head.headers.contains_key(INTERRUPTED_HEADER) => {
-                    let (forward, _ticket) = (Box::new(self), admitted.ticket);
-                    return Ok(Answer { head, first, rest, forward, launch, _ticket });
-                }
-                Ok(_) => {
-                    self.count(Lost::Interrupted)?;
-                    lost = None;
-                    drop(admitted);
-                    tokio::time::sleep(LEAVING).await;
-                }
+            let grant = &admitted.grant;
+            self.wake.get_or_insert_with(|| grant.times.wake(grant.cold, self.arrived, Instant::now()));
+            let found = match self.ask(grant, trail).await {
+                Ok((head, first, rest)) => match head.headers.get(INTERRUPTED_HEADER) {
+                    None => {
+                        let (forward, Admitted { grant, ticket }) = (Box::new(self), admitted);
+                        let since = Instant::now();
+                        return Ok(Answer { head, first, rest, forward, grant, since, _ticket: ticket });
+                    }
+                    Some(why) if why == IS_BROKEN => Lost::Died,
+                    Some(_) => Lost::Interrupted,
+                },
                 Err(Unanswered::RequestLost(error)) => {
                     tracing::warn!(model = self.model, %error, "a runtime gave up a request");
                     return Err(unavailable(&self.model, "gave up this request"));
                 }
                 Err(Unanswered::ConnectionLost(error)) => {
                     tracing::warn!(model = self.model, %error, "a runtime was lost before it answered");
-                    self.count(Lost::Died)?;
-                    lost = Some(launch);
+                    Lost::Died
                 }
+            };
+            let found = found.of(grant);
+            self.count(found)?;
+            lost = (found == Lost::Died).then_some(grant.launch);
+            drop(admitted);
+            if found == Lost::Interrupted {
+                tokio::time::sleep(LEAVING).await;
             }
         }
         Err(unavailable(&self.model, "was told to end again and again"))
@@ -146,22 +166,17 @@ impl Forward {
         grant: &Grant,
         trail: &Trail,
     ) -> Result<(response::Parts, Option<Bytes>, Incoming), Unanswered> {
-        let answer = grant.endpoint.ask(self.request(grant, trail)).await?;
+        let answer = grant.endpoint.ask(self.request(trail)).await?;
         let (head, mut rest) = answer.into_parts();
         let first = next_data(&mut rest).await.transpose().map_err(Unanswered::sort)?;
         Ok((head, first, rest))
     }
 
-    fn request(&self, grant: &Grant, trail: &Trail) -> Request<Full<Bytes>> {
-        let goes_on = *trail != Trail::default();
-        let (in_front, body) = match goes_on {
-            true => {
-                let (in_front, bytes) = trail.in_front_of(&self.body.bytes);
-                (in_front, Bytes::from(bytes))
-            }
-            false => (0, self.body.bytes.clone()),
-        };
-        let mut request = Request::new(Full::new(body));
+    fn request(&self, trail: &Trail) -> Request<Outgoing> {
+        // The body is shared by all attempts.
+        let in_front = (*trail != Trail::default()).then(|| Bytes::from(trail.json()));
+        let parts = in_front.iter().chain([&self.body.bytes]).cloned();
+        let mut request = Request::new(endpoint::outgoing(parts));
         *request.method_mut() = http::Method::POST;
         *request.uri_mut() = Uri::builder()
             .scheme("http")
@@ -170,13 +185,12 @@ impl Forward {
             .build()
             .expect("the authority and our paths are well-formed");
         *request.headers_mut() = self.headers.clone();
-        let wake = grant.times.wake(grant.cold, self.arrived, Instant::now());
-        let wake = serde_json::to_string(&wake).expect("numbers serialise");
+        let wake = serde_json::to_string(&self.wake.unwrap_or_default()).expect("numbers serialise");
         let text = |text: &str| HeaderValue::from_str(text).expect("numbers and JSON of them are ASCII");
         request.headers_mut().insert(WAKE_HEADER, text(&wake));
         request.headers_mut().insert(ANSWER_HEADER, text(&self.key.to_string()));
-        if goes_on {
-            request.headers_mut().insert(RESUME_HEADER, in_front.into());
+        if let Some(in_front) = in_front {
+            request.headers_mut().insert(RESUME_HEADER, in_front.len().into());
         }
         if let Some(seed) = self.seed {
             request.headers_mut().insert(SEED_HEADER, seed.into());
@@ -225,10 +239,20 @@ impl Answer {
 
     /// What is still to come, from another runtime. The place of this answer is given back first.
     pub async fn go_on(self, lost: Lost, trail: Trail) -> Result<Answer, ApiError> {
-        let Self { mut forward, launch, _ticket: ticket, rest, .. } = self;
+        let Self { mut forward, grant, _ticket: ticket, rest, .. } = self;
         drop((rest, ticket));
+        let lost = lost.of(&grant);
         forward.count(lost)?;
         tracing::info!(model = forward.model, answer = %forward.key, ?lost, "an answer goes on in another runtime");
-        forward.within((lost == Lost::Died).then_some(launch), &trail).await
+        forward.within((lost == Lost::Died).then_some(grant.launch), &trail).await
+    }
+
+    /// Notes how long it took so far.
+    pub fn clock(&self, trail: &mut Trail) {
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        if trail.first_token_ms == 0.0 {
+            trail.first_token_ms = ms(self.since.saturating_duration_since(self.forward.arrived));
+        }
+        trail.predicted_ms += ms(self.since.elapsed());
     }
 }

@@ -7,7 +7,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Instant,
 };
@@ -40,6 +40,8 @@ pub struct Arrival {
     pub request: RequestId,
     /// Its last attempt found this launch unreachable.
     pub lost: Option<LaunchId>,
+    /// It was admitted before, and has lost its runtime since.
+    pub again: bool,
     /// Where the answer goes. Closed means that the request has left.
     pub reply: oneshot::Sender<Result<Grant, Refusal>>,
 }
@@ -55,6 +57,8 @@ pub struct Grant {
     pub cold: bool,
     /// When the runtime did what.
     pub times: Times,
+    /// Set once the runtime says that it was told to end.
+    pub leaving: Arc<AtomicBool>,
 }
 
 /// When one runtime did what.
@@ -131,14 +135,15 @@ impl Gate {
         &self.commands
     }
 
-    /// Waits until the model's runtime can answer. Dropping the future gives the place up.
-    pub async fn admit(&self, slot: SlotId, lost: Option<LaunchId>) -> Result<Admitted, Refusal> {
+    /// Waits until the model's runtime can answer. Dropping the future gives the place up. Who comes `again` is held beyond all bounds: it
+    /// has been let in already.
+    pub async fn admit(&self, slot: SlotId, lost: Option<LaunchId>, again: bool) -> Result<Admitted, Refusal> {
         let request = RequestId(self.requests.fetch_add(1, Ordering::Relaxed));
         // Declared before the reply's receiver, thus dropped after it: the scaler hears of a leaving only when it can see
         // that nobody waits for the reply.
         let ticket = Ticket { slot, request, way_out: Some(self.reserve()?) };
         let (reply, answer) = oneshot::channel();
-        self.reserve()?.send(Command::Arrive(Arrival { slot, request, lost, reply }));
+        self.reserve()?.send(Command::Arrive(Arrival { slot, request, lost, again, reply }));
         match answer.await {
             Ok(granted) => Ok(Admitted { grant: granted?, ticket }),
             Err(_) => Err(Refusal::Closing),

@@ -49,7 +49,7 @@ pub struct Policy {
     pub start_timeout: Duration,
     /// From drain to exit; a slower runtime is killed.
     pub drain_timeout: Duration,
-    /// Requests held at most.
+    /// Requests held at most, besides those that lost their runtime.
     pub hold_max: usize,
 }
 
@@ -148,6 +148,8 @@ impl Phase {
 pub enum Event {
     /// A request wants in.
     Arrived(RequestId),
+    /// A request wants in that was admitted before, and has lost its runtime since.
+    Returned(RequestId),
     /// It was answered, gave up or went away.
     Left(RequestId),
     /// The runtime can produce a first token.
@@ -274,7 +276,8 @@ impl Slot {
     pub fn next(self, event: Event, now: Instant) -> (Self, Vec<Effect>) {
         let mut turn = turn::Turn { slot: self, now, effects: Vec::new() };
         match event {
-            Event::Arrived(request) => turn.arrived(request),
+            Event::Arrived(request) => turn.arrived(request, true),
+            Event::Returned(request) => turn.arrived(request, false),
             Event::Left(request) => turn.left(request),
             Event::BecameReady(launch) => turn.became_ready(launch),
             Event::NotLaunched(launch, failure) => turn.not_launched(launch, failure),
@@ -291,7 +294,6 @@ impl Slot {
 
     /// A held request waits for something that will come: an exit, a readiness, or the end of a back-off.
     fn check_invariants(&self) {
-        debug_assert!(self.held.len() <= self.policy.hold_max);
         debug_assert!(!self.closing || self.held.is_empty());
         debug_assert!(match &self.state {
             State::Cold | State::Ready { .. } => self.held.is_empty(),

@@ -34,8 +34,10 @@ pub enum ErrorKind {
     Unavailable,
     /// The request's deadline has passed.
     DeadlineExceeded,
-    /// This process cannot finish it, and another can.
+    /// This process was told to end before it could finish it, and another can.
     Interrupted,
+    /// What computes has broken: this process is about to end, and another may be able to.
+    Broken,
 }
 
 impl ErrorKind {
@@ -56,6 +58,7 @@ impl ErrorKind {
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", Some("internal_error")),
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "server_error", Some("unavailable")),
             Self::DeadlineExceeded => (StatusCode::GATEWAY_TIMEOUT, "timeout_error", Some("deadline_exceeded")),
+            Self::Broken => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", Some("internal_error")),
             Self::Interrupted => (StatusCode::SERVICE_UNAVAILABLE, "server_error", Some("interrupted")),
         }
     }

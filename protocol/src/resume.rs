@@ -2,7 +2,8 @@
 //! (a [`Trail`]), and what it tells the next runtime.
 //!
 //! A mark is a comment in front of an event's data: `: pl 0 17,5,9`, choice 0 has used these tokens since its last event; with ` end` behind
-//! them it is over. `: pl usage`: the event tells the usage. An event of its own, [`INTERRUPTED`], ends a stream that is to go on elsewhere.
+//! them it is over. `: pl usage`: the event tells the usage. An event of its own, [`INTERRUPTED`] or [`BROKEN`], ends a stream that is to go
+//! on elsewhere.
 //! The activator takes marks out of what clients get. Since events are passed on whole or not at all, a trail says exactly what a client has
 //! seen; what a choice has used since then is computed again, to the same tokens.
 //!
@@ -27,11 +28,20 @@ pub const RESUME_HEADER: &str = "pilotlight-resume";
 /// Header of a stream: what its tokens depend on beside the request. Only a runtime with the same can go on.
 pub const IDENTITY_HEADER: &str = "pilotlight-identity";
 
-/// Header of an answer that says no more than that another runtime is to be asked.
+/// Header of an answer that says no more than that another runtime is to be asked: [`IS_INTERRUPTED`] or [`IS_BROKEN`].
 pub const INTERRUPTED_HEADER: &str = "pilotlight-interrupted";
+
+/// [`INTERRUPTED_HEADER`]: the runtime was told to end.
+pub const IS_INTERRUPTED: &str = "interrupted";
+
+/// [`INTERRUPTED_HEADER`]: the runtime breaks.
+pub const IS_BROKEN: &str = "broken";
 
 /// The event that ends a stream which is to go on elsewhere.
 pub const INTERRUPTED: &str = ": pl interrupted\n\n";
+
+/// The event that ends a stream whose runtime breaks and is about to die: as its death, but with all that was said before.
+pub const BROKEN: &str = ": pl broken\n\n";
 
 /// A trail's JSON is not larger: about a million tokens.
 pub const TRAIL_BYTES_MAX: usize = 8 << 20;
@@ -95,7 +105,7 @@ pub struct Past {
 }
 
 /// What a client has seen of a stream.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Trail {
     /// As [`IDENTITY_HEADER`] said.
     pub identity: String,
@@ -103,6 +113,12 @@ pub struct Trail {
     pub choices: Vec<Past>,
     /// The usage was told.
     pub usage: bool,
+    /// From the request's arrival to the first byte of the answer.
+    #[serde(default)]
+    pub first_token_ms: f64,
+    /// From there on, in all runtimes that are gone.
+    #[serde(default)]
+    pub predicted_ms: f64,
 }
 
 /// What a line in front of an event was.
@@ -110,8 +126,10 @@ pub struct Trail {
 pub enum Line {
     /// A mark, which was taken into the trail.
     Mark,
-    /// The stream goes on elsewhere.
+    /// The stream goes on elsewhere: its runtime was told to end.
     Interrupted,
+    /// The stream goes on elsewhere: its runtime breaks.
+    Broken,
     /// Something for the client.
     Other,
 }
@@ -152,6 +170,9 @@ impl Trail {
         if INTERRUPTED.trim_end().as_bytes() == line {
             return Ok(Line::Interrupted);
         }
+        if BROKEN.trim_end().as_bytes() == line {
+            return Ok(Line::Broken);
+        }
         let (said, ended) = said.strip_suffix(END).map_or((said, false), |said| (said, true));
         let (index, tokens) = said.split_once(' ').ok_or(Untold)?;
         let index = index.parse().map_err(|_| Untold)?;
@@ -184,12 +205,14 @@ impl Trail {
         self.choices.iter().find(|past| past.index == index)
     }
 
-    /// The trail and the request's body behind it, as JSON has them.
-    pub fn in_front_of(&self, body: &[u8]) -> (usize, Vec<u8>) {
-        let mut bytes = serde_json::to_vec(self).expect("numbers and a text serialise");
-        let length = bytes.len();
-        bytes.extend_from_slice(body);
-        (length, bytes)
+    /// Nobody can go on: nothing is kept.
+    pub fn lose(&mut self) {
+        *self = Self { usage: self.usage, ..Self::default() };
+    }
+
+    /// As JSON, for in front of the request's body.
+    pub fn json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("numbers and a text serialise")
     }
 }
 
@@ -214,9 +237,8 @@ mod tests {
         assert_eq!(trail.take(INTERRUPTED.trim_end().as_bytes()), Ok(Line::Interrupted));
         assert_eq!(trail.take(b"data: {}"), Ok(Line::Other));
         assert_eq!(trail.take(b": waiting"), Ok(Line::Other));
-        let (length, bytes) = trail.in_front_of(b"{body}");
-        assert_eq!(serde_json::from_slice::<Trail>(&bytes[..length]).unwrap(), trail);
-        assert_eq!(&bytes[length..], b"{body}");
+        assert_eq!(trail.take(BROKEN.trim_end().as_bytes()), Ok(Line::Broken));
+        assert_eq!(serde_json::from_slice::<Trail>(&trail.json()).unwrap(), trail);
     }
 
     #[test]

@@ -4,7 +4,12 @@ use rustix::{
     param::{clock_ticks_per_second, page_size},
     time::{ClockId, clock_gettime},
 };
-use std::{fs::File, io, os::unix::fs::FileExt, time::Duration};
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::{FileExt, MetadataExt},
+    time::Duration,
+};
 
 /// How long this process exists, to the precision of the kernel's clock ticks (10 ms), or zero where it is not told.
 pub fn age() -> Duration {
@@ -13,6 +18,13 @@ pub fn age() -> Duration {
     let now = clock_gettime(ClockId::Boottime);
     let now = Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32);
     now.saturating_sub(Duration::from_secs_f64(start as f64 / clock_ticks_per_second() as f64))
+}
+
+/// A word for the program that this process runs: another where its file was built, or put there, at another time. Empty where the kernel
+/// does not tell.
+pub fn program() -> String {
+    let Ok(file) = std::fs::metadata("/proc/self/exe") else { return String::new() };
+    format!("{:x}-{:x}-{:x}.{:x}", file.ino(), file.len(), file.mtime(), file.mtime_nsec())
 }
 
 /// Field 22 of `/proc/self/stat` (proc_pid_stat(5)); the name before it may hold blanks and brackets.
@@ -47,6 +59,12 @@ mod tests {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 9 0 123456 99 88";
         assert_eq!(start_ticks(stat), Some(123456));
         assert_eq!(start_ticks(""), None);
+    }
+
+    #[test]
+    fn a_program_is_the_same_as_itself() {
+        assert_eq!(program(), program());
+        assert!(program().len() > 6);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::{
     failure::Failure,
     guide::Guides,
     kv_store::{Folder, Identity, KvStore},
+    process::program,
     service::{Generator, Service, Work},
 };
 use kernels::{BLOCK_TOKENS, KvFormat};
@@ -86,7 +87,7 @@ pub fn restore(order: Order, options: &Options) -> Result<Restored, Failure> {
         vocab,
         longest_token: OnceLock::new(),
         work,
-        identity: format!("{}/{}/{kv_format}", snapshot.digest(), kernels::instruction_set()),
+        identity: format!("{}/{}/{kv_format}/{}", snapshot.digest(), kernels::instruction_set(), program()),
         gate: gate.clone(),
     };
     let timings = RestoreTimings { open_us, tokenizer_us, weights_us, total_us: micros(order.ordered) };

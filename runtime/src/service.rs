@@ -19,6 +19,7 @@ use serde_json::Value;
 use std::{
     hash::{BuildHasher, RandomState},
     sync::{Arc, OnceLock},
+    time::SystemTime,
 };
 
 /// Bytes of text for one of its tokens' bytes: a normaliser makes texts shorter (white space becomes one space, accents go,
@@ -91,7 +92,7 @@ impl Service {
         ApiError::field("model", format_args!("the model '{}' {what}", self.model))
     }
 
-    /// A chat as a prompt.
+    /// A chat as a prompt; `now` is what the template takes for the time.
     ///
     /// # Errors
     /// 400 where the model cannot chat or its template refuses these messages.
@@ -100,10 +101,11 @@ impl Service {
         messages: &Value,
         tools: Option<&Tools>,
         add_generation_prompt: bool,
+        now: SystemTime,
     ) -> Result<String, ApiError> {
         let template = self.template()?;
         let tools = tools.map(|tools| &tools.list);
-        template.render(messages, tools, add_generation_prompt).map_err(|e| ApiError::field("messages", e))
+        template.render_at(messages, tools, add_generation_prompt, now).map_err(|e| ApiError::field("messages", e))
     }
 
     /// How this model writes calls of tools.

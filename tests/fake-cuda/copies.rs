@@ -117,3 +117,48 @@ pub extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream:
 pub extern "C" fn fakeCudaPageable() -> usize {
     PAGEABLE.load(Ordering::Relaxed)
 }
+
+/// `CUDA_MEMCPY2D`.
+#[repr(C)]
+pub struct Rectangle {
+    from: Side,
+    to: Side,
+    width: usize,
+    height: usize,
+}
+
+#[repr(C)]
+struct Side {
+    x: usize,
+    y: usize,
+    /// 1: the host's memory, 2: the device's.
+    memory: u32,
+    host: usize,
+    device: usize,
+    _array: usize,
+    pitch: usize,
+}
+
+impl Side {
+    fn row(&self, row: usize) -> usize {
+        (if self.memory == 1 { self.host } else { self.device }) + self.x + (self.y + row) * self.pitch
+    }
+}
+
+/// Row by row.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemcpy2DAsync_v2(what: *const Rectangle, stream: *mut c_void) -> Status {
+    let Rectangle { from, to, width, height } = unsafe { &*what };
+    for row in 0..*height {
+        let (source, target) = (from.row(row), to.row(row));
+        let status = match (from.memory, to.memory) {
+            (1, _) => cuMemcpyHtoDAsync_v2(target as u64, source as *const c_void, *width, stream),
+            (_, 1) => cuMemcpyDtoHAsync_v2(target as *mut c_void, source as u64, *width, stream),
+            _ => cuMemcpyDtoDAsync_v2(target as u64, source as u64, *width, stream),
+        };
+        if status != SUCCESS {
+            return status;
+        }
+    }
+    SUCCESS
+}

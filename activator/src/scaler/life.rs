@@ -1,6 +1,10 @@
 //! One runtime process as the scaler sees it.
 
-use std::{os::fd::OwnedFd, time::Instant};
+use std::{
+    os::fd::OwnedFd,
+    sync::{Arc, atomic::AtomicBool},
+    time::Instant,
+};
 
 use protocol::control::{RestoreTimings, ToRuntime};
 use serde::Serialize;
@@ -39,6 +43,8 @@ pub struct Life {
     pub times: Times,
     /// It was a standby when its model came.
     pub was_standby: bool,
+    /// It was told by somebody else to end.
+    pub leaving: Arc<AtomicBool>,
 }
 
 /// Where the time of a cold start went.
@@ -63,6 +69,7 @@ impl Life {
             role,
             times: Times { spawned, launched: None, handed: None, ready: None },
             was_standby: false,
+            leaving: Arc::default(),
         }
     }
 

@@ -12,6 +12,7 @@ use std::{
     ffi::OsString,
     os::fd::OwnedFd,
     pin::Pin,
+    sync::atomic::Ordering,
     time::Instant,
 };
 
@@ -144,7 +145,7 @@ impl Scaler {
     }
 
     async fn arrive(&mut self, arrival: Arrival) {
-        let Arrival { slot, request, lost, reply } = arrival;
+        let Arrival { slot, request, lost, again, reply } = arrival;
         if reply.is_closed() {
             return;
         }
@@ -157,7 +158,8 @@ impl Scaler {
         let place = &mut self.places[slot.0];
         let cold = place.slot.phase() != Phase::Ready;
         place.waiting.insert(request, Waiting { reply, cold });
-        self.step(slot, Event::Arrived(request)).await;
+        let event = if again { Event::Returned(request) } else { Event::Arrived(request) };
+        self.step(slot, event).await;
     }
 
     /// The slot's launch, if it passes for ready and yet cannot be reached: its exit is about to be seen.
@@ -218,7 +220,8 @@ impl Scaler {
         if let Some(waiting) = place.waiting.remove(&request) {
             let Waiting { reply, cold } = waiting;
             // One that has left meanwhile is about to say so through its ticket.
-            let _ = reply.send(Ok(Grant { endpoint: life.endpoint.clone(), launch, cold, times: life.times }));
+            let (endpoint, leaving) = (life.endpoint.clone(), life.leaving.clone());
+            let _ = reply.send(Ok(Grant { endpoint, launch, cold, times: life.times, leaving }));
         }
     }
 
@@ -320,7 +323,10 @@ impl Scaler {
                 let place = &mut self.places[slot.0];
                 self.metrics.engine(&place.name, &std::mem::replace(&mut place.engine, stats), &stats);
             }
-            (FromRuntime::Leaving, Role::Slot(slot, launch)) => self.step(slot, Event::Leaves(launch)).await,
+            (FromRuntime::Leaving, Role::Slot(slot, launch)) => {
+                life.leaving.store(true, Ordering::Release);
+                self.step(slot, Event::Leaves(launch)).await;
+            }
             (FromRuntime::Drained, Role::Slot(..)) => {
                 tracing::debug!(?role, "a runtime said something that needs no answer");
             }

@@ -225,6 +225,12 @@ fn held_requests_are_bounded() {
             Phase::Ready => assert_eq!(effects, vec![Effect::Admit(request(4), FIRST)]),
             _ => assert_eq!(effects, vec![Effect::Refuse(request(4), Refusal::Full)], "{phase:?}"),
         }
+        // But not those that were let in before.
+        let effects = story.then(Event::Returned(request(5)));
+        match phase {
+            Phase::Ready => assert_eq!(effects, vec![Effect::Admit(request(5), FIRST)]),
+            _ => assert_eq!(effects, vec![], "{phase:?}"),
+        }
     }
 }
 
@@ -266,6 +272,7 @@ fn a_bad_snapshot_answers_at_once_until_the_back_off_is_over() {
 #[derive(Clone, Copy, Debug)]
 enum Move {
     Arrive,
+    Return,
     Leave(prop::sample::Index),
     Ready,
     Break(bool),
@@ -279,6 +286,7 @@ enum Move {
 fn moves() -> impl Strategy<Value = Move> {
     prop_oneof![
         4 => Just(Move::Arrive),
+        1 => Just(Move::Return),
         2 => any::<prop::sample::Index>().prop_map(Move::Leave),
         3 => Just(Move::Ready),
         1 => any::<bool>().prop_map(Move::Break),
@@ -327,6 +335,11 @@ impl World {
                 self.arrived += 1;
                 self.waiting.insert(request(self.arrived));
                 self.happen(Event::Arrived(request(self.arrived)));
+            }
+            Move::Return => {
+                self.arrived += 1;
+                self.waiting.insert(request(self.arrived));
+                self.happen(Event::Returned(request(self.arrived)));
             }
             Move::Leave(index) => {
                 let all: Vec<_> = self.waiting.iter().chain(&self.running).copied().collect();

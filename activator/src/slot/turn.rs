@@ -12,7 +12,8 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    pub fn arrived(&mut self, request: RequestId) {
+    /// `bounded`: only if there is room.
+    pub fn arrived(&mut self, request: RequestId, bounded: bool) {
         if self.slot.closing {
             return self.refuse(request, Refusal::Closing);
         }
@@ -22,15 +23,15 @@ impl Turn {
                 self.effects.push(Effect::Admit(request, *launch));
             }
             State::Cold => {
-                if self.hold(request) {
+                if self.hold(request, bounded) {
                     self.start();
                 }
             }
             State::Starting { .. } | State::Draining { .. } => {
-                self.hold(request);
+                self.hold(request, bounded);
             }
             State::Failed { until, .. } if *until <= self.now => {
-                if self.hold(request) {
+                if self.hold(request, bounded) {
                     self.start();
                 }
             }
@@ -39,7 +40,7 @@ impl Turn {
                 if self.slot.turns_away(&failure) {
                     self.refuse(request, Refusal::Failed { failure, retry_after });
                 } else {
-                    self.hold(request);
+                    self.hold(request, bounded);
                 }
             }
         }
@@ -185,8 +186,8 @@ impl Turn {
     }
 
     /// Holds the request if there is room.
-    fn hold(&mut self, request: RequestId) -> bool {
-        let room = self.slot.held.len() < self.slot.policy.hold_max;
+    fn hold(&mut self, request: RequestId, bounded: bool) -> bool {
+        let room = !bounded || self.slot.held.len() < self.slot.policy.hold_max;
         if room {
             self.slot.held.insert(request);
         } else {

@@ -148,8 +148,8 @@ mod cuda {
     //! The same memory by its address, for copies of the driver's own.
 
     use super::Place;
-    use burn_cubecl::cubecl::Runtime;
     use burn_cubecl::cubecl::cuda::CudaRuntime;
+    use cubecl_server::runtime::Runtime;
     use std::ops::Range;
     use std::sync::Arc;
     use transfer::cuda::{CudaLink, CudaMemory};

@@ -5,6 +5,7 @@
 mod attention;
 mod between;
 mod matrices;
+mod uploads;
 
 use burn::tensor::{Device, DeviceKind, Tensor, TensorData};
 

@@ -12,7 +12,7 @@ use crate::{Error, import::template::Templates};
 use minijinja::{Environment, ErrorKind, Value, context};
 use serde_json::Value as Json;
 use snapshot::{SectionKind, Snapshot};
-use std::{collections::BTreeMap, sync::OnceLock};
+use std::{collections::BTreeMap, sync::OnceLock, time::SystemTime};
 use ways::{Place, Ways};
 
 /// Most instructions one rendering may take; a conversation of thousands of messages needs far fewer.
@@ -68,12 +68,26 @@ impl ChatTemplate {
     /// [`Error::BadModel`] with the template's own words where it raises one, or with what it could not do;
     /// [`Error::Unsupported`] for parts of messages that are no text.
     pub fn render(&self, messages: &Json, tools: Option<&Json>, add_generation_prompt: bool) -> Result<String, Error> {
+        self.render_at(messages, tools, add_generation_prompt, SystemTime::now())
+    }
+
+    /// The same as it was at a moment: templates may ask for the date.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub fn render_at(
+        &self,
+        messages: &Json,
+        tools: Option<&Json>,
+        add_generation_prompt: bool,
+        now: SystemTime,
+    ) -> Result<String, Error> {
         let messages = messages::prepared(messages)?;
         if !tools::concerns(&messages, tools) {
-            return self.render_prepared(&messages.into(), None, add_generation_prompt);
+            return self.render_prepared(&messages.into(), None, add_generation_prompt, now);
         }
         let (messages, tools) = self.ways().adapt(messages, tools);
-        self.render_prepared(&messages.into(), tools, add_generation_prompt)
+        self.render_prepared(&messages.into(), tools, add_generation_prompt, now)
     }
 
     fn render_prepared(
@@ -81,6 +95,7 @@ impl ChatTemplate {
         messages: &Json,
         tools: Option<&Json>,
         add_generation_prompt: bool,
+        now: SystemTime,
     ) -> Result<String, Error> {
         let template = self.choose(tools.is_some())?;
         let tools = tools.map(Value::from_serialize).unwrap_or_else(|| Value::from(()));
@@ -90,6 +105,7 @@ impl ChatTemplate {
             tools => tools,
             documents => (),
             add_generation_prompt => add_generation_prompt,
+            strftime_now => Value::from_function(move |format: &str| time::format(format, now)),
             ..tokens
         };
         let mut text = Bounded(Vec::new());
@@ -136,7 +152,6 @@ fn environment() -> Environment<'static> {
     environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
     });
-    environment.add_function("strftime_now", |format: &str| time::format_now(format));
     environment
 }
 

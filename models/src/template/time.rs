@@ -20,14 +20,9 @@ const MONTHS: [&str; 12] = [
 ];
 const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 
-pub(super) fn format_now(format: &str) -> Result<String, Error> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    self::format(format, now)
-}
-
-/// C's `strftime` of a moment in seconds since 1970, in the C locale.
-fn format(format: &str, seconds: u64) -> Result<String, Error> {
-    let date = Date::of(seconds);
+/// C's `strftime` of a moment, in the C locale.
+pub(super) fn format(format: &str, moment: SystemTime) -> Result<String, Error> {
+    let date = Date::of(moment.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()));
     let mut out = String::new();
     let mut rest = format.chars();
     while let Some(c) = rest.next() {
@@ -128,14 +123,18 @@ fn days_in(year: u64, month: usize) -> u64 {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use super::*;
+    use std::time::Duration;
+
     /// Expected texts are CPython's `datetime.fromtimestamp(…, UTC).strftime(…)`.
     #[test]
     fn writes_what_strftime_writes() {
-        let check = |seconds, format, expected: &str| assert_eq!(super::format(format, seconds).unwrap(), expected);
+        let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        let check = |seconds, format, expected: &str| assert_eq!(super::format(format, at(seconds)).unwrap(), expected);
         check(0, "%A %d %B %Y %H:%M:%S", "Thursday 01 January 1970 00:00:00");
         check(1_709_208_000, "%d %b %Y", "29 Feb 2024");
         check(1_709_208_000, "%-d %B %y, %I:%M %p, day %j", "29 February 24, 12:00 PM, day 060");
         check(4_102_444_799, "%F %T %a", "2099-12-31 23:59:59 Thu");
-        assert!(super::format("%Q", 0).is_err());
+        assert!(super::format("%Q", at(0)).is_err());
     }
 }

@@ -3,6 +3,7 @@
 
 use super::ChatTemplate;
 use serde_json::{Value as Json, json};
+use std::time::UNIX_EPOCH;
 
 /// Where a template takes tools from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +56,7 @@ impl Ways {
         let function = json!({"name": TOOL, "description": "d", "parameters": parameters});
         let tools = json!([{"type": "function", "function": function}]);
         let shows = |messages: Json, tools: Option<&Json>, words: &[String]| {
-            let text = template.render_prepared(&messages, tools, true);
+            let text = template.render_prepared(&messages, tools, true, UNIX_EPOCH);
             text.is_ok_and(|text| words.iter().all(|word| text.contains(word)))
         };
         // Nothing can be asked of a template that wants more than this; what it mentions, it may have.

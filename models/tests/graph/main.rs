@@ -1,6 +1,8 @@
 //! The graphs, restored from sealed files, against models computed elsewhere.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+#[cfg(feature = "cuda")]
+mod cuda;
 mod direct;
 #[path = "../support/mod.rs"]
 mod files;

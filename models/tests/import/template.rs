@@ -83,7 +83,8 @@ fn what_templates_use_works() {
         "True|user|1|cba|3",
     );
     check("{{ '%s-%d'|format('a', 3) }}{{ true|string ~ 1 }}", hi.clone(), "a-3True1");
-    check("{{ strftime_now('%Y')|int > 2000 }}", hi, "True");
+    check("{{ strftime_now('%Y')|int > 2000 }}", hi.clone(), "True");
+    check("{% macro date() %}{{ strftime_now('%Y') }}{% endmacro %}{{ date()|int > 2000 }}", hi, "True");
 }
 
 #[test]

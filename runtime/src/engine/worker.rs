@@ -180,9 +180,14 @@ impl<C: Compute> Worker<C> {
     fn leave(mut self) -> Result<(), Panicked> {
         let error = ApiError::new(ErrorKind::Interrupted, "the process that computed this was told to end");
         let running = self.running.drain(..).map(|running| running.task);
-        let tasks: Vec<Task> = running.chain(self.waiting.drain(..)).chain(self.aside.drain(..)).collect();
+        let others = self.waiting.drain(..).chain(self.aside.drain(..)).chain(self.leaving.drain(..));
+        let tasks: Vec<Task> = running.chain(others).collect();
         tasks.into_iter().for_each(|task| task.fail(&error));
-        while self.keep_one() {}
+        while self.keep_one() {
+            // Who still comes is not kept waiting meanwhile.
+            self.take_submissions();
+            self.waiting.drain(..).for_each(|task| task.fail(&error));
+        }
         Ok(())
     }
 
@@ -501,8 +506,7 @@ impl<C: Compute> Worker<C> {
 
     /// Answers every sequence, those on their way included.
     fn fail_all(&mut self, message: String) -> Panicked {
-        let error =
-            ApiError::new(ErrorKind::Internal, "the engine failed while computing; the model is being restarted");
+        let error = ApiError::new(ErrorKind::Broken, "the engine failed while computing; the model is being restarted");
         self.take_submissions();
         let running = self.running.drain(..).map(|running| running.task);
         let others = self.aside.drain(..).chain(self.leaving.drain(..));

@@ -22,7 +22,10 @@ use protocol::{
     timings::{SCOPE_HEADER, SEED_HEADER, WAKE_HEADER, Wake},
     tools::Tools,
 };
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 /// The pieces of all choices as they come. Dropping it cancels them.
 pub type Pieces = BoxStream<'static, Result<Piece, ApiError>>;
@@ -39,13 +42,14 @@ pub async fn chat(State(app): State<App>, request: Request<Body>) -> Result<Resp
     let tools = request.tools.take();
     let (asked, mut generate) = (service.clone(), request.generate);
     let (messages, add) = (request.messages, request.add_generation_prompt);
+    let now = begun.key.map_or_else(SystemTime::now, |key| UNIX_EPOCH + Duration::from_secs(key.created));
     let render = move || {
         let reading = match &tools {
             Some(tools) => calls(&asked, tools, &mut generate)?,
             None => None,
         };
         // A template writes its own special tokens.
-        let text = asked.render(&messages, tools.as_ref(), add)?;
+        let text = asked.render(&messages, tools.as_ref(), add, now)?;
         let prompt = asked.encode_for_model("messages", &text, false)?;
         Ok((reading, prompt, generate))
     };
@@ -122,10 +126,13 @@ async fn answer(
             start()
         };
         blocking(work).await?
+    } else if !begun.trail.choices.is_empty() {
+        // Every token that was seen is followed again.
+        blocking(start).await?
     } else {
         start()?
     };
-    let mut totals = Totals::new(origin.wake, origin.arrived, prompt_tokens);
+    let mut totals = Totals::new(origin.wake, origin.arrived, prompt_tokens).behind(&begun.trail);
     let over = begun.trail.choices.iter().filter(|past| past.ended);
     over.for_each(|past| totals.add(&Meter { tokens: past.tokens.len() as u32, ..Meter::default() }));
     let shape = Shape::new(&service, &generate, origin.chat, choices_in_all, begun.key);

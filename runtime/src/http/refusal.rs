@@ -5,7 +5,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{HeaderValue, header};
-use protocol::{ApiError, ErrorKind, resume::INTERRUPTED_HEADER};
+use protocol::{
+    ApiError, ErrorKind,
+    resume::{INTERRUPTED_HEADER, IS_BROKEN, IS_INTERRUPTED},
+};
 
 /// An error to answer with.
 pub struct Refusal(pub ApiError);
@@ -23,8 +26,13 @@ impl IntoResponse for Refusal {
         if let Some(seconds) = self.0.retry_after_s {
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }
-        if self.0.kind == ErrorKind::Interrupted {
-            response.headers_mut().insert(INTERRUPTED_HEADER, HeaderValue::from_static("1"));
+        let goes_on = match self.0.kind {
+            ErrorKind::Interrupted => Some(IS_INTERRUPTED),
+            ErrorKind::Broken => Some(IS_BROKEN),
+            _ => None,
+        };
+        if let Some(why) = goes_on {
+            response.headers_mut().insert(INTERRUPTED_HEADER, HeaderValue::from_static(why));
         }
         response
     }

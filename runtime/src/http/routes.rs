@@ -18,7 +18,7 @@ use protocol::{
     parse_detokenize, parse_tokenize,
     tokenize::{DetokenizeAnswer, TokenizeAnswer},
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 pub async fn models(State(app): State<App>) -> Result<Response, Refusal> {
     let service = app.service().await?;
@@ -52,9 +52,10 @@ pub async fn detokenize(State(app): State<App>, request: Request<Body>) -> Resul
 fn tokens(service: &Service, request: &TokenizeRequest) -> Result<TokenizeAnswer, ApiError> {
     let tokens = match &request.input {
         TokenizeInput::Prompt(text) => service.encode(text, request.add_special_tokens)?,
-        TokenizeInput::Messages { messages, add_generation_prompt } => {
-            service.encode(&service.render(messages, None, *add_generation_prompt)?, request.add_special_tokens)?
-        }
+        TokenizeInput::Messages { messages, add_generation_prompt } => service.encode(
+            &service.render(messages, None, *add_generation_prompt, SystemTime::now())?,
+            request.add_special_tokens,
+        )?,
     };
     let text = |id: &u32| String::from_utf8_lossy(&service.tokenizer.token_bytes(*id)).into_owned();
     let token_strs = request.return_token_strs.then(|| tokens.iter().map(text).collect());

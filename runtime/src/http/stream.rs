@@ -10,7 +10,7 @@ use futures_util::stream::{StreamExt, once, unfold};
 use http::{HeaderValue, header};
 use protocol::{
     ApiError, ErrorKind,
-    resume::{IDENTITY_HEADER, INTERRUPTED, mark, usage_mark},
+    resume::{BROKEN, IDENTITY_HEADER, INTERRUPTED, mark, usage_mark},
     sse,
 };
 use std::{convert::Infallible, future::ready};
@@ -63,6 +63,7 @@ impl Writer {
         match piece {
             Some(Ok(piece)) => self.piece(piece),
             Some(Err(e)) if e.kind == ErrorKind::Interrupted && self.marks => (INTERRUPTED.to_owned(), true),
+            Some(Err(e)) if e.kind == ErrorKind::Broken && self.marks => (BROKEN.to_owned(), true),
             Some(Err(e)) => (sse::error_end(&e), true),
             // All was over when it was interrupted.
             None if self.open == 0 => (self.usage() + sse::DONE, true),

@@ -2,6 +2,7 @@
 
 use protocol::{
     answer::Usage,
+    resume::Trail,
     timings::{Timings, Wake},
 };
 use std::time::{Duration, Instant};
@@ -39,12 +40,21 @@ pub struct Totals {
     prefill: Duration,
     decode: Duration,
     first_sent: Option<Instant>,
+    /// What other runtimes spent on the same answer: from arrival to the first token, and then, in milliseconds.
+    before: Option<(f64, f64)>,
 }
 
 impl Totals {
     /// Nothing generated yet.
     pub fn new(wake: Wake, arrived: Instant, prompt: u32) -> Self {
-        Self { wake, arrived, prompt, tokens: 0, prefill: Duration::ZERO, decode: Duration::ZERO, first_sent: None }
+        let (prefill, decode) = (Duration::ZERO, Duration::ZERO);
+        Self { wake, arrived, prompt, tokens: 0, prefill, decode, first_sent: None, before: None }
+    }
+
+    /// The answer was begun elsewhere.
+    pub fn behind(self, trail: &Trail) -> Self {
+        let before = (!trail.choices.is_empty()).then_some((trail.first_token_ms, trail.predicted_ms));
+        Self { before, ..self }
     }
 
     /// Adds a finished choice.
@@ -68,9 +78,32 @@ impl Totals {
             prompt_n: self.prompt,
             prompt_ms: ms(self.prefill),
             predicted_n: self.tokens,
-            predicted_ms: ms(self.decode),
+            predicted_ms: self.before.map_or(0.0, |(_, predicted)| predicted) + ms(self.decode),
             wake: self.wake,
-            first_token_ms: self.wake.held_ms + since_arrival,
+            first_token_ms: self.before.map_or(self.wake.held_ms + since_arrival, |(first, _)| first),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::resume::Past;
+
+    #[test]
+    fn an_answer_that_was_begun_elsewhere_has_its_times_from_there() {
+        let past = Past { index: 0, tokens: vec![1, 2], ended: false };
+        let trail = Trail { choices: vec![past], first_token_ms: 40.0, predicted_ms: 900.0, ..Trail::default() };
+        let now = Instant::now();
+        let of = |trail: &Trail| {
+            let mut totals = Totals::new(Wake { held_ms: 7.0, ..Wake::default() }, now, 5).behind(trail);
+            let sampled = Some((now, now + Duration::from_millis(100)));
+            let first_sent = Some(now + Duration::from_millis(3));
+            totals.add(&Meter { prefill: Duration::from_millis(2), tokens: 4, sampled, first_sent });
+            let timings = totals.timings();
+            (timings.first_token_ms, timings.predicted_ms)
+        };
+        assert_eq!(of(&trail), (40.0, 1000.0));
+        assert_eq!(of(&Trail::default()), (10.0, 100.0));
     }
 }

@@ -3,6 +3,7 @@
 
 mod damage;
 mod hostile;
+mod reader;
 mod round_trip;
 
 use crate::{
