@@ -66,6 +66,25 @@ fn a_machine_with_other_instructions_repacks_and_is_within_the_tolerances() {
     }
 }
 
+/// On a device made of software: `scripts/check-vulkan` runs it.
+#[cfg(feature = "vulkan")]
+#[test]
+fn on_a_vulkan_device_tiny_models_are_within_the_tolerances() {
+    for model in ["llama3-tiny", "gemma3-tiny"] {
+        check_tiny(model, "f32", &FLOAT32, &["--device", "vulkan"]);
+    }
+    check_tiny("llama3-tiny", "native", &REDUCED, &["--device", "vulkan"]);
+}
+
+#[cfg(not(feature = "vulkan"))]
+#[test]
+fn a_device_that_this_build_does_not_know_is_an_error_that_names_the_feature() {
+    let server = serve("llama3-tiny", &golden("llama3-tiny", "native"), &["--device", "vulkan"]);
+    let answer = server.post("/v1/completions", &json!({"model": "llama3-tiny", "prompt": [1], "max_tokens": 1}));
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert!(answer.text().contains("build with --features vulkan"), "{}", answer.text());
+}
+
 #[test]
 fn smollm2_sealed_native_is_within_the_reduced_tolerance() {
     check_smollm2(&[]);

@@ -7,6 +7,7 @@
 mod architectures;
 mod config;
 mod cost;
+mod device;
 mod error;
 mod generation;
 mod graph;
@@ -21,6 +22,7 @@ mod upload;
 
 pub use config::{Activation, Biases, EncoderConfig, Experts, ModelConfig, Pooling, Sliding, Variant};
 pub use cost::{Cost, Operations};
+pub use device::ComputeDevice;
 pub use error::Error;
 pub use generation::Generation;
 pub use graph::{Batch, Encoder, Kv, Logits, Model, Segment};

@@ -54,6 +54,8 @@ pub struct Options {
     pub max_sequences: Option<usize>,
     /// The operator's key of encrypted snapshots.
     pub decrypt_key: Option<snapshot::OperatorKey>,
+    /// What computes. Elsewhere than on the CPU no keys and values are kept on disk, and none come with the snapshot.
+    pub device: models::ComputeDevice,
     /// Where keys and values are kept on disk, so that they outlive the process; `None`: nowhere.
     pub kv_folder: Option<Arc<Folder>>,
 }

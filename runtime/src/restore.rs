@@ -12,7 +12,10 @@ use crate::{
     service::{Generator, Service, Work},
 };
 use kernels::{BLOCK_TOKENS, KvFormat};
-use models::{Batch, ChatTemplate, Encoder, Generation, Kv, Logits, Model, ModelConfig, Prefix, Tokenizer};
+use models::{
+    Batch, ChatTemplate, ComputeDevice, Encoder, Generation, Kv, Logits, Model, ModelConfig, Prefix, Tokenizer,
+    Uploading,
+};
 use protocol::control::{FailureKind, RestoreTimings};
 use snapshot::{Header, SectionKind, Snapshot};
 use std::{
@@ -66,19 +69,25 @@ pub fn restore(order: Order, options: &Options) -> Result<Restored, Failure> {
     let created = order.file.metadata().and_then(|m| m.modified()).ok();
     let created = created.and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map_or(0, |d| d.as_secs());
     let snapshot = open(order.file, order.wrapped_key.as_deref(), options)?;
-    let gate = verify(&snapshot, order.verified, options)?;
+    let (uploading, uploads) = mpsc::channel();
+    let gate = verify(&snapshot, order.verified, options, uploads)?;
     let open_us = micros(opening);
 
     let (ended, engine_ended) = oneshot::channel();
     let config = ModelConfig::from_snapshot(&snapshot).map_err(Failure::from)?;
     let started = if config.variant.encoder.is_some() {
-        start_encoder(&snapshot, ended)
+        drop(uploading);
+        on_cpu(options).and_then(|()| start_encoder(&snapshot, ended))
     } else {
         let bound = order.kv_memory_bytes.or(options.kv_memory_bytes);
-        start_engine(&snapshot, bound, options, gate.clone(), ended)
+        start_engine(&snapshot, bound, options, (gate.clone(), uploading), ended)
     };
     let Started { words, tokenizer_us, work, context, vocab, weights_us } = started?;
     let kv_format = options.kv_format.map_or("own", KvFormat::name);
+    let computes = match options.device {
+        ComputeDevice::Cpu => kernels::instruction_set().to_owned(),
+        device => device.to_string(),
+    };
     let service = Service {
         model: order.model.unwrap_or_else(|| snapshot.model().to_owned()),
         created,
@@ -87,7 +96,7 @@ pub fn restore(order: Order, options: &Options) -> Result<Restored, Failure> {
         vocab,
         longest_token: OnceLock::new(),
         work,
-        identity: format!("{}/{}/{kv_format}/{}", snapshot.digest(), kernels::instruction_set(), program()),
+        identity: [&snapshot.digest(), &computes, kv_format, &program()].join("/"),
         gate: gate.clone(),
     };
     let timings = RestoreTimings { open_us, tokenizer_us, weights_us, total_us: micros(order.ordered) };
@@ -119,16 +128,16 @@ fn start_engine(
     snapshot: &Arc<Snapshot>,
     kv_memory_bytes: Option<u64>,
     options: &Options,
-    gate: Gate,
+    (gate, uploading): (Gate, mpsc::Sender<Uploading>),
     ended: oneshot::Sender<Result<(), Panicked>>,
 ) -> Result<Started, Failure> {
     let (loaded, facts) = mpsc::sync_channel(1);
     let limits = options.max_sequences.map_or_else(Limits::default, Limits::with_sequences);
     let load = {
         let snapshot = snapshot.clone();
-        let kv =
-            KvOptions { memory_bytes: kv_memory_bytes, format: options.kv_format, folder: options.kv_folder.clone() };
-        move || load(&snapshot, &kv, &loaded)
+        let (device, folder) = (options.device, options.kv_folder.clone());
+        let kv = LoadOptions { device, memory_bytes: kv_memory_bytes, format: options.kv_format, folder };
+        move || load(&snapshot, &kv, &loaded, &uploading)
     };
     let engine = Engine::start(limits, gate, load, ended);
     let engine = engine.map_err(|e| Failure::internal(format!("starting the engine's thread: {e}")))?;
@@ -164,17 +173,34 @@ fn threads(options: &Options) -> usize {
     threads.clamp(1, VERIFY_THREADS_MAX)
 }
 
-/// Starts the verification and a thread that waits for it.
-fn verify(snapshot: &Arc<Snapshot>, verified: bool, options: &Options) -> Result<Gate, Failure> {
-    let threads = threads(options);
-    let verification = match verified {
+/// What computes here runs on the CPU alone.
+fn on_cpu(options: &Options) -> Result<(), Failure> {
+    match options.device {
+        ComputeDevice::Cpu => Ok(()),
+        device => {
+            Err(Failure::new(FailureKind::Unsupported, format!("an encoder on {device}: it runs on the CPU alone")))
+        }
+    }
+}
+
+/// Starts the verification and a thread that waits for it. What is brought to a device is verified on its way there, and the rest behind it.
+fn verify(
+    snapshot: &Arc<Snapshot>,
+    verified: bool,
+    options: &Options,
+    uploads: mpsc::Receiver<Uploading>,
+) -> Result<Gate, Failure> {
+    let (snapshot, threads) = (snapshot.clone(), threads(options));
+    let start = move || match verified {
         false => snapshot.verify_in_background(threads),
         true => snapshot.verify_again_in_background(threads),
     };
+    let begun = (options.device == ComputeDevice::Cpu).then(&start);
     let (verdict, gate) = Gate::new();
     let wait = move || {
-        let found = verification.wait().map_or_else(|e| Verdict::Corrupt(e.to_string()), |()| Verdict::Sound);
-        verdict.send_replace(found);
+        let uploaded = uploads.iter().try_for_each(|upload| upload.wait().map_err(|e| e.to_string()));
+        let found = uploaded.and_then(|()| begun.unwrap_or_else(start).wait().map_err(|e| e.to_string()));
+        verdict.send_replace(found.map_or_else(Verdict::Corrupt, |()| Verdict::Sound));
     };
     let started = thread::Builder::new().name("verdict".into()).spawn(wait);
     started.map_err(|e| Failure::internal(format!("starting a thread: {e}")))?;
@@ -199,8 +225,9 @@ struct Facts {
     weights_us: u64,
 }
 
-/// How keys and values are to be kept.
-struct KvOptions {
+/// What computes, and how keys and values are to be kept.
+struct LoadOptions {
+    device: ComputeDevice,
     memory_bytes: Option<u64>,
     format: Option<KvFormat>,
     folder: Option<Arc<Folder>>,
@@ -209,19 +236,26 @@ struct KvOptions {
 /// The model and its KV pool, on the engine's thread. Tells its facts, or why there are none.
 fn load(
     snapshot: &Arc<Snapshot>,
-    options: &KvOptions,
+    options: &LoadOptions,
     tell: &mpsc::SyncSender<Result<Facts, Failure>>,
+    uploading: &mpsc::Sender<Uploading>,
 ) -> Option<Loaded<Computing>> {
     let start = Instant::now();
-    let made = Model::restore(snapshot).map_err(Failure::from).and_then(|model| {
+    let restored = options.device.open().and_then(|device| Model::restore_on(snapshot, device));
+    let made = restored.map_err(Failure::from).and_then(|model| {
+        // Nobody waits for it any more: the restore has failed elsewhere.
+        let _ = model.uploading().map(|upload| uploading.send(upload.clone()));
         let model = match options.format {
             Some(format) => model.with_kv_format(format),
             None => model,
         };
         let blocks = blocks(&model, options.memory_bytes)?;
         let kv = model.new_kv(blocks as usize);
-        let prefix = Prefix::from_snapshot(snapshot, &model).map_err(Failure::from)?;
-        let keep = options.folder.as_ref().and_then(|folder| keep(folder, snapshot, &model));
+        // Blocks are read and written on the CPU alone.
+        let on_cpu = options.device == ComputeDevice::Cpu;
+        let prefix = if on_cpu { Prefix::from_snapshot(snapshot, &model).map_err(Failure::from)? } else { None };
+        let folder = options.folder.as_ref().filter(|_| on_cpu);
+        let keep = folder.and_then(|folder| keep(folder, snapshot, &model));
         let config = model.config();
         let context = config.context_length.min(blocks as usize * BLOCK_TOKENS);
         let facts = Facts { context, vocab: config.vocab_size, weights_us: micros(start) };

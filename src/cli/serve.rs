@@ -117,6 +117,10 @@ pub struct Engine {
     /// What keys and values are kept in; q8 needs half the memory of f16 [default: f32 for weights sealed in f32, else f16]
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub kv_format: Option<KvFormat>,
+    /// What computes: cpu, cuda:N or vulkan; the latter two in builds with the feature of their name, and not run on a GPU. Seal for them with
+    /// --target gpu [default: cpu]
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<models::ComputeDevice>,
     /// Instructions that the kernels use at most, for comparisons: portable, avx2, avx512-vnni [default: the best there are]
     #[arg(long, value_name = "NAME", hide_short_help = true)]
     pub instruction_set: Option<String>,
@@ -155,6 +159,7 @@ impl Engine {
             instruction_set: self.instruction_set.clone(),
             kv_format: self.kv_format.map(KvFormat::of_kernels),
             max_sequences: self.max_sequences,
+            device: self.device.unwrap_or_default(),
             decrypt_key: operator_key(self.decrypt_key.as_deref())?,
             kv_folder: self.kv_dir.as_ref().map(folder).transpose()?.map(Arc::new),
         })
@@ -167,8 +172,9 @@ impl Engine {
         let format = self.kv_format.map(|format| ["--kv-format".into(), format.word().to_owned()]);
         let instructions = self.instruction_set.clone().map(|name| ["--instruction-set".into(), name]);
         let sequences = self.max_sequences.map(|n| ["--max-sequences".into(), n.to_string()]);
-        let words =
-            [threads, memory, format, instructions, sequences].into_iter().flatten().flatten().map(OsString::from);
+        let device = self.device.map(|device| ["--device".into(), device.to_string()]);
+        let words = [threads, memory, format, instructions, sequences, device];
+        let words = words.into_iter().flatten().flatten().map(OsString::from);
         let folder = self.kv_dir.iter().flat_map(|path| ["--kv-dir".into(), path.into()]);
         let disk = self.kv_dir.iter().flat_map(|_| ["--kv-disk".into(), self.kv_disk.to_string().into()]);
         let key = self.kv_key.iter().flat_map(|path| ["--kv-key".into(), path.into()]);
@@ -205,6 +211,7 @@ mod tests {
             kv_format: Some(KvFormat::Q8),
             instruction_set: Some("avx2".into()),
             max_sequences: Some(8),
+            device: Some(models::ComputeDevice::Cuda(3)),
             kv_dir: Some("kv".into()),
             kv_disk: 7 << 20,
             kv_key: Some("kv.key".into()),
