@@ -34,6 +34,10 @@ deny:
 cuda:
     scripts/check-cuda
 
+# Test copies to CUDA devices against a stand-in for the driver, and assemble all kernels.
+fake-cuda:
+    scripts/check-fake-cuda
+
 # Test the kernels of GPUs on a Vulkan device made of software.
 vulkan:
     scripts/check-vulkan

@@ -87,7 +87,9 @@ impl Link for Writes {
             if from.is_empty() {
                 continue;
             }
-            let behind = to.bytes.checked_sub(at + from.len());
+            // Devices are written in words; behind the last there is room.
+            let is_whole = at % 4 == 0 && (from.len() % 4 == 0 || at + from.len() == to.bytes);
+            let behind = to.bytes.checked_sub(at + from.len()).filter(|_| is_whole);
             let behind = behind.ok_or_else(|| Error::Plan(format!("{} bytes at {at} of {to:?}", from.len())))?;
             let padding = to.handle.size_in_used() - to.bytes as u64;
             let there = to.handle.clone().offset_start(*at as u64).offset_end(behind as u64 + padding);

@@ -22,7 +22,7 @@ pub fn every_byte_arrives(device: &Device) {
         (Format::Q4_1, 67, 96),
         (Format::F16, 999, 33),
     ];
-    let mut at = 17;
+    let mut at = 20;
     let wanted: Vec<(Matrix, Place, Range<usize>)> = shapes
         .into_iter()
         .map(|(format, n, k)| {
@@ -43,7 +43,7 @@ pub fn every_byte_arrives(device: &Device) {
         Piece { range: start as u64..end as u64, parts: wanted.iter().filter_map(part).collect() }
     };
     // Cut where matrices do not end, on words as chunks of a file are.
-    let pieces = (1..at).step_by(PIECE).map(piece).collect();
+    let pieces = (0..at).step_by(PIECE).map(piece).collect();
     let source = |range: Range<u64>, to: &mut [u8]| {
         to.iter_mut().zip(range).for_each(|(to, at)| *to = byte(at as usize));
         Ok(())
