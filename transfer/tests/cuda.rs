@@ -1,6 +1,8 @@
 //! The CUDA link against `tests/fake-cuda`, whose copies take their time and which tells on who does not wait for them.
 //! `scripts/check-fake-cuda` builds the stand-in and runs this; it was not run on a GPU.
 
+#![allow(missing_docs, clippy::unwrap_used)]
+
 use cudarc::driver::{CudaContext, result, sys};
 use std::{
     ops::Range,

@@ -1,5 +1,7 @@
 //! The ring over a device made of a thread: what arrives, in whatever sizes, and how it ends where something fails.
 
+#![allow(missing_docs, clippy::unwrap_used)]
+
 use proptest::prelude::*;
 use std::{
     collections::HashMap,
