@@ -42,6 +42,7 @@ fn all_chunks_have_the_files_bytes_wherever_they_are() {
     }
 }
 
+#[allow(clippy::single_range_in_vec_init)]
 #[test]
 fn only_the_chunks_of_a_range_are_read() {
     let sample = Sample::new(&small_draft());
