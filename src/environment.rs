@@ -56,6 +56,11 @@ impl Environment {
         Ok((Ipv4Addr::UNSPECIFIED, port).into())
     }
 
+    /// A platform says where we listen; its network decides who reaches that.
+    pub fn has_platform(&self) -> bool {
+        self.port.is_some()
+    }
+
     /// Labels of logs and metrics.
     pub fn knative(&self) -> KnativeLabels {
         KnativeLabels {

@@ -11,6 +11,7 @@ mod allocator;
 mod cli;
 mod client;
 mod commands;
+mod configuration;
 mod environment;
 mod exit;
 mod logging;

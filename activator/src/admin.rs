@@ -1,38 +1,48 @@
-//! The admin port: `/metrics`, `/slots`, `/livez`, `/readyz`; and `/slots/STATE/MODEL`, which answers once that model's
+//! The admin port. What changes something (`POST /admin/…`) needs an admin's key, unless the port is on the loopback interface. The rest:
+//! `/metrics`, `/slots`, `/livez`, `/readyz`; and `/slots/STATE/MODEL`, which answers once that model's
 //! slot is in that state, so that nobody needs to ask again and again. Reading here changes nothing.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use axum::{
     Router,
     extract::{Path, Request, State},
     response::Response,
-    routing::get,
+    routing::{get, post},
 };
-use http::StatusCode;
+use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
 use protocol::{ApiError, ErrorKind};
+use serde::Deserialize;
 use tokio::sync::{oneshot, watch};
 
 use crate::{
-    answers,
+    answers, headers,
     hold::Gate,
     metrics::Metrics,
     probes::{self, Readiness},
-    scaler::{Command, SlotView},
+    scaler::{Command, SlotView, Wish},
+    settings::Settings,
     slot::Phase,
+    tenants,
 };
 
 /// How long `/slots/STATE/MODEL` waits.
 const WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// The body of a wish is no larger.
+const WISH_BYTES_MAX: usize = 4096;
 
 /// What every handler needs.
 #[derive(Clone, Debug)]
 pub struct Admin {
     /// The way to the scaler.
     pub gate: Gate,
-    /// In the order of the slots.
-    pub models: Arc<[String]>,
-    /// The same, as they change.
+    /// Names and keys, as they are now.
+    pub settings: Arc<ArcSwap<Settings>>,
+    /// Where this port is.
+    pub address: SocketAddr,
+    /// Phases of all slots, as they change.
     pub phases: watch::Receiver<Vec<Phase>>,
     /// All counters.
     pub metrics: Metrics,
@@ -44,6 +54,13 @@ pub fn router(admin: Admin, readiness: Readiness) -> Router {
         .route("/metrics", get(metrics))
         .route("/slots", get(slots))
         .route("/slots/{state}/{*model}", get(slots_when))
+        .route("/admin/load", post(|admin, request| wish(admin, request, |_| Wish::Load)))
+        .route("/admin/unload", post(|admin, request| wish(admin, request, |_| Wish::Unload)))
+        .route("/admin/drain", post(|admin, request| wish(admin, request, |_| Wish::Drain)))
+        .route(
+            "/admin/pin",
+            post(|admin, request| wish(admin, request, |asked| Wish::Pin(asked.pinned.unwrap_or(true)))),
+        )
         .with_state(admin)
         .merge(probes::router(readiness))
         .fallback(async |request: Request| {
@@ -51,8 +68,21 @@ pub fn router(admin: Admin, readiness: Readiness) -> Router {
             answers::error(&ApiError::new(ErrorKind::NotFound, message))
         })
         .method_not_allowed_fallback(async || {
-            answers::error(&ApiError::new(ErrorKind::MethodNotAllowed, "This path takes only GET."))
+            answers::error(&ApiError::new(ErrorKind::MethodNotAllowed, "This path does not take this method."))
         })
+}
+
+/// The body of `POST /admin/…`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    model: String,
+    /// Of `pin` alone; without it, true.
+    pinned: Option<bool>,
+}
+
+async fn wish(State(admin): State<Admin>, request: Request, wish: fn(&Asked) -> Wish) -> Response {
+    admin.wish(request, wish).await.unwrap_or_else(|error| answers::error(&error))
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
@@ -73,6 +103,40 @@ async fn slots_when(State(mut admin): State<Admin>, Path((state, model)): Path<(
 }
 
 impl Admin {
+    /// Whether somebody may change something.
+    fn permit(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+        let settings = self.settings.load();
+        let shown = tenants::presented(headers);
+        if shown.is_some_and(|key| settings.admin_keys.find(key).is_some()) {
+            return Ok(());
+        }
+        let how = "Send an admin's key as the header Authorization: Bearer KEY (pilotlight key new; admin.keys in the configuration).";
+        match (self.address.ip().is_loopback(), shown) {
+            // A page of another site cannot send this type without being asked for.
+            (true, _)
+                if headers::text(headers, CONTENT_TYPE).is_some_and(|kind| kind.starts_with("application/json")) =>
+            {
+                Ok(())
+            }
+            (true, _) => Err(ApiError::new(ErrorKind::InvalidRequest, "The content-type must be application/json.")),
+            (false, _) => Err(ApiError::new(ErrorKind::Unauthorized, how)),
+        }
+    }
+
+    async fn wish(&self, request: Request, wish: fn(&Asked) -> Wish) -> Result<Response, ApiError> {
+        self.permit(request.headers())?;
+        let body = axum::body::to_bytes(request.into_body(), WISH_BYTES_MAX).await;
+        let body = body
+            .map_err(|error| ApiError::new(ErrorKind::InvalidRequest, format!("the body cannot be read: {error}")))?;
+        let asked: Asked = serde_json::from_slice(&body).map_err(|error| {
+            ApiError::new(ErrorKind::InvalidRequest, format!("the body is not as it should be: {error}"))
+        })?;
+        let slot = self.settings.load().route(Some(&asked.model))?.slot;
+        let gone = |_| ApiError::new(ErrorKind::Unavailable, "This server is shutting down.");
+        self.gate.commands().send(Command::Wish(slot, wish(&asked))).await.map_err(gone)?;
+        Ok(answers::json(&serde_json::json!({ "model": asked.model })))
+    }
+
     async fn slots(self) -> Result<Vec<SlotView>, ApiError> {
         let (reply, views) = oneshot::channel();
         let gone = || ApiError::new(ErrorKind::Unavailable, "This server is shutting down.");
@@ -85,8 +149,7 @@ impl Admin {
     }
 
     async fn wait_for(&mut self, model: &str, state: &str) -> Result<(), ApiError> {
-        let slot = self.models.iter().position(|name| name == model);
-        let slot = slot.ok_or_else(|| ApiError::model_not_found(model))?;
+        let slot = self.settings.load().route(Some(model))?.slot.0;
         let state = Phase::ALL.into_iter().find(|phase| phase.name() == state);
         let state = state.ok_or_else(|| ApiError::field("state", "is none of a slot's states"))?;
         let reached = self.phases.wait_for(|phases| phases[slot] == state);

@@ -1,5 +1,7 @@
 //! Our own answers: OpenAI's error objects, and JSON.
 
+use std::time::Duration;
+
 use axum::{
     body::Body,
     response::{IntoResponse, Response},
@@ -40,12 +42,27 @@ pub fn refusal(model: &str, refusal: Refusal) -> ApiError {
             ApiError::new(ErrorKind::QueueFull, format!("Too many requests wait for the model '{model}'."))
                 .retry_after(1)
         }
+        Refusal::TenantFull => {
+            let message = format!("Too many of your requests wait for the model '{model}'.");
+            ApiError::new(ErrorKind::QueueFull, message).retry_after(1)
+        }
+        Refusal::TooLate { retry_after } => {
+            let seconds = whole_seconds(retry_after);
+            let message = format!(
+                "The model '{model}' could not answer within the request's deadline: it takes about {seconds} s to get there."
+            );
+            ApiError::new(ErrorKind::Unavailable, message).retry_after(seconds)
+        }
         Refusal::Failed { failure, retry_after } => {
-            // Rounded up: earlier would be too early.
-            let seconds = (retry_after.as_secs_f64().ceil() as u32).max(1);
+            let seconds = whole_seconds(retry_after);
             let message = format!("The model '{model}' cannot be started: {}", failure.message);
             ApiError::new(ErrorKind::Unavailable, message).retry_after(seconds)
         }
         Refusal::Closing => ApiError::new(ErrorKind::Unavailable, "This server is shutting down.").retry_after(1),
     }
+}
+
+/// Rounded up: earlier would be too early.
+fn whole_seconds(time: Duration) -> u32 {
+    (time.as_secs_f64().ceil() as u32).max(1)
 }

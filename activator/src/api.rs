@@ -1,6 +1,7 @@
 //! The API port: OpenAI's paths.
 //!
-//! **Invariant:** a request is checked whole before it can wake a model; reading what is here wakes none.
+//! **Invariant:** who asks is known before anything is read, and a request is checked whole before it can wake a model; reading what is here
+//! wakes none.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -8,6 +9,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use arc_swap::ArcSwap;
 use axum::{
     Router,
     body::Body,
@@ -16,16 +18,13 @@ use axum::{
     routing::{get, post},
 };
 use futures_util::stream;
-use http::{HeaderMap, StatusCode};
-use protocol::{
-    ApiError, ErrorKind, Generate,
-    answer::{ModelCard, ModelList},
-    deadline,
-    resume::AnswerKey,
-};
+use http::{Extensions, HeaderMap, StatusCode, request::Parts};
+use protocol::{ApiError, ErrorKind, Generate, answer::ModelList, deadline, resume::AnswerKey};
 
 use crate::{
+    account::Account,
     answers,
+    audit::{Audit, Room},
     body::Bodies,
     events::{Events, Pending},
     forward::{Answer, Forward},
@@ -33,15 +32,16 @@ use crate::{
     hold::Gate,
     metrics::Metrics,
     probes::{self, Readiness},
-    scaler::SlotId,
-    traffic,
+    settings::{Route, Settings},
+    tenants::{Caller, ClientNames},
+    traffic::{self, Asked},
 };
 
 /// What every handler needs.
 #[derive(Debug)]
 pub struct Api {
-    /// In the order of the slots.
-    pub models: Vec<ModelCard>,
+    /// Names, tenants and times, as they are now.
+    pub settings: Arc<ArcSwap<Settings>>,
     /// The way in.
     pub gate: Gate,
     /// Where it is counted what becomes of requests.
@@ -50,8 +50,8 @@ pub struct Api {
     pub bodies: Bodies,
     /// A request's deadline where it names none.
     pub timeout: Duration,
-    /// A held streaming request gets its headers after this time.
-    pub early_headers_after: Duration,
+    /// Where requests are recorded.
+    pub audit: Option<Audit>,
 }
 
 /// What routing needs of a checked request.
@@ -59,17 +59,19 @@ struct Wanted {
     /// `None` is the only model.
     model: Option<String>,
     stream: bool,
-    /// It is sampled for, and names no seed.
+    /// It is sampled for.
+    sampled: bool,
+    /// And names no seed.
     needs_seed: bool,
 }
 
 impl Wanted {
     fn generated(asked: Generate) -> Self {
-        Self { model: Some(asked.model), stream: asked.stream, needs_seed: asked.seed.is_none() }
+        Self { model: Some(asked.model), stream: asked.stream, sampled: true, needs_seed: asked.seed.is_none() }
     }
 
     fn computed(model: Option<String>) -> Self {
-        Self { model, stream: false, needs_seed: false }
+        Self { model, stream: false, sampled: false, needs_seed: false }
     }
 }
 
@@ -78,7 +80,6 @@ type Check = fn(&[u8]) -> Result<Wanted, ApiError>;
 /// Every path of the API port.
 pub fn router(api: Arc<Api>, readiness: Readiness) -> Router {
     let metrics = api.metrics.clone();
-    let names = api.models.iter().map(|card| card.id.clone()).collect();
     Router::new()
         .route("/v1/chat/completions", post(|api, request| answer(api, request, "/v1/chat/completions", chat)))
         .route("/v1/completions", post(|api, request| answer(api, request, "/v1/completions", completion)))
@@ -91,10 +92,7 @@ pub fn router(api: Arc<Api>, readiness: Readiness) -> Router {
         .merge(probes::router(readiness.clone()))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
-        .layer(axum::middleware::from_fn_with_state(
-            traffic::Watch::new(names, metrics, readiness.clone()),
-            traffic::watch,
-        ))
+        .layer(axum::middleware::from_fn_with_state(traffic::Watch::new(metrics, readiness.clone()), traffic::watch))
         .layer(axum::middleware::from_fn_with_state(readiness, probes::answer_at_once))
 }
 
@@ -125,15 +123,20 @@ async fn answer(State(api): State<Arc<Api>>, request: Request, path: &'static st
     }
 }
 
-async fn models(State(api): State<Arc<Api>>) -> Response {
-    answers::json(&ModelList::new(api.models.clone()))
+async fn models(State(api): State<Arc<Api>>, request: Request) -> Response {
+    api.models(&request.into_parts().0).await.unwrap_or_else(|error| answers::error(&error))
 }
 
-async fn model(State(api): State<Arc<Api>>, Path(id): Path<String>) -> Response {
-    match api.slot(Some(&id)) {
-        Ok(slot) => answers::json(&api.models[slot.0]),
-        Err(error) => answers::error(&error),
+async fn model(State(api): State<Arc<Api>>, Path(id): Path<String>, request: Request) -> Response {
+    api.model(&id, &request.into_parts().0).await.unwrap_or_else(|error| answers::error(&error))
+}
+
+fn allowed(caller: &Caller, route: &Route) -> Result<(), ApiError> {
+    if caller.may_use(&route.card.id) {
+        return Ok(());
     }
+    let message = format!("'{}' may not use the model '{}'.", caller.name(), route.card.id);
+    Err(ApiError::new(ErrorKind::Forbidden, message))
 }
 
 async fn not_found(request: Request) -> Response {
@@ -147,43 +150,106 @@ async fn wrong_method(request: Request) -> Response {
 }
 
 impl Api {
-    /// Errors before the model is known are returned, later ones are responses that carry its slot.
+    async fn models(&self, head: &Parts) -> Result<Response, ApiError> {
+        let settings = self.settings.load_full();
+        let caller = self.identify(&settings, &head.headers, &head.extensions).await?;
+        Ok(answers::json(&ModelList::new(settings.cards(&caller))))
+    }
+
+    async fn model(&self, id: &str, head: &Parts) -> Result<Response, ApiError> {
+        let settings = self.settings.load_full();
+        let caller = self.identify(&settings, &head.headers, &head.extensions).await?;
+        let route = settings.route(Some(id))?;
+        allowed(&caller, route)?;
+        Ok(answers::json(&route.card))
+    }
+
+    async fn identify(
+        &self,
+        settings: &Settings,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Result<Caller, ApiError> {
+        let names = extensions.get::<ClientNames>().map_or(&[][..], |names| &names.0);
+        let caller = settings.tenants.identify(headers, names).await;
+        caller.inspect_err(|_| self.metrics.refused("unknown"))
+    }
+
+    /// Errors before the request is let in are returned; later ones are responses that carry its model.
     async fn answer(&self, request: Request, path: &'static str, check: Check) -> Result<Response, ApiError> {
         let arrived = Instant::now();
+        let settings = self.settings.load_full();
         let (head, body) = request.into_parts();
-        let deadline = tokio::time::Instant::from_std(arrived + self.timeout(&head.headers)?);
-        let read = tokio::time::timeout_at(deadline, self.bodies.read(&head.headers, body));
-        let body = read.await.map_err(|_| ApiError::deadline_exceeded())??;
-        let wanted = check(&body.bytes)?;
-        let slot = self.slot(wanted.model.as_deref())?;
+        let caller = self.identify(&settings, &head.headers, &head.extensions).await?;
+        let place = caller.enter(arrived).inspect_err(|_| self.metrics.refused("over_quota"))?;
+        let asked = head.headers.get(deadline::TIMEOUT_HEADER).map(|value| deadline::timeout(value.as_bytes()));
+        let asked = asked.transpose()?;
+        let come = Come { arrived, asked, deadline: at(arrived, asked.unwrap_or(self.timeout)), path, check };
+        let room = self.room(come.deadline).await?;
+        let key = AnswerKey::new(SystemTime::now());
+        let mut account = Account::open(caller, place, room, (&key, path), arrived, self.metrics.clone());
+        let answer = self.let_in(&settings, come, head, body, key, &mut account).await;
+        Ok(account.watch(answer.unwrap_or_else(|error| answers::error(&error))))
+    }
+
+    /// Room in the audit, where there is one.
+    async fn room(&self, deadline: tokio::time::Instant) -> Result<Option<Room>, ApiError> {
+        let Some(audit) = &self.audit else { return Ok(None) };
+        let full = || ApiError::new(ErrorKind::Unavailable, "This server cannot record requests now.").retry_after(1);
+        let room = tokio::time::timeout_at(deadline, audit.room()).await.map_err(|_| full())?;
+        room.map(Some).ok_or_else(full)
+    }
+
+    async fn let_in(
+        &self,
+        settings: &Settings,
+        come: Come,
+        head: Parts,
+        body: Body,
+        key: AnswerKey,
+        account: &mut Account,
+    ) -> Result<Response, ApiError> {
+        let read = tokio::time::timeout_at(come.deadline, self.bodies.read(&head.headers, body));
+        let mut body = read.await.map_err(|_| ApiError::deadline_exceeded())??;
+        let wanted = (come.check)(&body.bytes)?;
+        let route = settings.route(wanted.model.as_deref())?;
+        account.of(route);
+        let deadline = at(come.arrived, come.asked.unwrap_or(route.timeout));
+        if wanted.sampled {
+            body.bytes = route.with_sampling(body.bytes);
+        }
+        let caller = account.caller();
         let forward = Forward {
             gate: self.gate.clone(),
             metrics: self.metrics.clone(),
-            slot,
-            model: self.models[slot.0].id.clone(),
-            path,
+            slot: route.slot,
+            model: route.card.id.clone(),
+            path: come.path,
             headers: headers::to_runtime(head.headers, head.uri.authority()),
             body,
-            seed: wanted.needs_seed.then(|| RandomState::new().hash_one(slot.0)),
-            key: AnswerKey::new(SystemTime::now()),
+            seed: wanted.needs_seed.then(|| RandomState::new().hash_one(route.slot.0)),
+            key,
+            claim: caller.claim(deadline.into_std()),
+            scope: caller.scope(),
+            tokens: account.tokens.clone(),
             deaths: 0,
             wake: None,
-            arrived,
+            arrived: come.arrived,
             deadline,
         };
-        let answer = if wanted.stream {
-            self.stream(forward, deadline).await
-        } else {
-            forward.answer().await.map(|answer| respond(answer, deadline))
+        let answer = match allowed(caller, route) {
+            Err(error) => Err(error),
+            Ok(()) if wanted.stream => self.stream(forward, settings.early_headers_after).await,
+            Ok(()) => forward.answer().await.map(|answer| respond(answer, deadline)),
         };
         let mut response = answer.unwrap_or_else(|error| answers::error(&error));
-        response.extensions_mut().insert(slot);
+        response.extensions_mut().insert(Asked(route.clone()));
         Ok(response)
     }
 
     /// The runtime's own headers if they come soon, else ours.
-    async fn stream(&self, forward: Forward, deadline: tokio::time::Instant) -> Result<Response, ApiError> {
-        let early = tokio::time::Instant::from_std(forward.arrived + self.early_headers_after);
+    async fn stream(&self, forward: Forward, early: Duration) -> Result<Response, ApiError> {
+        let (deadline, early) = (forward.deadline, at(forward.arrived, early));
         let mut answer: Pending = Box::pin(forward.answer());
         match tokio::time::timeout_at(early, &mut answer).await {
             Ok(answer) => Ok(respond(answer?, deadline)),
@@ -196,26 +262,21 @@ impl Api {
             }
         }
     }
+}
 
-    /// The model's place; the only one if the request may leave the name out and does.
-    fn slot(&self, name: Option<&str>) -> Result<SlotId, ApiError> {
-        let name = match (name, self.models.as_slice()) {
-            (Some(name), _) => name,
-            (None, [_only]) => return Ok(SlotId(0)),
-            (None, _) => return Err(ApiError::field("model", "is required, since there is more than one model")),
-        };
-        let slot = self.models.iter().position(|card| card.id == name).map(SlotId);
-        slot.ok_or_else(|| {
-            let mut error = ApiError::model_not_found(name);
-            error.message.push_str(" GET /v1/models lists those that do.");
-            error
-        })
-    }
+/// A request that has been let in.
+struct Come {
+    arrived: Instant,
+    /// The time it asked for.
+    asked: Option<Duration>,
+    /// Until its model is known.
+    deadline: tokio::time::Instant,
+    path: &'static str,
+    check: Check,
+}
 
-    fn timeout(&self, headers: &HeaderMap) -> Result<Duration, ApiError> {
-        let asked = headers.get(deadline::TIMEOUT_HEADER);
-        asked.map_or(Ok(self.timeout), |value| deadline::timeout(value.as_bytes()))
-    }
+fn at(arrived: Instant, after: Duration) -> tokio::time::Instant {
+    tokio::time::Instant::from_std(arrived + after)
 }
 
 /// The runtime's answer as ours: its status, its headers, its bytes as they come.

@@ -1,19 +1,62 @@
 //! What `serve` is told, complete and checked before a port is bound. Nothing else in this crate reads the environment.
 
-use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::HashSet, ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
-use crate::slot::Policy;
+use serde_json::{Map, Value};
+
+use crate::{
+    slot::{Policy, WEIGHT_MAX},
+    tenants::{
+        TenantEntry,
+        jwt::{self, IssuerEntry, KeySource},
+        key::KeyHash,
+    },
+};
 
 /// Ports that Knative's own containers use in the same pod.
 pub const PORTS_RESERVED: [u16; 7] = [8012, 8013, 8112, 8022, 9090, 9091, 8008];
 
-/// One model: the name clients ask for, and its sealed file.
-#[derive(Clone, Debug)]
+/// One model: the names clients ask for, its sealed file, and what is different for it.
+#[derive(Clone, Debug, PartialEq)]
 pub struct ModelEntry {
     /// What `model` names in a request.
     pub name: String,
     /// The snapshot.
     pub snapshot: PathBuf,
+    /// Other names that mean it.
+    pub aliases: Vec<String>,
+    /// In place of [`Config::idle`].
+    pub idle: Option<Duration>,
+    /// It is always there: started with `serve`, and again whenever it ends.
+    pub keep: bool,
+    /// Requests that its runtime works on at the same time; further ones are held. `None`: the runtime sees to it.
+    pub concurrency: Option<usize>,
+    /// In place of [`Config::hold_max`].
+    pub hold_max: Option<usize>,
+    /// In place of [`Config::timeout`].
+    pub timeout: Option<Duration>,
+    /// In place of [`Config::start_timeout`].
+    pub start_timeout: Option<Duration>,
+    /// Fields of chat and completion requests that say nothing of them.
+    pub sampling: Map<String, Value>,
+}
+
+impl ModelEntry {
+    /// One with nothing different.
+    pub fn new(name: impl Into<String>, snapshot: impl Into<PathBuf>) -> Self {
+        Self {
+            name: name.into(),
+            snapshot: snapshot.into(),
+            aliases: Vec::new(),
+            idle: None,
+            keep: false,
+            concurrency: None,
+            hold_max: None,
+            timeout: None,
+            start_timeout: None,
+            sampling: Map::new(),
+        }
+    }
 }
 
 /// Who we are to Knative; labels of the metrics where set.
@@ -36,6 +79,16 @@ pub struct Config {
     pub admin: SocketAddr,
     /// At least one, each name once.
     pub models: Vec<ModelEntry>,
+    /// Who may ask; with none and no issuers, everybody may.
+    pub tenants: Vec<TenantEntry>,
+    /// Whose tokens are taken.
+    pub issuers: Vec<IssuerEntry>,
+    /// Who shows nothing is served although there are tenants, or although [`Config::listen`] is no loopback address.
+    pub anonymous: bool,
+    /// Good for what changes something on the admin port. Without any, only a loopback address has that.
+    pub admin_keys: Vec<KeyHash>,
+    /// Where requests are recorded.
+    pub audit: Option<PathBuf>,
     /// A runtime that nobody asked for so long is drained.
     pub idle: Duration,
     /// Launched runtimes without a model to keep ready.
@@ -64,6 +117,11 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             admin: SocketAddr::from(([127, 0, 0, 1], 9464)),
             models: Vec::new(),
+            tenants: Vec::new(),
+            issuers: Vec::new(),
+            anonymous: false,
+            admin_keys: Vec::new(),
+            audit: None,
             idle: Duration::from_secs(30),
             standby: 0,
             hold_max: 10_000,
@@ -99,6 +157,21 @@ pub enum ConfigError {
     /// A bound that would refuse everything.
     #[error("{0} must be above 0")]
     Zero(&'static str),
+    /// Anybody who reaches the port could ask.
+    #[error(
+        "{0} can be reached from other machines, and nobody would have to show who they are: name tenants in the configuration, listen on \
+         127.0.0.1, or say --anonymous"
+    )]
+    Open(SocketAddr),
+    /// A tenant that cannot be.
+    #[error("tenant '{0}': {1}")]
+    Tenant(String, String),
+    /// A key that is good for two.
+    #[error("the key {0} is given twice")]
+    KeyTwice(String),
+    /// An issuer that cannot be.
+    #[error("issuer '{0}': {1}")]
+    Issuer(String, &'static str),
 }
 
 impl Config {
@@ -122,32 +195,103 @@ impl Config {
                 return Err(ConfigError::Zero(name));
             }
         }
-        self.check_models()
+        self.check_models()?;
+        self.check_tenants()?;
+        self.check_issuers()?;
+        let open = self.tenants.is_empty() && self.issuers.is_empty() && !self.anonymous;
+        if open && !self.listen.ip().is_loopback() { Err(ConfigError::Open(self.listen)) } else { Ok(()) }
     }
 
     fn check_models(&self) -> Result<(), ConfigError> {
         if self.models.is_empty() {
             return Err(ConfigError::NoModel);
         }
-        for (i, model) in self.models.iter().enumerate() {
-            let name = &model.name;
-            let printable = name.chars().all(|c| !c.is_whitespace() && !c.is_control());
-            if name.is_empty() || name.len() > 200 || !printable {
-                return Err(ConfigError::BadName(name.clone()));
+        let mut names = HashSet::new();
+        for model in &self.models {
+            for name in std::iter::once(&model.name).chain(&model.aliases) {
+                let printable = name.chars().all(|c| !c.is_whitespace() && !c.is_control());
+                if name.is_empty() || name.len() > 200 || !printable {
+                    return Err(ConfigError::BadName(name.clone()));
+                }
+                if !names.insert(name) {
+                    return Err(ConfigError::NameTwice(name.clone()));
+                }
             }
-            if self.models[..i].iter().any(|other| other.name == *name) {
-                return Err(ConfigError::NameTwice(name.clone()));
+            let zero = [
+                ("concurrency", model.concurrency == Some(0)),
+                ("hold_max", model.hold_max == Some(0)),
+                ("timeout", model.timeout.is_some_and(|time| time.is_zero())),
+                ("start_timeout", model.start_timeout.is_some_and(|time| time.is_zero())),
+            ];
+            if let Some((name, _)) = zero.into_iter().find(|(_, zero)| *zero) {
+                return Err(ConfigError::Zero(name));
             }
         }
         Ok(())
     }
 
-    pub(crate) fn policy(&self) -> Policy {
+    fn check_tenants(&self) -> Result<(), ConfigError> {
+        let models: HashSet<&str> = self.models.iter().map(|model| model.name.as_str()).collect();
+        let (mut names, mut keys, mut client_names) = (HashSet::new(), HashSet::new(), HashSet::new());
+        for tenant in &self.tenants {
+            let wrong = |why: String| Err(ConfigError::Tenant(tenant.name.clone(), why));
+            let named = !tenant.name.is_empty() && tenant.name.len() <= 200;
+            if !named || tenant.name.chars().any(|c| c.is_whitespace() || c.is_control()) {
+                return wrong("its name must have 1 to 200 printable characters without blanks".into());
+            }
+            if !names.insert(&tenant.name) {
+                return wrong("it is given twice".into());
+            }
+            if !(1..=WEIGHT_MAX).contains(&tenant.weight) {
+                return wrong(format!("weight must be from 1 to {WEIGHT_MAX}"));
+            }
+            let limits = &tenant.limits;
+            let zero = [
+                limits.concurrency == Some(0),
+                limits.requests_per_minute == Some(0),
+                limits.tokens_per_minute == Some(0),
+            ];
+            if zero.contains(&true) || tenant.hold_max == Some(0) {
+                return wrong("a bound of 0 would refuse everything; to lock a tenant out, remove its keys".into());
+            }
+            if let Some(unknown) = tenant.models.iter().flatten().find(|name| !models.contains(name.as_str())) {
+                return wrong(format!("models names '{unknown}', which is no model of this configuration"));
+            }
+            if let Some(twice) = tenant.client_names.iter().find(|name| !client_names.insert(name.as_str())) {
+                return wrong(format!("the certificate name '{twice}' is good for two tenants"));
+            }
+            for key in &tenant.keys {
+                if !keys.insert(&key.id) {
+                    return Err(ConfigError::KeyTwice(key.id.clone()));
+                }
+            }
+        }
+        let twice = self.admin_keys.iter().find(|key| !keys.insert(&key.id));
+        twice.map_or(Ok(()), |key| Err(ConfigError::KeyTwice(key.id.clone())))
+    }
+
+    fn check_issuers(&self) -> Result<(), ConfigError> {
+        for entry in &self.issuers {
+            let wrong = |why| Err(ConfigError::Issuer(entry.issuer.clone(), why));
+            if entry.issuer.is_empty() || entry.audience.is_empty() || entry.tenant_claim.is_empty() {
+                return wrong("issuer, audience and tenant_claim are required");
+            }
+            if matches!(&entry.keys, KeySource::Url(url) if !jwt::is_allowed(url)) {
+                return wrong("jwks must be a file, an https URL, or an http URL on this machine");
+            }
+        }
+        Ok(())
+    }
+
+    /// A model's times and bounds.
+    pub(crate) fn policy(&self, model: &ModelEntry) -> Policy {
         Policy {
-            idle: self.idle,
-            start_timeout: self.start_timeout,
+            idle: model.idle.unwrap_or(self.idle),
+            start_timeout: model.start_timeout.unwrap_or(self.start_timeout),
             drain_timeout: self.drain_timeout,
-            hold_max: self.hold_max,
+            hold_max: model.hold_max.unwrap_or(self.hold_max),
+            concurrency: model.concurrency.unwrap_or(usize::MAX),
+            keep: model.keep,
         }
     }
 }
@@ -159,7 +303,7 @@ mod tests {
 
     fn good() -> Config {
         Config {
-            models: vec![ModelEntry { name: "m".into(), snapshot: "m.snapshot".into() }],
+            models: vec![ModelEntry::new("m", "m.snapshot")],
             runtime_command: vec!["pilotlight".into(), "runtime".into()],
             ..Config::default()
         }
@@ -187,5 +331,35 @@ mod tests {
         check(|c| c.models[0].name = "a b".into(), Err(ConfigError::BadName("a b".into())));
         check(|c| c.runtime_command.clear(), Err(ConfigError::NoRuntimeCommand));
         check(|c| c.hold_max = 0, Err(ConfigError::Zero("hold-max")));
+        check(|c| c.models[0].aliases = vec!["m".into()], Err(ConfigError::NameTwice("m".into())));
+        check(|c| c.models[0].concurrency = Some(0), Err(ConfigError::Zero("concurrency")));
+    }
+
+    #[test]
+    fn a_port_that_others_reach_is_not_open_to_everybody_unless_that_was_said() {
+        let everywhere = SocketAddr::from(([0, 0, 0, 0], 8080));
+        check(|c| c.listen = everywhere, Err(ConfigError::Open(everywhere)));
+        check(|c| (c.listen, c.anonymous) = (everywhere, true), Ok(()));
+        check(|c| (c.listen, c.tenants) = (everywhere, vec![TenantEntry::new("t")]), Ok(()));
+        check(|c| c.listen = SocketAddr::from(([127, 9, 9, 9], 1)), Ok(()));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_tenant_is_said_with_its_name() {
+        let wrong = |change: fn(&mut TenantEntry), part: &str| {
+            let mut config = good();
+            config.tenants = vec![TenantEntry::new("acme")];
+            change(&mut config.tenants[0]);
+            let said = config.check().unwrap_err().to_string();
+            assert!(said.contains("acme") && said.contains(part), "{said}");
+        };
+        wrong(|t| t.weight = 0, "weight");
+        wrong(|t| t.limits.concurrency = Some(0), "a bound of 0");
+        wrong(|t| t.models = Some(vec!["x".into()]), "'x'");
+        wrong(|t| t.name = "acme corp".into(), "blanks");
+        let (_, key) = KeyHash::new().unwrap();
+        let mut twice = good();
+        twice.tenants = ["a", "b"].map(|name| TenantEntry { keys: vec![key.clone()], ..TenantEntry::new(name) }).into();
+        assert_eq!(twice.check(), Err(ConfigError::KeyTwice(key.id)));
     }
 }

@@ -102,6 +102,9 @@ impl Events {
                         return Some(self.end(&cut("sent an event without an end")));
                     };
                     let (bytes, lost) = unmark(bytes, trail);
+                    if let Some(trail) = trail {
+                        answer.passed_on(trail);
+                    }
                     if let Some(lost) = lost
                         && !self.go_on(lost)
                     {

@@ -5,7 +5,7 @@
 //! up, as it may be their poison. Its place is held from admission to the answer's last byte.
 
 use std::{
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -16,10 +16,12 @@ use hyper::body::Incoming;
 use protocol::{
     ApiError, ErrorKind,
     resume::{ANSWER_HEADER, AnswerKey, IDENTITY_HEADER, INTERRUPTED_HEADER, IS_BROKEN, RESUME_HEADER, Trail},
-    timings::{SEED_HEADER, WAKE_HEADER, Wake},
+    timings::{SCOPE_HEADER, SEED_HEADER, WAKE_HEADER, Wake},
+    usage::USED_HEADER,
 };
 
 use crate::{
+    account::Tokens,
     answers,
     body::Read,
     endpoint::{self, Outgoing, Unanswered},
@@ -27,7 +29,7 @@ use crate::{
     hold::{Admitted, Gate, Grant, Ticket},
     metrics::Metrics,
     scaler::SlotId,
-    slot::LaunchId,
+    slot::{Claim, LaunchId},
 };
 
 /// Runtimes that may die while they work on one request.
@@ -59,6 +61,12 @@ pub struct Forward {
     pub seed: Option<u64>,
     /// Who its answer is.
     pub key: AnswerKey,
+    /// Its place among those who wait.
+    pub claim: Claim,
+    /// Whose keys and values it may share.
+    pub scope: Option<u128>,
+    /// Where it is told what it uses.
+    pub tokens: Arc<Tokens>,
     /// Runtimes that died while they worked on it.
     pub deaths: u32,
     /// When the request arrived.
@@ -114,13 +122,19 @@ impl Forward {
 
     async fn attempts(mut self, mut lost: Option<LaunchId>, trail: &Trail) -> Result<Answer, ApiError> {
         for _ in 0..LIVES_MAX {
-            let admitted = self.gate.admit(self.slot, lost, self.wake.is_some()).await;
+            let admitted = self.gate.admit(self.slot, self.claim, lost, self.wake.is_some()).await;
             let admitted = admitted.map_err(|refusal| answers::refusal(&self.model, refusal))?;
             let grant = &admitted.grant;
+            if self.wake.is_none() {
+                self.metrics.held(&self.model, self.arrived.elapsed());
+            }
             self.wake.get_or_insert_with(|| grant.times.wake(grant.cold, self.arrived, Instant::now()));
             let found = match self.ask(grant, trail).await {
                 Ok((head, first, rest)) => match head.headers.get(INTERRUPTED_HEADER) {
                     None => {
+                        if trail.choices.is_empty() && head.status.is_success() {
+                            self.metrics.first_token(&self.model, grant.cold, self.arrived.elapsed());
+                        }
                         let (forward, Admitted { grant, ticket }) = (Box::new(self), admitted);
                         let since = Instant::now();
                         return Ok(Answer { head, first, rest, forward, grant, since, _ticket: ticket });
@@ -168,6 +182,9 @@ impl Forward {
     ) -> Result<(response::Parts, Option<Bytes>, Incoming), Unanswered> {
         let answer = grant.endpoint.ask(self.request(trail)).await?;
         let (head, mut rest) = answer.into_parts();
+        if let Some(Ok(used)) = headers::text(&head.headers, USED_HEADER).map(str::parse) {
+            self.tokens.said(used);
+        }
         let first = next_data(&mut rest).await.transpose().map_err(Unanswered::sort)?;
         Ok((head, first, rest))
     }
@@ -191,6 +208,9 @@ impl Forward {
         request.headers_mut().insert(ANSWER_HEADER, text(&self.key.to_string()));
         if let Some(in_front) = in_front {
             request.headers_mut().insert(RESUME_HEADER, in_front.len().into());
+        }
+        if let Some(scope) = self.scope {
+            request.headers_mut().insert(SCOPE_HEADER, text(&format!("{scope:032x}")));
         }
         if let Some(seed) = self.seed {
             request.headers_mut().insert(SEED_HEADER, seed.into());
@@ -245,6 +265,11 @@ impl Answer {
         forward.count(lost)?;
         tracing::info!(model = forward.model, answer = %forward.key, ?lost, "an answer goes on in another runtime");
         forward.within((lost == Lost::Died).then_some(grant.launch), &trail).await
+    }
+
+    /// So many tokens have been passed on.
+    pub fn passed_on(&self, trail: &Trail) {
+        self.forward.tokens.passed_on(trail.choices.iter().map(|past| past.tokens.len() as u64).sum());
     }
 
     /// Notes how long it took so far.

@@ -3,12 +3,10 @@
 //! Kept as they came: `Host`, `Forwarded`, `X-Forwarded-*`, `traceparent`, `K-Proxy-Request` and all the rest. Gone: what
 //! belongs to one connection (RFC 9110, 7.6.1), and what only Knative or we may say.
 
-use protocol::resume::IDENTITY_HEADER;
-
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{
-        CONNECTION, CONTENT_LENGTH, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
+        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
         TRANSFER_ENCODING, UPGRADE,
     },
     uri::Authority,
@@ -38,18 +36,24 @@ pub fn to_runtime(mut headers: HeaderMap, authority: Option<&Authority>) -> Head
     headers.remove(EXPECT);
     // The body is sent as it was read, and says its length itself.
     headers.remove(CONTENT_LENGTH);
+    // Who somebody is has been settled, and is nobody else's to know.
+    headers.remove(AUTHORIZATION);
+    strip_internal(&mut headers);
+    headers
+}
+
+fn strip_internal(headers: &mut HeaderMap) {
     let internal = |name: &&HeaderName| INTERNAL.iter().any(|prefix| name.as_str().starts_with(prefix));
     let internal: Vec<HeaderName> = headers.keys().filter(internal).cloned().collect();
     for name in internal {
         headers.remove(name);
     }
-    headers
 }
 
 /// A runtime's headers, for the client.
 pub fn to_client(mut headers: HeaderMap) -> HeaderMap {
     strip_connection(&mut headers);
-    headers.remove(IDENTITY_HEADER);
+    strip_internal(&mut headers);
     headers
 }
 
@@ -109,6 +113,7 @@ mod tests {
             ("pilotlight-wake", "{}"),
             ("Pilotlight-Scope", "0"),
             ("pilotlight-seed", "7"),
+            ("authorization", "Bearer pl_secret"),
             ("connection", "close, x-mine"),
             ("x-mine", "1"),
             ("transfer-encoding", "chunked"),

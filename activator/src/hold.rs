@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     endpoint::Endpoint,
     scaler::{Command, SlotId},
-    slot::{LaunchId, Refusal, RequestId},
+    slot::{Claim, LaunchId, Refusal, RequestId},
 };
 
 /// Messages to the scaler, the places of all requests held or in flight included.
@@ -38,6 +38,8 @@ pub struct Arrival {
     pub slot: SlotId,
     /// Who.
     pub request: RequestId,
+    /// What it claims of it.
+    pub claim: Claim,
     /// Its last attempt found this launch unreachable.
     pub lost: Option<LaunchId>,
     /// It was admitted before, and has lost its runtime since.
@@ -137,13 +139,19 @@ impl Gate {
 
     /// Waits until the model's runtime can answer. Dropping the future gives the place up. Who comes `again` is held beyond all bounds: it
     /// has been let in already.
-    pub async fn admit(&self, slot: SlotId, lost: Option<LaunchId>, again: bool) -> Result<Admitted, Refusal> {
+    pub async fn admit(
+        &self,
+        slot: SlotId,
+        claim: Claim,
+        lost: Option<LaunchId>,
+        again: bool,
+    ) -> Result<Admitted, Refusal> {
         let request = RequestId(self.requests.fetch_add(1, Ordering::Relaxed));
         // Declared before the reply's receiver, thus dropped after it: the scaler hears of a leaving only when it can see
         // that nobody waits for the reply.
         let ticket = Ticket { slot, request, way_out: Some(self.reserve()?) };
         let (reply, answer) = oneshot::channel();
-        self.reserve()?.send(Command::Arrive(Arrival { slot, request, lost, again, reply }));
+        self.reserve()?.send(Command::Arrive(Arrival { slot, request, claim, lost, again, reply }));
         match answer.await {
             Ok(granted) => Ok(Admitted { grant: granted?, ticket }),
             Err(_) => Err(Refusal::Closing),

@@ -1,20 +1,23 @@
 //! The pilot light: always there, tiny, holds requests and lights runtimes.
 //!
 //! ```text
-//! server ─► probes ─► traffic ─► api (body, check, route) ─► hold ─► forward ─► endpoint ─► runtime
+//! server ─► probes ─► traffic ─► api (tenants, body, check, route) ─► hold ─► forward ─► endpoint ─► runtime
 //!                                                              │ ▲
 //!                                          Arrive, Leave       ▼ │ admitted or refused
 //!                            admin ─► scaler (the one owner: slot machines, children, standbys, deadlines)
 //! ```
 //!
 //! **Invariants:** knows no tensor, no Wasm and no tokenizer: it depends on neither Burn nor wasmtime. Survives the death
-//! of any runtime. Nothing polls. Only [`config`] is told what to do; nothing reads the environment.
+//! of any runtime. Nothing polls. Only [`config`] is told what to do (and told anew: `reload`); nothing reads the
+//! environment.
 
 #![deny(unsafe_code)]
 
+mod account;
 mod admin;
 mod answers;
 mod api;
+pub mod audit;
 mod body;
 mod child;
 pub mod config;
@@ -28,11 +31,15 @@ mod launcher;
 mod life;
 mod metrics;
 mod probes;
+mod reload;
 mod scaler;
 mod server;
+mod settings;
 pub mod slot;
+pub mod tenants;
 mod traffic;
 mod watched;
 
 pub use config::{Config, ConfigError, KnativeLabels, ModelEntry};
 pub use life::{Activator, ServeError, serve};
+pub use reload::{Reader, Source};

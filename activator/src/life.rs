@@ -5,6 +5,7 @@
 
 use std::{fs::File, io, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::UNIX_EPOCH};
 
+use arc_swap::ArcSwap;
 use protocol::answer::ModelCard;
 use tokio::{
     net::TcpListener,
@@ -18,17 +19,23 @@ use tracing::Instrument;
 use crate::{
     admin::{self, Admin},
     api::{self, Api},
+    audit::{Audit, AuditError},
     body::Bodies,
     config::{Config, ConfigError, ModelEntry},
     hold::{COMMANDS_MAX, Gate},
     metrics::Metrics,
     probes::Readiness,
+    reload::{self, Intake, Source},
     scaler::{Command, Scaler},
     server::Server,
+    settings::Seen,
 };
 
 /// Threads that serve. One could do; the second keeps probes fast while the first is busy.
 const WORKER_THREADS: usize = 2;
+
+/// How long the audit's last lines may take beyond the drain.
+const AUDIT_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Why `serve` did not begin, or how it was cut short.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +64,12 @@ pub enum ServeError {
     /// Threads, signals.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
+    /// The keys of tokens.
+    #[error("{0}")]
+    Issuer(String),
+    /// The record of requests.
+    #[error("{0}")]
+    Audit(#[from] AuditError),
     /// A second signal.
     #[error("ended at once by a second signal")]
     Interrupted,
@@ -69,16 +82,17 @@ impl ServeError {
             Self::Config(_) => 64,
             Self::NoSnapshot { .. } => 66,
             Self::Bind { error, .. } if error.kind() == io::ErrorKind::AddrInUse => 69,
-            Self::Bind { .. } | Self::System(_) => 74,
+            Self::Issuer(_) => 69,
+            Self::Bind { .. } | Self::System(_) | Self::Audit(_) => 74,
             Self::Interrupted => 130,
         }
     }
 }
 
 /// Serves until SIGTERM or SIGINT, drains, and returns. Prints `admin on http://…` and `listening on http://…` on stderr
-/// once it accepts.
-pub fn serve(config: Config) -> ExitCode {
-    match serve_until_signal(config) {
+/// once it accepts. With a source, the configuration is read again when it changes.
+pub fn serve(config: Config, source: Option<Source>) -> ExitCode {
+    match serve_until_signal(config, source) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("pilotlight: {error}");
@@ -87,7 +101,7 @@ pub fn serve(config: Config) -> ExitCode {
     }
 }
 
-fn serve_until_signal(config: Config) -> Result<(), ServeError> {
+fn serve_until_signal(config: Config, source: Option<Source>) -> Result<(), ServeError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKER_THREADS).enable_all().build()?;
     let knative = config.knative.clone();
     let span = tracing::info_span!(
@@ -100,7 +114,7 @@ fn serve_until_signal(config: Config) -> Result<(), ServeError> {
         async {
             // Before anything is said to listen, so that no signal is missed.
             let mut signals = Signals::new()?;
-            let activator = Activator::start(config).await?;
+            let activator = Activator::begin(config, source).await?;
             eprintln!("admin on http://{}", activator.admin());
             eprintln!("listening on http://{}", activator.api());
             signals.next().await;
@@ -138,41 +152,55 @@ pub struct Activator {
     scaler: JoinHandle<()>,
     draining: watch::Sender<bool>,
     drain_timeout: std::time::Duration,
+    audit: Option<Audit>,
+    /// Takes new configurations in, where they come from somewhere.
+    reloads: Option<JoinHandle<()>>,
 }
 
 impl Activator {
-    /// Checks the configuration, looks at the snapshots, binds both ports and accepts.
+    /// As [`Activator::begin`], for a configuration that stays.
     pub async fn start(config: Config) -> Result<Self, ServeError> {
+        Self::begin(config, None).await
+    }
+
+    /// Checks the configuration, looks at the snapshots, binds both ports and accepts.
+    pub async fn begin(config: Config, source: Option<Source>) -> Result<Self, ServeError> {
         config.check()?;
-        let models = config.models.iter().map(look_at).collect::<Result<Vec<_>, _>>()?;
-        let (cards, digests): (Vec<_>, Vec<_>) = models.into_iter().unzip();
         raise_descriptor_limit();
         let (admin_port, api_port) = (bind(config.admin).await?, bind(config.listen).await?);
+        let audit = config.audit.as_deref().map(Audit::open).transpose()?;
+        let hangup = source.is_some().then(reload::hangup).transpose()?;
 
         let metrics = Metrics::new(&config.knative);
         let (commands, orders) = mpsc::channel(COMMANDS_MAX);
-        let gate = Gate::new(commands);
-        let (scaler, phases) = Scaler::new(&config, digests, orders, metrics.clone());
+        let gate = Gate::new(commands.clone());
+        let (scaler, phases) = Scaler::new(&config, orders, metrics.clone());
+        let scaler = tokio::spawn(scaler.run().in_current_span());
         let (draining, readiness) = watch::channel(false);
         let readiness = Readiness::new(readiness);
 
-        let names: Arc<[String]> = config.models.iter().map(|model| model.name.clone()).collect();
-        let admin = Admin { gate: gate.clone(), models: names, phases, metrics: metrics.clone() };
+        let mut intake = Intake::new(&config, commands);
+        let settings = Arc::new(ArcSwap::from_pointee(intake.take(&config).await?));
+        let address = admin_port.local_addr()?;
+        let admin = Admin { gate: gate.clone(), settings: settings.clone(), address, phases, metrics: metrics.clone() };
         let api = Api {
-            models: cards,
+            settings: settings.clone(),
             gate: gate.clone(),
             metrics,
             bodies: Bodies::new(config.body_bytes_max),
             timeout: config.timeout,
-            early_headers_after: config.early_headers_after,
+            audit: audit.clone(),
         };
+        let watch = |(source, hangup)| tokio::spawn(reload::watch(intake, source, settings, hangup).in_current_span());
         Ok(Self {
-            scaler: tokio::spawn(scaler.run().in_current_span()),
+            scaler,
             admin: Server::start(admin_port, admin::router(admin, readiness.clone()))?,
             api: Server::start(api_port, api::router(Arc::new(api), readiness))?,
             gate,
             draining,
             drain_timeout: config.drain_timeout,
+            audit,
+            reloads: source.zip(hangup).map(watch),
         })
     }
 
@@ -190,6 +218,9 @@ impl Activator {
     pub async fn drain(self) {
         let deadline = Instant::now() + self.drain_timeout;
         tracing::info!("draining");
+        if let Some(reloads) = &self.reloads {
+            reloads.abort();
+        }
         self.draining.send_replace(true);
         let commands = self.gate.commands();
         let (reply, quiet) = oneshot::channel();
@@ -202,6 +233,13 @@ impl Activator {
         }
         send(commands, Command::Close { give_up_at: deadline.into_std() }).await;
         finish(self.scaler).await;
+        if let Some(audit) = self.audit {
+            // Requests that were cut still hold it; they are not waited for.
+            let finished = tokio::task::spawn_blocking(|| audit.finish());
+            if tokio::time::timeout_at(deadline.max(Instant::now() + AUDIT_MAX), finished).await.is_err() {
+                tracing::error!("the audit's last lines may be missing");
+            }
+        }
         tracing::info!("drained");
     }
 
@@ -234,7 +272,7 @@ async fn finish(scaler: JoinHandle<()>) {
 }
 
 /// The model's card and its snapshot's digest. A file that is there and wrong is found out when it is asked for.
-fn look_at(model: &ModelEntry) -> Result<(ModelCard, Option<String>), ServeError> {
+pub(crate) fn look_at(model: &ModelEntry) -> Result<Seen, ServeError> {
     let open = || {
         let file = File::open(&model.snapshot)?;
         let metadata = file.metadata()?;
@@ -253,7 +291,8 @@ fn look_at(model: &ModelEntry) -> Result<(ModelCard, Option<String>), ServeError
             None
         }
     };
-    Ok((ModelCard::new(&model.name, modified.map_or(0, |since| since.as_secs())), digest))
+    let card = ModelCard::new(&model.name, modified.map_or(0, |since| since.as_secs()));
+    Ok(Seen { entry: model.clone(), card, digest })
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {

@@ -1,11 +1,14 @@
 //! What the activator tells about itself: each happening is one function here, which counts it and logs it.
 //!
-//! **Invariant:** label sets are closed: models of the configuration, phases, outcomes, status classes. No request's
+//! **Invariant:** label sets are closed: models and tenants of the configuration, phases, outcomes, status classes. No request's
 //! words ever appear.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, AtomicU64},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64},
+    },
+    time::Duration,
 };
 
 use prometheus_client::{
@@ -22,6 +25,7 @@ use prometheus_client::{
 use protocol::control::Stats;
 
 use crate::{
+    audit::Line,
     config::KnativeLabels,
     scaler::ColdStart,
     slot::{Phase, Slot},
@@ -53,6 +57,30 @@ struct Class {
     class: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Why {
+    why: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Start {
+    model: String,
+    start: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Billed {
+    model: String,
+    tenant: String,
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfTenant {
+    tenant: String,
+    class: &'static str,
+}
+
 /// Every counter. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -65,6 +93,11 @@ pub struct Metrics {
     restore: Family<Model, Histogram>,
     requests: Family<Class, Counter<u64, AtomicU64>>,
     lost: Family<Outcome, Counter<u64, AtomicU64>>,
+    refused: Family<Why, Counter<u64, AtomicU64>>,
+    held_for: Family<Model, Histogram>,
+    first_token: Family<Start, Histogram>,
+    tokens: Family<Billed, Counter<u64, AtomicU64>>,
+    tenant_requests: Family<OfTenant, Counter<u64, AtomicU64>>,
     sequences: Family<InPhase, Gauge<i64, AtomicI64>>,
     kv_blocks: Family<InPhase, Gauge<i64, AtomicI64>>,
     preempted: Family<Model, Counter<u64, AtomicU64>>,
@@ -94,6 +127,11 @@ impl Metrics {
             restore: Family::new_with_constructor(seconds),
             requests: Family::default(),
             lost: Family::default(),
+            refused: Family::default(),
+            held_for: Family::new_with_constructor(seconds),
+            first_token: Family::new_with_constructor(seconds),
+            tokens: Family::default(),
+            tenant_requests: Family::default(),
             sequences: Family::default(),
             kv_blocks: Family::default(),
             preempted: Family::default(),
@@ -109,9 +147,22 @@ impl Metrics {
         registry.register("requests", "Requests answered, by class of status", metrics.requests.clone());
         let lost = "Requests that lost their runtime while it worked on them, by why: killed or broken, told to end, given up after two deaths";
         registry.register("requests_lost", lost, metrics.lost.clone());
+        metrics.register_callers(&mut registry);
         metrics.register_engine(&mut registry);
         metrics.registry = Arc::new(registry);
         metrics
+    }
+
+    /// Who asks, and how long they wait.
+    fn register_callers(&self, registry: &mut Registry) {
+        let refused = "Requests turned away before they were read: who asks is unknown, or over quota";
+        registry.register("refused", refused, self.refused.clone());
+        registry.register("held_seconds", "From a request's arrival to its being let through", self.held_for.clone());
+        let first = "From a request's arrival to the first byte of its answer, of whole answers to all of it, by how its model was found";
+        registry.register("first_token_seconds", first, self.first_token.clone());
+        registry.register("tokens", "Tokens of prompts and of answers, by who is billed", self.tokens.clone());
+        let requests = "Requests that were let in, by tenant and class of status";
+        registry.register("tenant_requests", requests, self.tenant_requests.clone());
     }
 
     /// What runtimes tell of their engines.
@@ -189,14 +240,46 @@ impl Metrics {
         self.lost.get_or_create(&Outcome { model: model.to_owned(), outcome }).inc();
     }
 
+    /// A request was turned away before it was read: `unknown`, `over_quota`.
+    pub fn refused(&self, why: &'static str) {
+        self.refused.get_or_create(&Why { why }).inc();
+    }
+
+    /// A request was let through after this time.
+    pub fn held(&self, model: &str, took: Duration) {
+        self.held_for.get_or_create(&Model { model: model.to_owned() }).observe(took.as_secs_f64());
+    }
+
+    /// An answer began after this time.
+    pub fn first_token(&self, model: &str, cold: bool, took: Duration) {
+        let start = if cold { "cold" } else { "hot" };
+        self.first_token.get_or_create(&Start { model: model.to_owned(), start }).observe(took.as_secs_f64());
+    }
+
+    /// A request that was let in is over.
+    pub fn answered(&self, line: &Line) {
+        let class = class(line.status);
+        self.tenant_requests.get_or_create(&OfTenant { tenant: line.tenant.clone(), class }).inc();
+        for (kind, tokens) in [("prompt", line.prompt_tokens), ("completion", line.completion_tokens)] {
+            if tokens > 0 {
+                let label = Billed { model: line.model.clone(), tenant: line.tenant.clone(), kind };
+                self.tokens.get_or_create(&label).inc_by(tokens);
+            }
+        }
+    }
+
     /// A request was answered.
     pub fn request(&self, model: &str, status: http::StatusCode) {
-        let class = match status.as_u16() / 100 {
-            2 => "2xx",
-            3 => "3xx",
-            4 => "4xx",
-            _ => "5xx",
-        };
+        let class = class(status.as_u16());
         self.requests.get_or_create(&Class { model: model.to_owned(), class }).inc();
+    }
+}
+
+fn class(status: u16) -> &'static str {
+    match status / 100 {
+        2 => "2xx",
+        3 => "3xx",
+        4 => "4xx",
+        _ => "5xx",
     }
 }

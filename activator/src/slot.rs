@@ -10,18 +10,25 @@
 //! ```
 //!
 //! **Invariants:** never two launches alive; a request is held only while a launch is alive or a retry is due; whoever
-//! is held is admitted, refused, or has left; a launch is forgotten only once its exit has been seen. Nothing here reads
-//! a clock, spawns or awaits: time is an argument and [`Effect`]s are data, run by the scaler.
+//! is held is admitted, refused, or has left, in the order of the queue (`slot/queue.rs`), and while somebody is held a ready slot answers as
+//! many as it may; a launch is forgotten only once its exit has been seen. Nothing here reads a clock, spawns or awaits: time is an argument
+//! and [`Effect`]s are data, run by the scaler.
 
+mod pace;
+mod queue;
 mod turn;
 
+pub use queue::{AGEING, Claim, TenantId, WEIGHT_MAX};
+
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use pace::Pace;
 use protocol::control::FailureKind;
+use queue::Queue;
 
 /// The first wait after a launch that never became ready; each further one in a row doubles it.
 pub const BACK_OFF_FIRST: Duration = Duration::from_millis(250);
@@ -41,7 +48,7 @@ pub struct LaunchId(pub u64);
 pub struct RequestId(pub u64);
 
 /// A slot's times and bounds.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// A ready runtime that nobody asked for so long is drained.
     pub idle: Duration,
@@ -51,6 +58,10 @@ pub struct Policy {
     pub drain_timeout: Duration,
     /// Requests held at most, besides those that lost their runtime.
     pub hold_max: usize,
+    /// Requests that are let through at the same time; further ones are held.
+    pub concurrency: usize,
+    /// It is started without a request, and never drained for want of one.
+    pub keep: bool,
 }
 
 /// Why a launch never became ready.
@@ -92,8 +103,8 @@ pub enum State {
     Ready {
         /// Whose endpoint they go to.
         launch: LaunchId,
-        /// Who is being answered.
-        in_flight: BTreeSet<RequestId>,
+        /// Who is being answered, since when.
+        in_flight: BTreeMap<RequestId, Instant>,
         /// When the last of them ended; meaningful while there is none.
         idle_since: Instant,
     },
@@ -147,7 +158,7 @@ impl Phase {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A request wants in.
-    Arrived(RequestId),
+    Arrived(RequestId, Claim),
     /// A request wants in that was admitted before, and has lost its runtime since.
     Returned(RequestId),
     /// It was answered, gave up or went away.
@@ -166,6 +177,14 @@ pub enum Event {
     Tick,
     /// The snapshot is another file than the one that failed.
     SnapshotChanged,
+    /// Be started, though nobody asks.
+    Wanted,
+    /// What runs is to end, and what comes is to be answered by a new launch: the snapshot is another than the one that runs.
+    Renew,
+    /// Nobody needs what runs: it ends when what it answers is over.
+    Unwanted,
+    /// Other times and bounds from now on.
+    NewPolicy(Policy),
     /// The activator ends: hold nothing, start nothing, be cold by the given time.
     Close {
         /// The runtime is killed then.
@@ -193,6 +212,13 @@ pub enum Effect {
 pub enum Refusal {
     /// `hold_max` requests are held already.
     Full,
+    /// As many of this tenant as may wait for this model do.
+    TenantFull,
+    /// As long as starts and answers took before, its deadline would have passed.
+    TooLate {
+        /// When it could be answered.
+        retry_after: Duration,
+    },
     /// The model cannot be started now.
     Failed {
         /// Why.
@@ -209,7 +235,8 @@ pub enum Refusal {
 pub struct Slot {
     policy: Policy,
     state: State,
-    held: BTreeSet<RequestId>,
+    held: Queue,
+    pace: Pace,
     /// Launches in a row that never became ready.
     failures: u32,
     launches: u64,
@@ -219,7 +246,15 @@ pub struct Slot {
 impl Slot {
     /// A cold slot.
     pub fn new(policy: Policy) -> Self {
-        Self { policy, state: State::Cold, held: BTreeSet::new(), failures: 0, launches: 0, closing: false }
+        Self {
+            policy,
+            state: State::Cold,
+            held: Queue::default(),
+            pace: Pace::default(),
+            failures: 0,
+            launches: 0,
+            closing: false,
+        }
     }
 
     /// Where it is in its life.
@@ -266,7 +301,9 @@ impl Slot {
         match &self.state {
             State::Cold => None,
             State::Starting { give_up_at, .. } => Some(*give_up_at),
-            State::Ready { in_flight, idle_since, .. } => in_flight.is_empty().then(|| *idle_since + self.policy.idle),
+            State::Ready { in_flight, idle_since, .. } => {
+                (in_flight.is_empty() && !self.policy.keep).then(|| *idle_since + self.policy.idle)
+            }
             State::Draining { give_up_at, .. } => *give_up_at,
             State::Failed { until, .. } => Some(*until),
         }
@@ -276,8 +313,8 @@ impl Slot {
     pub fn next(self, event: Event, now: Instant) -> (Self, Vec<Effect>) {
         let mut turn = turn::Turn { slot: self, now, effects: Vec::new() };
         match event {
-            Event::Arrived(request) => turn.arrived(request, true),
-            Event::Returned(request) => turn.arrived(request, false),
+            Event::Arrived(request, claim) => turn.arrived(request, &claim),
+            Event::Returned(request) => turn.returned(request),
             Event::Left(request) => turn.left(request),
             Event::BecameReady(launch) => turn.became_ready(launch),
             Event::NotLaunched(launch, failure) => turn.not_launched(launch, failure),
@@ -286,6 +323,10 @@ impl Slot {
             Event::Exited(launch, failure) => turn.exited(launch, failure),
             Event::Tick => turn.tick(),
             Event::SnapshotChanged => turn.snapshot_changed(),
+            Event::Wanted => turn.wanted(),
+            Event::Renew => turn.renew(),
+            Event::Unwanted => turn.unwanted(),
+            Event::NewPolicy(policy) => turn.new_policy(policy),
             Event::Close { give_up_at } => turn.close(give_up_at),
         }
         turn.slot.check_invariants();
@@ -296,10 +337,27 @@ impl Slot {
     fn check_invariants(&self) {
         debug_assert!(!self.closing || self.held.is_empty());
         debug_assert!(match &self.state {
-            State::Cold | State::Ready { .. } => self.held.is_empty(),
+            State::Cold => self.held.is_empty(),
+            State::Ready { in_flight, .. } => self.held.is_empty() || in_flight.len() >= self.policy.concurrency,
             State::Failed { failure, .. } => self.held.is_empty() || !self.turns_away(failure),
             State::Starting { .. } | State::Draining { .. } => true,
         });
+    }
+
+    /// When a request of this tenant would be let through, as long as starts and answers took before. Too early rather than too late: others
+    /// may come before it.
+    fn could_be_answered_in(&self, tenant: TenantId, now: Instant) -> Duration {
+        let start = self.pace.start.unwrap_or_default();
+        let (ready_in, busy) = match &self.state {
+            State::Ready { in_flight, .. } => (Duration::ZERO, in_flight.len()),
+            State::Starting { give_up_at, .. } => {
+                let began = give_up_at.checked_sub(self.policy.start_timeout).unwrap_or(now);
+                (start.saturating_sub(now.saturating_duration_since(began)), 0)
+            }
+            State::Cold | State::Draining { .. } => (start, 0),
+            State::Failed { until, .. } => (until.saturating_duration_since(now) + start, 0),
+        };
+        ready_in + self.pace.wait(self.held.of(tenant), busy, self.policy.concurrency)
     }
 
     /// Whether requests are answered at once with this failure rather than held for the next launch.

@@ -13,21 +13,24 @@ use http::{HeaderValue, Version, header::CONNECTION};
 use crate::{
     metrics::{Metrics, NO_MODEL},
     probes::Readiness,
-    scaler::SlotId,
+    settings::Route,
 };
 
 /// What watching needs. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Watch {
-    models: Arc<[String]>,
     metrics: Metrics,
     readiness: Readiness,
 }
 
+/// The model that a request was for: an extension of its answer.
+#[derive(Clone, Debug)]
+pub struct Asked(pub Arc<Route>);
+
 impl Watch {
-    /// `models` in the order of the slots.
-    pub fn new(models: Vec<String>, metrics: Metrics, readiness: Readiness) -> Self {
-        Self { models: models.into(), metrics, readiness }
+    /// Counts there, and asks that whether we drain.
+    pub fn new(metrics: Metrics, readiness: Readiness) -> Self {
+        Self { metrics, readiness }
     }
 }
 
@@ -37,7 +40,7 @@ pub async fn watch(State(watch): State<Watch>, request: Request, next: Next) -> 
     let probe = matches!(request.uri().path(), "/livez" | "/readyz");
     let mut response = next.run(request).await;
     if !probe {
-        let model = response.extensions().get::<SlotId>().map_or(NO_MODEL, |slot| &watch.models[slot.0]);
+        let model = response.extensions().get::<Asked>().map_or(NO_MODEL, |asked| &asked.0.card.id);
         watch.metrics.request(model, response.status());
     }
     if watch.readiness.draining() && version <= Version::HTTP_11 {

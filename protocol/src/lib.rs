@@ -19,6 +19,7 @@ pub mod timings;
 pub mod tokenize;
 pub mod tools;
 mod unsupported;
+pub mod usage;
 
 pub use chat::{ChatRequest, parse_chat};
 pub use completion::{CompletionRequest, Prompt, parse_completion};

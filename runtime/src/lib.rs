@@ -32,7 +32,7 @@ mod service;
 mod text;
 pub mod tools;
 
-pub use engine::SEQUENCES_MAX;
+pub use engine::{SEQUENCES_DEFAULT, SEQUENCES_MAX};
 pub use kv_store::Folder;
 pub use memory::keep_what_is_freed;
 
@@ -50,7 +50,7 @@ pub struct Options {
     pub instruction_set: Option<String>,
     /// What keys and values are kept in; `None`: float32 where the weights are sealed so, else float16.
     pub kv_format: Option<kernels::KvFormat>,
-    /// Sequences computed at once, at most [`SEQUENCES_MAX`]; `None`: 64.
+    /// Sequences computed at once, at most [`SEQUENCES_MAX`]; `None`: [`SEQUENCES_DEFAULT`].
     pub max_sequences: Option<usize>,
     /// The operator's key of encrypted snapshots.
     pub decrypt_key: Option<snapshot::OperatorKey>,

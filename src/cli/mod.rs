@@ -3,11 +3,13 @@
 
 mod bench;
 mod models;
+mod operate;
 mod serve;
 pub mod values;
 
 pub use bench::{Alone, Bench, ColdStart, Decode, Prefill, Restore, What};
 pub use models::{Demo, Inspect, Pull, Remove, Seal, Weights};
+pub use operate::{Audit, Config, Key};
 pub use serve::{KvFormat, Run, RuntimeArgs, Serve};
 
 use crate::exit;
@@ -39,12 +41,18 @@ pub enum Command {
     Pull(Pull),
     Seal(Seal),
     Inspect(Inspect),
-    Serve(Serve),
+    Serve(Box<Serve>),
     Run(Run),
     #[command(hide = true)]
     Runtime(RuntimeArgs),
     Ls(List),
     Rm(Remove),
+    #[command(subcommand)]
+    Config(Config),
+    #[command(subcommand)]
+    Key(Key),
+    #[command(subcommand)]
+    Audit(Audit),
     Doctor(Doctor),
     Bench(Bench),
 }
@@ -127,9 +135,9 @@ mod tests {
                     --standby 1 --hold-max 20 --early-headers-after 2s --drain-timeout 1m --timeout 300s";
         let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
         let Command::Serve(serve) = parse(words(&line)).unwrap() else { panic!("not serve") };
-        assert_eq!((serve.models.len(), serve.standby, serve.hold_max), (2, 1, 20));
-        assert_eq!(serve.idle.as_millis(), 500);
-        assert_eq!(serve.drain_timeout.as_secs(), 60);
+        assert_eq!((serve.models.len(), serve.standby, serve.hold_max), (2, Some(1), Some(20)));
+        assert_eq!(serve.idle.unwrap().as_millis(), 500);
+        assert_eq!(serve.drain_timeout.unwrap().as_secs(), 60);
     }
 
     #[test]
@@ -144,7 +152,7 @@ mod tests {
     fn wrong_words_are_64_and_help_is_0() {
         let shown = |code: u8| format!("{:?}", ExitCode::from(code));
         for (line, expected) in [
-            ("serve --config x", 64),
+            ("serve --confg x", 64),
             ("fly", 64),
             ("serve --idle never", 64),
             ("--help", 0),

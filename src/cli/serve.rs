@@ -13,47 +13,58 @@ EXAMPLES:
   pilotlight serve --model smollm2                            a model of the store
   pilotlight serve --model tiny=./tiny.snapshot --idle 5m     a snapshot, under a name of your own
   pilotlight serve --listen 127.0.0.1:0 --admin 127.0.0.1:0   all models of the store, on free ports
+  pilotlight serve --config pilotlight.toml                   models, tenants and bounds of a file (pilotlight config example)
 
   curl http://127.0.0.1:8080/v1/chat/completions -H 'content-type: application/json' \\
     -d '{\"model\":\"smollm2\",\"messages\":[{\"role\":\"user\",\"content\":\"Hello!\"}]}'";
 
 /// Serve models over HTTP: each wakes when somebody asks and is gone when nobody does
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(after_help = SERVE_EXAMPLES)]
 pub struct Serve {
+    /// What to serve, to whom and within which bounds; read again when it changes, or on SIGHUP. What a flag says counts more
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Where the OpenAI API listens; port 0 picks a free one [default: 127.0.0.1:8080, or 0.0.0.0:$PORT]
     #[arg(long, value_name = "ADDR:PORT", value_parser = address)]
     pub listen: Option<SocketAddr>,
-    /// Where metrics and slots are shown
-    #[arg(long, value_name = "ADDR:PORT", value_parser = address, default_value = "127.0.0.1:9464")]
-    pub admin: SocketAddr,
-    /// A snapshot and the name clients ask for, or a model of the store; repeatable [default: all sealed models of the store]
+    /// Where metrics and slots are shown [default: 127.0.0.1:9464]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = address)]
+    pub admin: Option<SocketAddr>,
+    /// A snapshot and the name clients ask for, or a model of the store; repeatable [default: those of the configuration, else all sealed
+    /// models of the store]
     #[arg(long = "model", value_name = "NAME=FILE", value_parser = model)]
     pub models: Vec<ModelArg>,
-    /// How long a model stays after its last request
-    #[arg(long, value_parser = duration, default_value = "30s", value_name = "TIME")]
-    pub idle: Duration,
-    /// Processes that wait without a model, to save the launch; 0 means that nothing runs at zero
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    pub standby: usize,
-    /// Requests held for one cold model at most; more are answered 429
-    #[arg(long, default_value_t = 10_000, value_name = "N")]
-    pub hold_max: usize,
-    /// When a held stream gets its headers, so that proxies see life
-    #[arg(long, value_parser = duration, default_value = "2s", value_name = "TIME")]
-    pub early_headers_after: Duration,
-    /// How long a model may take to become ready before its process is ended
-    #[arg(long, value_parser = duration, default_value = "2m", value_name = "TIME")]
-    pub start_timeout: Duration,
-    /// How long a drain may take before what still runs is cut
-    #[arg(long, value_parser = duration, default_value = "1m", value_name = "TIME")]
-    pub drain_timeout: Duration,
-    /// A request's deadline where it names none
-    #[arg(long, value_parser = duration, default_value = "5m", value_name = "TIME")]
-    pub timeout: Duration,
-    /// The largest request body that is read
-    #[arg(long, value_parser = size, default_value = "16MiB", value_name = "SIZE")]
-    pub body_max: u64,
+    /// Serve who shows no API key, although there are tenants, or although --listen can be reached from other machines
+    #[arg(long)]
+    pub anonymous: bool,
+    /// How long a model stays after its last request [default: 30s]
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    pub idle: Option<Duration>,
+    /// Processes that wait without a model, to save the launch [default: 0: nothing runs at zero]
+    #[arg(long, value_name = "N")]
+    pub standby: Option<usize>,
+    /// Requests held for one cold model at most; more are answered 429 [default: 10000]
+    #[arg(long, value_name = "N")]
+    pub hold_max: Option<usize>,
+    /// When a held stream gets its headers, so that proxies see life [default: 2s]
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    pub early_headers_after: Option<Duration>,
+    /// How long a model may take to become ready before its process is ended [default: 2m]
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    pub start_timeout: Option<Duration>,
+    /// How long a drain may take before what still runs is cut [default: 1m]
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    pub drain_timeout: Option<Duration>,
+    /// A request's deadline where it names none [default: 5m]
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    pub timeout: Option<Duration>,
+    /// The largest request body that is read [default: 16MiB]
+    #[arg(long, value_parser = size, value_name = "SIZE")]
+    pub body_max: Option<u64>,
+    /// Record who asked which model when, and what came of it; never what was said (pilotlight audit verify)
+    #[arg(long, value_name = "FILE")]
+    pub audit: Option<PathBuf>,
     #[command(flatten)]
     pub engine: Engine,
     /// End when this process does: for commands that serve as a part of their work

@@ -4,6 +4,7 @@ mod bench;
 mod demo;
 mod doctor;
 mod inspect;
+mod operate;
 mod pull;
 mod run;
 mod runtime;
@@ -34,6 +35,9 @@ pub fn dispatch(command: Command) -> ExitCode {
         Command::Inspect(args) => done(inspect::inspect(&args)),
         Command::Ls(args) => done(store::list(&args, &environment)),
         Command::Rm(args) => done(store::remove(&args, &environment)),
+        Command::Config(args) => done(operate::config(&args, &environment)),
+        Command::Key(args) => done(operate::key(&args)),
+        Command::Audit(args) => done(operate::audit(&args)),
         Command::Doctor(args) => done(doctor::doctor(&args, &environment)),
         Command::Bench(args) => done(bench::bench(&args, &environment)),
     }

@@ -2,20 +2,26 @@
 
 use crate::{
     allocator,
-    cli::{Serve, values::ModelArg},
+    cli::{self, Command, Serve, values::ModelArg},
+    configuration::{
+        self, File,
+        file::{Model, Time},
+    },
     environment::Environment,
     exit::{self, Error, Result},
     logging,
 };
-use activator::{Config, ModelEntry};
+use activator::{Config, ModelEntry, Source};
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use snapshot::{Header, Snapshot};
 use std::{
     collections::BTreeSet,
     ffi::OsString,
-    fs::File,
+    fs,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
+    time::Duration,
 };
 use store::Store;
 
@@ -24,9 +30,17 @@ pub fn start(args: &Serve, environment: &Environment) -> ExitCode {
     allocator::keep_small();
     logging::start(environment);
     match tie_to_parent(args.exit_with).and_then(|()| resolve(args, environment)) {
-        Ok(config) => activator::serve(config),
+        Ok(config) => activator::serve(config, source(args, environment)),
         Err(error) => exit::report(Err(error)),
     }
+}
+
+/// How the configuration is read again, where there is a file of it.
+fn source(args: &Serve, environment: &Environment) -> Option<Source> {
+    let file = args.config.clone()?;
+    let (args, environment) = (args.clone(), environment.clone());
+    let read = move || resolve(&args, &environment).map_err(|error| error.to_string());
+    Some(Source { file, read: Arc::new(read) })
 }
 
 /// SIGTERM when the parent is gone, so that nothing is left of a command that was killed while it served.
@@ -42,21 +56,55 @@ fn tie_to_parent(parent: Option<i32>) -> Result<()> {
     }
 }
 
+/// What `serve --config FILE` would do.
+pub fn of_file(file: &Path, environment: &Environment) -> Result<Config> {
+    let words = ["pilotlight".into(), "serve".into(), "--config".into(), file.as_os_str().to_owned()];
+    match cli::parse(words) {
+        Ok(Command::Serve(args)) => resolve(&args, environment),
+        _ => Err(Error::Usage(format!("{}: no name of a file", file.display()))),
+    }
+}
+
+/// Flags before the file before the defaults.
 fn resolve(args: &Serve, environment: &Environment) -> Result<Config> {
     // What a runtime could not open is said here and not at the first request.
     args.engine.options()?;
+    let file = args.config.as_deref().map(configuration::read).transpose()?.unwrap_or_default();
+    let folder = args.config.as_deref().map(configuration::folder).unwrap_or_default();
+    let default = Config::default();
+    let listen = args.listen.or(file.listen.map(|address| address.0));
+    let tenants = file.tenants.iter().map(|(name, tenant)| tenant.entry(name)).collect::<Result<Vec<_>>>()?;
+    let issuers: Vec<_> = file.issuers.iter().map(|issuer| issuer.entry(&folder)).collect();
+    let known = !tenants.is_empty() || !issuers.is_empty();
+    let by_platform = listen.is_none() && environment.has_platform() && !known;
+    let mut models = models(&args.models, &file, &folder, environment)?;
+    if known {
+        // Who comes next is decided where tenants are known, not in the engine's own queue.
+        let places = args.engine.max_sequences.unwrap_or(runtime::SEQUENCES_DEFAULT);
+        models.iter_mut().for_each(|model| model.concurrency = model.concurrency.or(Some(places)));
+    }
+    let time =
+        |flag: Option<Duration>, file: Option<Time>, default| flag.or(file.map(|time| time.0)).unwrap_or(default);
     Ok(Config {
-        listen: args.listen.map_or_else(|| environment.listen(), Ok)?,
-        admin: args.admin,
-        models: models(&args.models, environment)?,
-        idle: args.idle,
-        standby: args.standby,
-        hold_max: args.hold_max,
-        early_headers_after: args.early_headers_after,
-        start_timeout: args.start_timeout,
-        drain_timeout: args.drain_timeout,
-        timeout: args.timeout,
-        body_bytes_max: body_bytes_max(args.body_max)?,
+        listen: listen.map_or_else(|| environment.listen(), Ok)?,
+        admin: args.admin.or(file.admin.map(|address| address.0)).unwrap_or(default.admin),
+        models,
+        tenants,
+        issuers,
+        anonymous: args.anonymous || file.anonymous.unwrap_or(by_platform),
+        admin_keys: configuration::keys("operators.keys", &file.operators.keys)?,
+        audit: args.audit.clone().or(file.audit.map(|path| folder.join(path))),
+        idle: time(args.idle, file.idle, default.idle),
+        standby: args.standby.or(file.standby).unwrap_or(default.standby),
+        hold_max: args.hold_max.or(file.hold_max).unwrap_or(default.hold_max),
+        early_headers_after: time(args.early_headers_after, file.early_headers_after, default.early_headers_after),
+        start_timeout: time(args.start_timeout, file.start_timeout, default.start_timeout),
+        drain_timeout: time(args.drain_timeout, file.drain_timeout, default.drain_timeout),
+        timeout: time(args.timeout, file.timeout, default.timeout),
+        body_bytes_max: match args.body_max.or(file.body_max.map(|size| size.0)) {
+            Some(asked) => body_bytes_max(asked)?,
+            None => default.body_bytes_max,
+        },
         runtime_command: runtime_command(args)?,
         knative: environment.knative(),
     })
@@ -65,7 +113,7 @@ fn resolve(args: &Serve, environment: &Environment) -> Result<Config> {
 /// No more than what the parser of requests reads.
 fn body_bytes_max(asked: u64) -> Result<usize> {
     let bytes = usize::try_from(asked).ok().filter(|bytes| *bytes <= protocol::BODY_BYTES_MAX);
-    bytes.ok_or_else(|| Error::Usage(format!("--body-max is at most {} bytes", protocol::BODY_BYTES_MAX)))
+    bytes.ok_or_else(|| Error::Usage(format!("body_max is at most {} bytes", protocol::BODY_BYTES_MAX)))
 }
 
 fn runtime_command(args: &Serve) -> Result<Vec<OsString>> {
@@ -73,10 +121,11 @@ fn runtime_command(args: &Serve) -> Result<Vec<OsString>> {
     Ok([program.into_os_string(), "runtime".into()].into_iter().chain(args.engine.words()).collect())
 }
 
-fn models(args: &[ModelArg], environment: &Environment) -> Result<Vec<ModelEntry>> {
-    let entries = match args {
-        [] => all_of_the_store(environment)?,
-        args => args.iter().map(|arg| entry(arg, environment)).collect::<Result<_>>()?,
+fn models(args: &[ModelArg], file: &File, folder: &Path, environment: &Environment) -> Result<Vec<ModelEntry>> {
+    let entries = match (args, file.models.is_empty()) {
+        ([], true) => all_of_the_store(environment)?,
+        ([], false) => of_the_file(file, folder, environment)?,
+        (args, _) => args.iter().map(|arg| entry(arg, environment)).collect::<Result<_>>()?,
     };
     let mut names = BTreeSet::new();
     match entries.iter().find(|entry| !names.insert(entry.name.as_str())) {
@@ -88,15 +137,32 @@ fn models(args: &[ModelArg], environment: &Environment) -> Result<Vec<ModelEntry
     }
 }
 
+/// The models of a configuration: each its file, or a model of the store.
+fn of_the_file(file: &File, folder: &Path, environment: &Environment) -> Result<Vec<ModelEntry>> {
+    let one = |(name, model): (&String, &Model)| {
+        let snapshot = match &model.snapshot {
+            Some(path) if is_path(path) => {
+                let path = folder.join(path);
+                check(&path)?;
+                path
+            }
+            Some(name) => of_the_store(&name.to_string_lossy(), environment)?.snapshot,
+            None => of_the_store(name, environment)?.snapshot,
+        };
+        model.entry(name, snapshot)
+    };
+    file.models.iter().map(one).collect()
+}
+
 fn entry(arg: &ModelArg, environment: &Environment) -> Result<ModelEntry> {
     match arg {
         ModelArg::Named(name, file) => {
             check(file)?;
-            Ok(ModelEntry { name: name.clone(), snapshot: file.clone() })
+            Ok(ModelEntry::new(name, file))
         }
         ModelArg::Bare(file) if is_path(file) => {
             let name = check(file)?;
-            Ok(ModelEntry { name, snapshot: file.clone() })
+            Ok(ModelEntry::new(name, file))
         }
         ModelArg::Bare(name) => of_the_store(&name.to_string_lossy(), environment),
     }
@@ -117,7 +183,7 @@ fn of_the_store(name: &str, environment: &Environment) -> Result<ModelEntry> {
     let snapshot = preferred(&store, &entry)
         .ok_or_else(|| Error::NoModel(format!("the store has no snapshot of {name:?}; run: pilotlight seal {name}")))?;
     check(&snapshot)?;
-    Ok(ModelEntry { name: name.into(), snapshot })
+    Ok(ModelEntry::new(name, snapshot))
 }
 
 /// The snapshot with the makers' own weights, else any.
@@ -131,7 +197,7 @@ fn all_of_the_store(environment: &Environment) -> Result<Vec<ModelEntry>> {
     let entries: Vec<ModelEntry> = store
         .list()?
         .into_iter()
-        .filter_map(|entry| Some(ModelEntry { snapshot: preferred(&store, &entry)?, name: entry.name }))
+        .filter_map(|entry| Some(ModelEntry::new(&entry.name, preferred(&store, &entry)?)))
         .collect();
     if entries.is_empty() {
         return Err(Error::Usage(
@@ -152,7 +218,8 @@ pub fn check(file: &Path) -> Result<String> {
         Ok(snapshot) => Ok(snapshot.model().to_owned()),
         // Without a key the header alone can be read.
         Err(snapshot::Error::Encrypted) => {
-            let open = File::open(file).map_err(|error| Error::file(format!("opening {}", file.display()), error))?;
+            let open =
+                fs::File::open(file).map_err(|error| Error::file(format!("opening {}", file.display()), error))?;
             Ok(Header::read(&open).map_err(named)?.model)
         }
         Err(source) => Err(named(source)),
@@ -163,7 +230,6 @@ pub fn check(file: &Path) -> Result<String> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::cli::Command;
 
     #[test]
     fn files_and_names_are_told_apart() {
@@ -175,19 +241,28 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_said_is_the_activators_default() {
-        let words = ["pilotlight", "serve"].map(OsString::from);
-        let Ok(Command::Serve(args)) = crate::cli::parse(words) else { panic!("serve needs no more words") };
-        let default = Config::default();
-        assert_eq!((args.admin, args.idle, args.standby), (default.admin, default.idle, default.standby));
-        assert_eq!((args.hold_max, args.early_headers_after), (default.hold_max, default.early_headers_after));
-        assert_eq!((args.start_timeout, args.drain_timeout), (default.start_timeout, default.drain_timeout));
-        assert_eq!((args.timeout, args.body_max), (default.timeout, default.body_bytes_max as u64));
+    fn flags_count_more_than_the_file_and_the_file_more_than_the_defaults() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pilotlight.toml");
+        let resolved = |text: &str, flags: &[&str], environment: &Environment| {
+            fs::write(&path, text).unwrap();
+            let words =
+                ["pilotlight", "serve", "--config", path.to_str().unwrap()].into_iter().chain(flags.iter().copied());
+            let Ok(Command::Serve(args)) = cli::parse(words.map(OsString::from)) else { panic!("{flags:?}") };
+            resolve(&args, environment)
+        };
+        let golden = concat!("--model=m=", env!("CARGO_MANIFEST_DIR"), "/tests/golden/none.snapshot");
+        assert_eq!(resolved("", &[golden], &Environment::default()).unwrap_err().code(), 66);
+        assert_eq!(
+            resolved("[models.m]\nsnapshot = \"./m.snapshot\"", &[], &Environment::default()).unwrap_err().code(),
+            66
+        );
+        assert_eq!(resolved("body_max = \"1TiB\"", &[], &Environment::default()).unwrap_err().code(), 64);
     }
 
     #[test]
     fn a_file_that_is_not_there_is_66() {
         let arg = ModelArg::Named("a".into(), "/nowhere/a.snapshot".into());
-        assert_eq!(models(&[arg], &Environment::default()).unwrap_err().code(), 66);
+        assert_eq!(models(&[arg], &File::default(), Path::new(""), &Environment::default()).unwrap_err().code(), 66);
     }
 }

@@ -8,7 +8,7 @@ mod place;
 mod standby;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     ffi::OsString,
     os::fd::OwnedFd,
     pin::Pin,
@@ -28,14 +28,15 @@ use self::{
 };
 use crate::{
     child::{ChildEvent, ChildEvents},
-    config::{Config, ModelEntry},
+    config::Config,
     hold::{Arrival, Grant},
     launcher::{self, LaunchError},
     metrics::Metrics,
-    slot::{Effect, Event, Failure, LaunchId, Phase, Refusal, RequestId, State},
+    settings::SlotSpec,
+    slot::{Effect, Event, Failure, LaunchId, Phase, Refusal, RequestId, Slot, State},
 };
 
-/// A model's index, in the order of the configuration.
+/// A model's index, in the order in which models came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SlotId(pub usize);
 
@@ -46,6 +47,10 @@ pub enum Command {
     Arrive(Arrival),
     /// A request's place is free again.
     Leave(SlotId, RequestId),
+    /// What every slot is to be, in the order of their numbers; those that were there before are among them. Told when done.
+    Reconfigure(Vec<SlotSpec>, oneshot::Sender<()>),
+    /// An operator's wish for one slot.
+    Wish(SlotId, Wish),
     /// Every slot, as it is now.
     Views(oneshot::Sender<Vec<SlotView>>),
     /// Tell when no request is held or in flight.
@@ -59,6 +64,19 @@ pub enum Command {
     Kill,
 }
 
+/// What an operator can wish of a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// Be started, though nobody asks.
+    Load,
+    /// End when what runs has been answered.
+    Unload,
+    /// The same, without a change of whether it is to stay: where it is, it starts again.
+    Drain,
+    /// Stay, whether or not somebody asks; or no longer, but as configured.
+    Pin(bool),
+}
+
 type Heard = Pin<Box<dyn Stream<Item = (LifeId, ChildEvent)> + Send>>;
 
 /// The owner. See the module.
@@ -66,6 +84,10 @@ pub struct Scaler {
     commands: mpsc::Receiver<Command>,
     places: Vec<Place>,
     phases: watch::Sender<Vec<Phase>>,
+    /// Of all slots that have one, the nearest first: thousands of cold ones cost nothing.
+    deadlines: BTreeSet<(Instant, usize)>,
+    /// Slots that start.
+    starting: usize,
     lives: BTreeMap<LifeId, Life>,
     heard: SelectAll<Heard>,
     lives_begun: u64,
@@ -78,21 +100,19 @@ pub struct Scaler {
 }
 
 impl Scaler {
-    /// Every slot cold. `digests` are in the order of the models.
+    /// Without a slot: the first [`Command::Reconfigure`] brings them.
     pub fn new(
         config: &Config,
-        digests: Vec<Option<String>>,
         commands: mpsc::Receiver<Command>,
         metrics: Metrics,
     ) -> (Self, watch::Receiver<Vec<Phase>>) {
-        let place = |(model, digest): (&ModelEntry, _)| {
-            Place::new(model.name.clone(), model.snapshot.clone(), digest, config.policy())
-        };
-        let (phases, phases_seen) = watch::channel(vec![Phase::Cold; config.models.len()]);
+        let (phases, phases_seen) = watch::channel(Vec::new());
         let scaler = Self {
             commands,
-            places: config.models.iter().zip(digests).map(place).collect(),
+            places: Vec::new(),
             phases,
+            deadlines: BTreeSet::new(),
+            starting: 0,
             lives: BTreeMap::new(),
             heard: SelectAll::new(),
             lives_begun: 0,
@@ -130,13 +150,55 @@ impl Scaler {
                 self.places[slot.0].waiting.remove(&request);
                 self.step(slot, Event::Left(request)).await;
             }
+            Command::Reconfigure(specs, done) => {
+                self.reconfigure(specs).await;
+                // Who no longer waits needs no answer.
+                let _ = done.send(());
+            }
+            Command::Wish(slot, wish) => self.grant(slot, wish).await,
             Command::Views(reply) => {
+                let shown = self.places.iter().filter(|place| !place.is_gone());
                 // A reader that has gone needs no answer.
-                let _ = reply.send(self.places.iter().map(|place| self.view(place)).collect());
+                let _ = reply.send(shown.map(|place| self.view(place)).collect());
             }
             Command::WhenQuiet(reply) => self.waiting_for_quiet.push(reply),
             Command::Close { give_up_at } => self.close(give_up_at).await,
             Command::Kill => self.kill_all().await,
+        }
+    }
+
+    async fn reconfigure(&mut self, specs: Vec<SlotSpec>) {
+        for (i, spec) in specs.into_iter().enumerate() {
+            let policy = match self.places.get_mut(i) {
+                Some(place) => place.reconfigure(spec),
+                None => {
+                    self.places.push(Place::new(spec));
+                    self.phases.send_modify(|phases| phases.push(Phase::Cold));
+                    self.places[i].policy()
+                }
+            };
+            self.step(SlotId(i), Event::NewPolicy(policy)).await;
+            if self.places[i].runs_another_snapshot() {
+                tracing::info!(model = self.places[i].name, "another snapshot: what runs ends when it has answered");
+                self.step(SlotId(i), Event::Renew).await;
+            }
+        }
+    }
+
+    async fn grant(&mut self, slot: SlotId, wish: Wish) {
+        tracing::info!(model = self.places[slot.0].name, ?wish, "an operator's wish");
+        match wish {
+            Wish::Load => self.step(slot, Event::Wanted).await,
+            Wish::Drain => self.step(slot, Event::Unwanted).await,
+            Wish::Unload => {
+                let policy = self.places[slot.0].pin(Some(false));
+                self.step(slot, Event::NewPolicy(policy)).await;
+                self.step(slot, Event::Unwanted).await;
+            }
+            Wish::Pin(pinned) => {
+                let policy = self.places[slot.0].pin(pinned.then_some(true));
+                self.step(slot, Event::NewPolicy(policy)).await;
+            }
         }
     }
 
@@ -145,7 +207,7 @@ impl Scaler {
     }
 
     async fn arrive(&mut self, arrival: Arrival) {
-        let Arrival { slot, request, lost, again, reply } = arrival;
+        let Arrival { slot, request, claim, lost, again, reply } = arrival;
         if reply.is_closed() {
             return;
         }
@@ -158,7 +220,7 @@ impl Scaler {
         let place = &mut self.places[slot.0];
         let cold = place.slot.phase() != Phase::Ready;
         place.waiting.insert(request, Waiting { reply, cold });
-        let event = if again { Event::Returned(request) } else { Event::Arrived(request) };
+        let event = if again { Event::Returned(request) } else { Event::Arrived(request, claim) };
         self.step(slot, event).await;
     }
 
@@ -172,6 +234,8 @@ impl Scaler {
 
     /// Works an event into a slot and does what follows from it.
     async fn step(&mut self, slot: SlotId, event: Event) {
+        let place = &self.places[slot.0];
+        let (was_due, was, before) = (place.slot.deadline(), place.slot.phase(), counts(&place.slot));
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             for effect in self.places[slot.0].advance(event, Instant::now()) {
@@ -189,8 +253,17 @@ impl Scaler {
             }
         }
         let place = &self.places[slot.0];
-        self.metrics.slot(&place.name, &place.slot);
-        let phase = place.slot.phase();
+        // A model that nobody ever asked for is in no metric.
+        if counts(&place.slot) != before {
+            self.metrics.slot(&place.name, &place.slot);
+        }
+        let (due, phase) = (place.slot.deadline(), place.slot.phase());
+        if due != was_due {
+            was_due.map(|at| self.deadlines.remove(&(at, slot.0)));
+            due.map(|at| self.deadlines.insert((at, slot.0)));
+        }
+        self.starting += usize::from(phase == Phase::Starting);
+        self.starting -= usize::from(was == Phase::Starting);
         let moved = self.phases.send_if_modified(|phases| std::mem::replace(&mut phases[slot.0], phase) != phase);
         if let (true, State::Failed { failure, .. }) = (moved, place.slot.state()) {
             self.metrics.cold_start_failed(&place.name, &failure.message);
@@ -362,10 +435,9 @@ impl Scaler {
 
     async fn tick(&mut self) {
         let now = Instant::now();
-        for slot in 0..self.places.len() {
-            if self.places[slot].slot.deadline().is_some_and(|at| at <= now) {
-                self.step(SlotId(slot), Event::Tick).await;
-            }
+        let due: Vec<usize> = self.deadlines.iter().take_while(|(at, _)| *at <= now).map(|(_, slot)| *slot).collect();
+        for slot in due {
+            self.step(SlotId(slot), Event::Tick).await;
         }
         let late = |life: &Life| matches!(life.role, Role::Standby { give_up_at: Some(at) } if at <= now);
         let late: Vec<LifeId> = self.lives.iter().filter(|(_, life)| late(life)).map(|(id, _)| *id).collect();
@@ -374,12 +446,12 @@ impl Scaler {
 
     /// The next moment at which [`Scaler::tick`] or a standby's retry has something to do.
     fn deadline(&self) -> Option<Instant> {
-        let slots = self.places.iter().filter_map(|place| place.slot.deadline());
+        let slots = self.deadlines.first().map(|(at, _)| *at);
         let standbys = self.lives.values().filter_map(|life| match life.role {
             Role::Standby { give_up_at } => give_up_at,
             Role::Slot(..) | Role::Dismissed => None,
         });
-        slots.chain(standbys).chain(self.standby.retry_at).min()
+        slots.into_iter().chain(standbys).chain(self.standby.retry_at).min()
     }
 
     fn tell_if_quiet(&mut self) {
@@ -407,6 +479,11 @@ impl Scaler {
         self.close(Instant::now()).await;
         self.lives.values().for_each(|life| life.child.kill());
     }
+}
+
+/// What metrics tell of a slot.
+fn counts(slot: &Slot) -> (Phase, usize, usize) {
+    (slot.phase(), slot.held(), slot.in_flight())
 }
 
 /// Pends without a deadline.

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use super::life::{ColdStart, LifeId};
 use crate::{
     hold::Grant,
+    settings::SlotSpec,
     slot::{Effect, Event, Failure, Phase, Policy, Refusal, RequestId, Slot, State},
 };
 
@@ -38,7 +39,7 @@ pub struct Place {
     pub name: String,
     /// Its sealed file.
     pub snapshot: PathBuf,
-    /// Of the file as it was when `serve` began; `None` if its header could not be read.
+    /// Of the file as it was when the configuration was read; `None` if its header could not be read.
     pub digest: Option<String>,
     /// Where it is in its life.
     pub slot: Slot,
@@ -50,7 +51,12 @@ pub struct Place {
     pub last_cold_start: Option<ColdStart>,
     /// What its runtime last said of its engine.
     pub engine: Stats,
+    /// As configured.
     policy: Policy,
+    /// What an operator wishes in place of the policy's `keep`.
+    pinned: Option<bool>,
+    /// Its model is gone from the configuration.
+    retired: bool,
     stamp: Option<Stamp>,
     /// The file that a runtime has verified whole. Open, so that no other gets its inode.
     verified: Option<(Stamp, File)>,
@@ -75,7 +81,7 @@ pub struct SlotView {
     pub last_cold_start: Option<ColdStart>,
     /// Why the last launch failed, while the slot has failed.
     pub failure: Option<String>,
-    /// The snapshot's digest when `serve` began.
+    /// The snapshot's digest when the configuration was read.
     pub digest: Option<String>,
 }
 
@@ -90,10 +96,11 @@ pub struct Replica {
 
 impl Place {
     /// A cold slot.
-    pub fn new(name: String, snapshot: PathBuf, digest: Option<String>, policy: Policy) -> Self {
+    pub fn new(spec: SlotSpec) -> Self {
+        let SlotSpec { entry, digest, policy, retired } = spec;
         Self {
-            name,
-            snapshot,
+            name: entry.name,
+            snapshot: entry.snapshot,
             digest,
             slot: Slot::new(policy),
             life: None,
@@ -101,9 +108,44 @@ impl Place {
             waiting: HashMap::new(),
             last_cold_start: None,
             policy,
+            pinned: None,
+            retired,
             stamp: None,
             verified: None,
         }
+    }
+
+    /// Is another from now on; the policy that its slot is to have.
+    pub fn reconfigure(&mut self, spec: SlotSpec) -> Policy {
+        let SlotSpec { entry, digest, policy, retired } = spec;
+        (self.snapshot, self.digest, self.policy, self.retired) = (entry.snapshot, digest, policy, retired);
+        if retired {
+            self.pinned = None;
+        }
+        self.policy()
+    }
+
+    /// The policy that its slot is to have.
+    pub fn policy(&self) -> Policy {
+        Policy { keep: self.pinned.unwrap_or(self.policy.keep), ..self.policy }
+    }
+
+    /// As [`Place::policy`], with an operator's wish.
+    pub fn pin(&mut self, keep: Option<bool>) -> Policy {
+        self.pinned = keep;
+        self.policy()
+    }
+
+    /// Nothing is left of a model that is gone.
+    pub fn is_gone(&self) -> bool {
+        self.retired && self.slot.phase() == Phase::Cold
+    }
+
+    /// A process runs, or starts, another file than the one that is there now.
+    pub fn runs_another_snapshot(&self) -> bool {
+        let alive = matches!(self.slot.state(), State::Starting { .. } | State::Ready { .. });
+        // A file that is not there is no other: what runs goes on.
+        alive && !self.retired && std::fs::metadata(&self.snapshot).is_ok_and(|now| Some(stamp(&now)) != self.stamp)
     }
 
     /// Works one event into the slot.
@@ -177,6 +219,7 @@ fn stamp(metadata: &Metadata) -> Stamp {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::config::{Config, ModelEntry};
     use std::{fs, time::Duration};
 
     #[test]
@@ -184,9 +227,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("snapshot");
         fs::write(&path, b"one").unwrap();
-        let second = Duration::from_secs(1);
-        let policy = Policy { idle: second, start_timeout: second, drain_timeout: second, hold_max: 1 };
-        let mut place = Place::new("m".into(), path.clone(), None, policy);
+        let entry = ModelEntry::new("m", path.clone());
+        let policy = Config::default().policy(&entry);
+        let mut place = Place::new(SlotSpec { entry, digest: None, policy, retired: false });
         place.was_verified();
         place.open_snapshot().unwrap();
         assert!(!place.is_verified(), "nothing had been opened when that was said");

@@ -8,7 +8,7 @@ use super::{
     Scaler,
     life::{LifeId, Role},
 };
-use crate::slot::{Phase, back_off};
+use crate::slot::back_off;
 
 /// How many standbys are wanted, and when the next may be tried after one failed.
 #[derive(Debug)]
@@ -33,8 +33,7 @@ impl Scaler {
     pub(super) async fn replenish_standbys(&mut self) {
         let now = Instant::now();
         self.standby.retry_at = self.standby.retry_at.filter(|at| now < *at);
-        let starting = || self.places.iter().any(|place| place.slot.phase() == Phase::Starting);
-        if self.closing || self.standby.wanted == 0 || self.standby.retry_at.is_some() || starting() {
+        if self.closing || self.standby.wanted == 0 || self.standby.retry_at.is_some() || self.starting > 0 {
             return;
         }
         let there = self.lives.values().filter(|life| matches!(life.role, Role::Standby { .. })).count();

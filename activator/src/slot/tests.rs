@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -9,6 +11,8 @@ const POLICY: Policy = Policy {
     start_timeout: Duration::from_secs(60),
     drain_timeout: Duration::from_secs(10),
     hold_max: 2,
+    concurrency: usize::MAX,
+    keep: false,
 };
 
 const FIRST: LaunchId = LaunchId(1);
@@ -16,6 +20,17 @@ const SECOND: LaunchId = LaunchId(2);
 
 fn request(id: u64) -> RequestId {
     RequestId(id)
+}
+
+/// As one of this tenant's, of equal weight.
+fn claim(tenant: u32) -> Claim {
+    let deadline = Instant::now() + Duration::from_secs(1 << 30);
+    Claim { tenant: TenantId(tenant), weight: 1, priority: 0, hold_max: usize::MAX, deadline }
+}
+
+/// A request comes that claims nothing special.
+fn arrived(id: u64) -> Event {
+    Event::Arrived(request(id), claim(0))
 }
 
 fn died() -> Failure {
@@ -34,7 +49,11 @@ struct Story {
 
 impl Story {
     fn new() -> Self {
-        Self { slot: Slot::new(POLICY), now: Instant::now() }
+        Self::with(POLICY)
+    }
+
+    fn with(policy: Policy) -> Self {
+        Self { slot: Slot::new(policy), now: Instant::now() }
     }
 
     /// What follows from an event.
@@ -64,11 +83,11 @@ impl Story {
 
 /// One slot in each phase, with one request held or in flight where that can be.
 fn one_of_each() -> [(Phase, Story); 5] {
-    let starting = || Story::new().after([Event::Arrived(request(1))]);
+    let starting = || Story::new().after([arrived(1)]);
     let ready = || starting().after([Event::BecameReady(FIRST)]);
     let mut draining = ready().after([Event::Left(request(1))]);
     draining.due();
-    let draining = draining.after([Event::Arrived(request(1))]);
+    let draining = draining.after([arrived(1)]);
     let failed = starting().after([Event::Exited(FIRST, died())]);
     [
         (Phase::Cold, Story::new()),
@@ -107,7 +126,7 @@ fn an_arrival_starts_a_cold_slot_passes_a_ready_one_and_waits_in_any_other() {
     expected[2] = ((Phase::Ready, 0, 2), vec![Effect::Admit(request(2), FIRST)]);
     expected[3] = ((Phase::Draining, 2, 0), vec![]);
     expected[4] = ((Phase::Failed, 2, 0), vec![]);
-    check(Event::Arrived(request(2)), expected);
+    check(arrived(2), expected);
 }
 
 #[test]
@@ -209,7 +228,7 @@ fn closing_refuses_who_is_held_and_ends_what_is_alive() {
     );
     for (_, story) in one_of_each() {
         let mut story = story.after([Event::Close { give_up_at: by }]);
-        assert_eq!(story.then(Event::Arrived(request(5))), vec![Effect::Refuse(request(5), Refusal::Closing)]);
+        assert_eq!(story.then(arrived(5)), vec![Effect::Refuse(request(5), Refusal::Closing)]);
         story.then(Event::Exited(FIRST, died()));
         assert_eq!(story.phase(), (Phase::Cold, 0, 0));
     }
@@ -218,9 +237,9 @@ fn closing_refuses_who_is_held_and_ends_what_is_alive() {
 #[test]
 fn held_requests_are_bounded() {
     for (phase, story) in one_of_each() {
-        let mut story = story.after([Event::Arrived(request(2))]);
-        story.then(Event::Arrived(request(3)));
-        let effects = story.then(Event::Arrived(request(4)));
+        let mut story = story.after([arrived(2)]);
+        story.then(arrived(3));
+        let effects = story.then(arrived(4));
         match phase {
             Phase::Ready => assert_eq!(effects, vec![Effect::Admit(request(4), FIRST)]),
             _ => assert_eq!(effects, vec![Effect::Refuse(request(4), Refusal::Full)], "{phase:?}"),
@@ -236,7 +255,7 @@ fn held_requests_are_bounded() {
 
 #[test]
 fn failures_in_a_row_back_off_exponentially_and_the_third_answers_503() {
-    let mut story = Story::new().after([Event::Arrived(request(1))]);
+    let mut story = Story::new().after([arrived(1)]);
     for (failures, milliseconds) in [(1, 250), (2, 500)] {
         let failed_at = story.now;
         assert_eq!(story.then(Event::Exited(LaunchId(failures), died())), vec![], "held meanwhile");
@@ -246,26 +265,118 @@ fn failures_in_a_row_back_off_exponentially_and_the_third_answers_503() {
     let retry_after = Duration::from_secs(1);
     let refused = |id| Effect::Refuse(request(id), Refusal::Failed { failure: died(), retry_after });
     assert_eq!(story.then(Event::Exited(LaunchId(3), died())), vec![refused(1)]);
-    assert_eq!(story.then(Event::Arrived(request(2))), vec![refused(2)]);
+    assert_eq!(story.then(arrived(2)), vec![refused(2)]);
     assert_eq!(story.due(), vec![], "nobody asks");
     assert_eq!(story.phase(), (Phase::Cold, 0, 0));
-    assert_eq!(story.then(Event::Arrived(request(3))), vec![Effect::Launch(LaunchId(4))]);
+    assert_eq!(story.then(arrived(3)), vec![Effect::Launch(LaunchId(4))]);
     story.then(Event::BecameReady(LaunchId(4)));
     story.then(Event::Exited(LaunchId(4), died()));
-    story.then(Event::Arrived(request(4)));
+    story.then(arrived(4));
     assert_eq!(story.then(Event::Exited(LaunchId(5), died())), vec![], "a life that was ready ends the row");
     assert_eq!(back_off(1000), BACK_OFF_MAX);
 }
 
 #[test]
 fn a_bad_snapshot_answers_at_once_until_the_back_off_is_over() {
-    let mut story = Story::new().after([Event::Arrived(request(1))]);
+    let mut story = Story::new().after([arrived(1)]);
     assert_eq!(story.then(Event::Broke(FIRST, bad())), vec![Effect::Kill(FIRST)]);
     let refused = |id| Effect::Refuse(request(id), Refusal::Failed { failure: bad(), retry_after: BACK_OFF_FIRST });
     assert_eq!(story.then(Event::Exited(FIRST, died())), vec![refused(1)]);
-    assert_eq!(story.then(Event::Arrived(request(2))), vec![refused(2)]);
+    assert_eq!(story.then(arrived(2)), vec![refused(2)]);
     story.now += BACK_OFF_FIRST;
-    assert_eq!(story.then(Event::Arrived(request(3))), vec![Effect::Launch(SECOND)]);
+    assert_eq!(story.then(arrived(3)), vec![Effect::Launch(SECOND)]);
+}
+
+#[test]
+fn only_as_many_as_may_run_at_once_do_and_the_held_follow_fairly() {
+    let mut story = Story::with(Policy { concurrency: 2, hold_max: 9, ..POLICY });
+    (1..=4).for_each(|id| drop(story.then(arrived(id))));
+    story.then(Event::Arrived(request(5), claim(1)));
+    let admit = |id| Effect::Admit(request(id), FIRST);
+    // The other tenant's first comes after this tenant's first, not after its fourth.
+    assert_eq!(story.then(Event::BecameReady(FIRST)), vec![admit(1), admit(5)]);
+    assert_eq!((story.phase(), story.slot.deadline()), ((Phase::Ready, 3, 2), None));
+    assert_eq!(story.then(arrived(6)), vec![], "nobody passes those who wait");
+    assert_eq!(story.then(Event::Returned(request(7))), vec![]);
+    assert_eq!(story.then(Event::Left(request(1))), vec![admit(7)]);
+    assert_eq!(story.then(Event::Left(request(2))), vec![], "it only waited");
+    assert_eq!(story.then(Event::Left(request(5))), vec![admit(3)]);
+    let more = Policy { concurrency: 4, hold_max: 9, ..POLICY };
+    assert_eq!(story.then(Event::NewPolicy(more)), vec![admit(4), admit(6)]);
+}
+
+#[test]
+fn one_tenant_cannot_fill_what_all_may_wait_in() {
+    let mut story = Story::with(Policy { hold_max: 3, ..POLICY });
+    let of = |tenant, id| Event::Arrived(request(id), Claim { hold_max: 2, ..claim(tenant) });
+    let refused = |id, refusal| vec![Effect::Refuse(request(id), refusal)];
+    story = story.after([of(0, 1), of(0, 2)]);
+    assert_eq!(story.then(of(0, 3)), refused(3, Refusal::TenantFull));
+    assert_eq!(story.then(of(1, 4)), vec![]);
+    assert_eq!(story.then(of(1, 5)), refused(5, Refusal::Full));
+}
+
+#[test]
+fn what_cannot_be_answered_in_time_is_turned_away_at_once_and_yet_wakes_the_model() {
+    let mut story = Story::with(Policy { concurrency: 1, ..POLICY });
+    let within = |story: &Story, id, seconds| {
+        Event::Arrived(request(id), Claim { deadline: story.now + Duration::from_secs(seconds), ..claim(0) })
+    };
+    let seconds = Duration::from_secs;
+    let late = |id, after| Effect::Refuse(request(id), Refusal::TooLate { retry_after: seconds(after) });
+    assert_eq!(story.then(within(&story, 1, 1)), vec![Effect::Launch(FIRST)], "nothing is known yet");
+    story.now += seconds(10);
+    story.then(Event::BecameReady(FIRST));
+    story.now += seconds(4);
+    story.then(Event::Left(request(1)));
+    story.due();
+    story.then(Event::Exited(FIRST, died()));
+    assert_eq!(story.then(within(&story, 2, 9)), vec![Effect::Launch(SECOND), late(2, 10)]);
+    story.now += seconds(3);
+    assert_eq!(story.then(within(&story, 3, 8)), vec![], "seven to go");
+    assert_eq!(story.then(within(&story, 4, 10)), vec![late(4, 11)], "seven, and the other's four");
+    assert_eq!(story.then(within(&story, 5, 11)), vec![]);
+    story.then(Event::BecameReady(SECOND));
+    assert_eq!(story.then(within(&story, 6, 3)), vec![late(6, 8)]);
+}
+
+#[test]
+fn a_model_that_is_kept_is_there_without_being_asked_for() {
+    let mut story = Story::with(Policy { keep: true, ..POLICY });
+    assert_eq!(story.then(Event::Wanted), vec![Effect::Launch(FIRST)]);
+    assert_eq!(story.then(Event::Wanted), vec![], "it comes");
+    story.then(Event::BecameReady(FIRST));
+    assert_eq!(story.slot.deadline(), None, "it is not drained");
+    assert_eq!(story.then(Event::Exited(FIRST, died())), vec![Effect::Launch(SECOND)]);
+    story.then(Event::NewPolicy(POLICY));
+    story.then(Event::BecameReady(SECOND));
+    assert_eq!(story.due(), vec![Effect::Drain(SECOND)]);
+    assert_eq!(story.then(Event::Exited(SECOND, died())), vec![]);
+    let kept = Event::NewPolicy(Policy { keep: true, ..POLICY });
+    assert_eq!(story.then(kept), vec![Effect::Launch(LaunchId(3))]);
+    story.then(Event::Close { give_up_at: story.now });
+    assert_eq!(story.then(Event::Exited(LaunchId(3), died())), vec![], "and it ends with the rest");
+    assert_eq!(story.then(Event::Wanted), vec![]);
+}
+
+#[test]
+fn another_snapshot_is_served_when_what_runs_has_been_answered() {
+    let mut expected = unchanged();
+    expected[1] = ((Phase::Draining, 1, 0), vec![Effect::Kill(FIRST)]);
+    expected[2] = ((Phase::Draining, 0, 0), vec![Effect::Drain(FIRST)]);
+    expected[4] = ((Phase::Starting, 1, 0), vec![Effect::Launch(SECOND)]);
+    check(Event::Renew, expected);
+}
+
+#[test]
+fn what_nobody_needs_ends_unless_somebody_waits_for_it() {
+    let mut expected = unchanged();
+    expected[2] = ((Phase::Draining, 0, 0), vec![Effect::Drain(FIRST)]);
+    check(Event::Unwanted, expected);
+    let mut story = Story::new().after([Event::Wanted]);
+    assert_eq!(story.then(Event::Unwanted), vec![Effect::Kill(FIRST)]);
+    story.then(Event::Exited(FIRST, died()));
+    assert_eq!(story.phase(), (Phase::Cold, 0, 0));
 }
 
 /// What the world does to a slot, at random. Whatever the slot was told to do is done, sooner or later.
@@ -281,6 +392,10 @@ enum Move {
     NotLaunched,
     Pass(u64),
     SnapshotChanged,
+    Wanted,
+    Unwanted,
+    Renew,
+    NewPolicy(usize, bool),
 }
 
 fn moves() -> impl Strategy<Value = Move> {
@@ -295,6 +410,10 @@ fn moves() -> impl Strategy<Value = Move> {
         1 => Just(Move::NotLaunched),
         4 => (0..40_000u64).prop_map(Move::Pass),
         1 => Just(Move::SnapshotChanged),
+        1 => Just(Move::Wanted),
+        1 => Just(Move::Unwanted),
+        1 => Just(Move::Renew),
+        1 => (1..4usize, any::<bool>()).prop_map(|(concurrency, keep)| Move::NewPolicy(concurrency, keep)),
     ]
 }
 
@@ -334,7 +453,7 @@ impl World {
             Move::Arrive => {
                 self.arrived += 1;
                 self.waiting.insert(request(self.arrived));
-                self.happen(Event::Arrived(request(self.arrived)));
+                self.happen(Event::Arrived(request(self.arrived), claim((self.arrived % 3) as u32)));
             }
             Move::Return => {
                 self.arrived += 1;
@@ -367,6 +486,12 @@ impl World {
                 self.happen(Event::Tick);
             }
             Move::SnapshotChanged => self.happen(Event::SnapshotChanged),
+            Move::Wanted => self.happen(Event::Wanted),
+            Move::Unwanted => self.happen(Event::Unwanted),
+            Move::Renew => self.happen(Event::Renew),
+            Move::NewPolicy(concurrency, keep) => {
+                self.happen(Event::NewPolicy(Policy { concurrency, keep, ..POLICY }));
+            }
         }
     }
 
@@ -395,6 +520,7 @@ proptest! {
             arrived: 0,
         };
         moves.into_iter().for_each(|action| world.make(action));
+        world.make(Move::NewPolicy(1, false));
         // From here the world does what it is told: launches fail, so that the slot has to answer by itself.
         for _ in 0..2 * FAILURES_HELD_THROUGH {
             world.make(Move::Exit);

@@ -1,8 +1,8 @@
 //! How each event changes a slot: one function an event, each over every state.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
-use super::{Effect, Failure, LaunchId, Refusal, RequestId, Slot, State, back_off};
+use super::{Claim, Effect, Failure, LaunchId, Policy, Refusal, RequestId, Slot, State, back_off};
 
 /// One event being worked into a slot.
 pub(super) struct Turn {
@@ -12,61 +12,123 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    /// `bounded`: only if there is room.
-    pub fn arrived(&mut self, request: RequestId, bounded: bool) {
+    /// One that cannot be answered in time is turned away at once; yet it starts a cold slot, so that asking again helps.
+    pub fn arrived(&mut self, request: RequestId, claim: &Claim) {
         if self.slot.closing {
             return self.refuse(request, Refusal::Closing);
         }
-        match &mut self.slot.state {
-            State::Ready { launch, in_flight, .. } => {
-                in_flight.insert(request);
-                self.effects.push(Effect::Admit(request, *launch));
+        if let Some(refusal) = self.turned_away(claim) {
+            if matches!(refusal, Refusal::TooLate { .. }) {
+                self.start_if_cold();
             }
-            State::Cold => {
-                if self.hold(request, bounded) {
-                    self.start();
-                }
+            return self.refuse(request, refusal);
+        }
+        if self.has_room() {
+            return self.admit(request);
+        }
+        self.slot.held.push(request, claim, self.now);
+        self.start_if_cold();
+    }
+
+    /// Held whatever the bounds, and before all others.
+    pub fn returned(&mut self, request: RequestId) {
+        if self.slot.closing {
+            return self.refuse(request, Refusal::Closing);
+        }
+        if let Some(refusal) = self.failed_for_good() {
+            return self.refuse(request, refusal);
+        }
+        if self.has_room() {
+            return self.admit(request);
+        }
+        self.slot.held.push_first(request);
+        self.start_if_cold();
+    }
+
+    /// Why a request cannot even be held.
+    fn turned_away(&self, claim: &Claim) -> Option<Refusal> {
+        let slot = &self.slot;
+        if let Some(refusal) = self.failed_for_good() {
+            return Some(refusal);
+        }
+        let wait = slot.could_be_answered_in(claim.tenant, self.now);
+        if claim.deadline.saturating_duration_since(self.now) < wait {
+            return Some(Refusal::TooLate { retry_after: wait });
+        }
+        if self.has_room() {
+            return None;
+        }
+        if slot.held.of(claim.tenant) >= claim.hold_max {
+            return Some(Refusal::TenantFull);
+        }
+        (slot.held.len() >= slot.policy.hold_max).then_some(Refusal::Full)
+    }
+
+    fn failed_for_good(&self) -> Option<Refusal> {
+        match &self.slot.state {
+            State::Failed { until, failure } if *until > self.now && self.slot.turns_away(failure) => {
+                Some(Refusal::Failed { failure: failure.clone(), retry_after: *until - self.now })
             }
-            State::Starting { .. } | State::Draining { .. } => {
-                self.hold(request, bounded);
+            State::Cold
+            | State::Starting { .. }
+            | State::Ready { .. }
+            | State::Draining { .. }
+            | State::Failed { .. } => None,
+        }
+    }
+
+    /// Whether a request can go straight through: nobody waits then.
+    fn has_room(&self) -> bool {
+        matches!(&self.slot.state, State::Ready { in_flight, .. } if in_flight.len() < self.slot.policy.concurrency)
+    }
+
+    fn admit(&mut self, request: RequestId) {
+        if let State::Ready { launch, in_flight, .. } = &mut self.slot.state {
+            in_flight.insert(request, self.now);
+            self.effects.push(Effect::Admit(request, *launch));
+        }
+    }
+
+    /// Lets those through who come next, as long as there is room.
+    fn admit_held(&mut self) {
+        while self.has_room() {
+            match self.slot.held.pop(self.now) {
+                Some(request) => self.admit(request),
+                None => return,
             }
-            State::Failed { until, .. } if *until <= self.now => {
-                if self.hold(request, bounded) {
-                    self.start();
-                }
-            }
-            State::Failed { until, failure } => {
-                let (failure, retry_after) = (failure.clone(), *until - self.now);
-                if self.slot.turns_away(&failure) {
-                    self.refuse(request, Refusal::Failed { failure, retry_after });
-                } else {
-                    self.hold(request, bounded);
-                }
-            }
+        }
+    }
+
+    fn start_if_cold(&mut self) {
+        match self.slot.state {
+            State::Cold => self.start(),
+            State::Failed { until, .. } if until <= self.now => self.start(),
+            State::Starting { .. } | State::Ready { .. } | State::Draining { .. } | State::Failed { .. } => {}
         }
     }
 
     pub fn left(&mut self, request: RequestId) {
-        if self.slot.held.remove(&request) {
-            return;
-        }
-        match &mut self.slot.state {
-            State::Ready { in_flight, idle_since, .. } => {
-                if in_flight.remove(&request) && in_flight.is_empty() {
-                    *idle_since = self.now;
-                }
+        if let State::Ready { in_flight, idle_since, .. } = &mut self.slot.state
+            && let Some(since) = in_flight.remove(&request)
+        {
+            self.slot.pace.answered(self.now.saturating_duration_since(since));
+            if in_flight.is_empty() {
+                *idle_since = self.now;
             }
-            State::Cold | State::Starting { .. } | State::Draining { .. } | State::Failed { .. } => {}
+            return self.admit_held();
         }
+        self.slot.held.remove(request);
     }
 
     pub fn became_ready(&mut self, ready: LaunchId) {
         match self.slot.state {
-            State::Starting { launch, .. } if launch == ready => {
-                let in_flight = std::mem::take(&mut self.slot.held);
-                self.effects.extend(in_flight.iter().map(|request| Effect::Admit(*request, launch)));
+            State::Starting { launch, give_up_at } if launch == ready => {
+                let began = give_up_at.checked_sub(self.slot.policy.start_timeout);
+                let took = began.map(|began| self.now.saturating_duration_since(began));
+                self.slot.pace.start = took.or(self.slot.pace.start);
                 self.slot.failures = 0;
-                self.slot.state = State::Ready { launch, in_flight, idle_since: self.now };
+                self.slot.state = State::Ready { launch, in_flight: BTreeMap::new(), idle_since: self.now };
+                self.admit_held();
             }
             State::Cold
             | State::Starting { .. }
@@ -165,9 +227,40 @@ impl Turn {
         }
     }
 
+    pub fn wanted(&mut self) {
+        if !self.slot.closing {
+            self.start_if_cold();
+        }
+    }
+
+    pub fn renew(&mut self) {
+        match self.slot.state {
+            State::Failed { .. } => self.snapshot_changed(),
+            State::Starting { launch, .. } => self.kill(launch, None),
+            State::Ready { launch, .. } => self.drain(launch, self.now + self.slot.policy.drain_timeout),
+            State::Cold | State::Draining { .. } => {}
+        }
+    }
+
+    pub fn unwanted(&mut self) {
+        match self.slot.state {
+            State::Ready { launch, .. } => self.drain(launch, self.now + self.slot.policy.drain_timeout),
+            State::Starting { launch, .. } if self.slot.held.is_empty() => self.kill(launch, None),
+            State::Cold | State::Starting { .. } | State::Draining { .. } | State::Failed { .. } => {}
+        }
+    }
+
+    pub fn new_policy(&mut self, policy: Policy) {
+        self.slot.policy = policy;
+        self.admit_held();
+        if policy.keep {
+            self.wanted();
+        }
+    }
+
     pub fn close(&mut self, by: Instant) {
         self.slot.closing = true;
-        for request in std::mem::take(&mut self.slot.held) {
+        for request in self.slot.held.take() {
             self.refuse(request, Refusal::Closing);
         }
         match &mut self.slot.state {
@@ -185,17 +278,6 @@ impl Turn {
         }
     }
 
-    /// Holds the request if there is room.
-    fn hold(&mut self, request: RequestId, bounded: bool) -> bool {
-        let room = !bounded || self.slot.held.len() < self.slot.policy.hold_max;
-        if room {
-            self.slot.held.insert(request);
-        } else {
-            self.refuse(request, Refusal::Full);
-        }
-        room
-    }
-
     fn refuse(&mut self, request: RequestId, refusal: Refusal) {
         self.effects.push(Effect::Refuse(request, refusal));
     }
@@ -208,7 +290,7 @@ impl Turn {
     }
 
     fn start_if_wanted(&mut self) {
-        if !self.slot.held.is_empty() {
+        if !self.slot.held.is_empty() || (self.slot.policy.keep && !self.slot.closing) {
             self.start();
         }
     }
@@ -232,7 +314,7 @@ impl Turn {
         self.slot.failures = self.slot.failures.saturating_add(1);
         let retry_after = back_off(self.slot.failures);
         if self.slot.turns_away(&failure) {
-            for request in std::mem::take(&mut self.slot.held) {
+            for request in self.slot.held.take() {
                 self.refuse(request, Refusal::Failed { failure: failure.clone(), retry_after });
             }
         }

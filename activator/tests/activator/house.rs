@@ -58,7 +58,7 @@ impl Files {
         Config {
             listen: ([127, 0, 0, 1], 0).into(),
             admin: ([127, 0, 0, 1], 0).into(),
-            models: vec![ModelEntry { name: "m".into(), snapshot: self.snapshot() }],
+            models: vec![ModelEntry::new("m", self.snapshot())],
             runtime_command: double::command(),
             ..Config::default()
         }

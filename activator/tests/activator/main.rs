@@ -8,5 +8,7 @@ mod death;
 mod double;
 mod house;
 mod ports;
+mod reload;
 mod shutdown;
 mod streams;
+mod tenants;

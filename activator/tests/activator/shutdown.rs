@@ -31,13 +31,13 @@ fn run() {
     let config = Config {
         listen: std::env::var(LISTEN).unwrap().parse().unwrap(),
         admin: ([127, 0, 0, 1], 0).into(),
-        models: vec![ModelEntry { name: "m".into(), snapshot: folder.join("m.snapshot") }],
+        models: vec![ModelEntry::new("m", folder.join("m.snapshot"))],
         runtime_command: double::command(),
         idle: Duration::from_millis(std::env::var(IDLE_MS).unwrap().parse().unwrap()),
         ..Config::default()
     };
     // ExitCode cannot be turned into a number; what it would make of this process is what is tested.
-    let code = activator::serve(config);
+    let code = activator::serve(config, None);
     std::process::exit((0..=255).find(|n| std::process::ExitCode::from(*n) == code).unwrap().into());
 }
 

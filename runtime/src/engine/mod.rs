@@ -75,6 +75,9 @@ pub struct Loaded<C> {
 /// Sequences of one engine at most: each may have a row in a step, and a step's memory grows with its rows.
 pub const SEQUENCES_MAX: usize = 4096;
 
+/// Sequences of one step, where nobody says.
+pub const SEQUENCES_DEFAULT: usize = 64;
+
 /// The engine's bounds.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -92,7 +95,13 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { sequences: 64, waiting: 16_384, rows: 512, events: 256, slow_reader: Duration::from_secs(30) }
+        Self {
+            sequences: SEQUENCES_DEFAULT,
+            waiting: 16_384,
+            rows: 512,
+            events: 256,
+            slow_reader: Duration::from_secs(30),
+        }
     }
 }
 

@@ -2,13 +2,13 @@
 
 use super::{
     App, body,
-    refusal::{Refusal, json_of},
+    refusal::{Refusal, json_of, used_by},
     routes::tokenizing,
 };
 use crate::service::{Service, refusal};
 use axum::{body::Body, extract::State, response::Response};
 use http::Request;
-use protocol::{ApiError, EmbeddingAnswer, EmbeddingRequest, ErrorKind, Prompt, parse_embeddings};
+use protocol::{ApiError, EmbeddingAnswer, EmbeddingRequest, ErrorKind, Prompt, parse_embeddings, usage::Used};
 
 pub async fn embeddings(State(app): State<App>, request: Request<Body>) -> Result<Response, Refusal> {
     let body = body::read(&app, request).await?;
@@ -24,7 +24,8 @@ pub async fn embeddings(State(app): State<App>, request: Request<Body>) -> Resul
     // No vector leaves before the snapshot is known to be sound.
     let corrupt = |what| ApiError::new(ErrorKind::Unavailable, format!("the model's snapshot is corrupt: {what}"));
     service.gate.clone().passed().await.map_err(corrupt)?;
-    Ok(json_of(&EmbeddingAnswer::new(&service.model, &vectors, tokens, base64)))
+    let answer = json_of(&EmbeddingAnswer::new(&service.model, &vectors, tokens, base64));
+    Ok(if app.behind_activator { used_by(answer, Used { prompt: tokens, completion: 0 }) } else { answer })
 }
 
 fn sequences(service: &Service, request: EmbeddingRequest) -> Result<Vec<Vec<u32>>, ApiError> {

@@ -139,7 +139,7 @@ async fn answer(
     let pieces = pieces(choices);
     match generate.stream {
         true => Ok(stream::respond(pieces, shape, totals, &begun, &service.identity).await?),
-        false => Ok(whole::respond(pieces, shape, totals).await?),
+        false => Ok(whole::respond(pieces, shape, totals, app.behind_activator).await?),
     }
 }
 

@@ -85,10 +85,11 @@ impl App {
         }
     }
 
-    /// The service, if it answers to this name.
+    /// The service, if it answers to this name. An activator has chosen it already, by whatever name it knows.
     pub async fn model(&self, name: &str) -> Result<Arc<Service>, ApiError> {
         let service = self.service().await?;
-        if service.model == name { Ok(service) } else { Err(ApiError::model_not_found(name)) }
+        let meant = self.behind_activator || service.model == name;
+        if meant { Ok(service) } else { Err(ApiError::model_not_found(name)) }
     }
 }
 

@@ -8,6 +8,7 @@ use http::{HeaderValue, header};
 use protocol::{
     ApiError, ErrorKind,
     resume::{INTERRUPTED_HEADER, IS_BROKEN, IS_INTERRUPTED},
+    usage::{USED_HEADER, Used},
 };
 
 /// An error to answer with.
@@ -48,4 +49,15 @@ pub fn json(text: String) -> Response {
 /// A response with this value as JSON.
 pub fn json_of<T: serde::Serialize>(value: &T) -> Response {
     json(serde_json::to_string(value).expect("answers have string keys and serialise"))
+}
+
+/// The same answer, with what it has used for the activator.
+pub fn used_by(mut answer: Response, used: Used) -> Response {
+    answer.headers_mut().insert(USED_HEADER, used_header(used));
+    answer
+}
+
+/// The header's value.
+pub fn used_header(used: Used) -> HeaderValue {
+    HeaderValue::try_from(used.to_string()).expect("numbers are visible ASCII")
 }

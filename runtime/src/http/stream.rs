@@ -1,6 +1,6 @@
 //! An answer as server-sent events.
 
-use super::{generate::Pieces, shape::Shape};
+use super::{generate::Pieces, refusal::used_header, shape::Shape};
 use crate::{
     service::Begun,
     text::{Piece, Totals},
@@ -12,6 +12,7 @@ use protocol::{
     ApiError, ErrorKind,
     resume::{BROKEN, IDENTITY_HEADER, INTERRUPTED, mark, usage_mark},
     sse,
+    usage::{USED_HEADER, Used},
 };
 use std::{convert::Infallible, future::ready};
 
@@ -28,6 +29,7 @@ pub async fn respond(
     let trail = &begun.trail;
     let seen = (0..shape.choices as u32).map(|index| trail.past(index).is_some()).collect();
     let over = trail.choices.iter().filter(|past| past.ended).count();
+    let used = Used { prompt: totals.usage().prompt_tokens, completion: 0 };
     let (marks, open) = (begun.key.is_some(), shape.choices.saturating_sub(over));
     let writer = Writer { open, begun: seen, shape, totals, marks, told_usage: trail.usage };
     let events = unfold(Some((all, writer)), |state| async {
@@ -41,6 +43,7 @@ pub async fn respond(
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     if let Some(identity) = HeaderValue::from_str(identity).ok().filter(|_| marks) {
         headers.insert(IDENTITY_HEADER, identity);
+        headers.insert(USED_HEADER, used_header(used));
     }
     Ok(response)
 }

@@ -2,17 +2,22 @@
 
 use super::{
     generate::Pieces,
-    refusal::json,
+    refusal::{json, used_by},
     shape::{Gathered, Shape},
 };
 use crate::text::Totals;
 use axum::response::Response;
 use futures_util::stream::StreamExt;
 use http::{HeaderName, HeaderValue};
-use protocol::{ApiError, timings::Timings};
+use protocol::{ApiError, timings::Timings, usage::Used};
 
-/// Waits for all choices; the first that fails fails the whole.
-pub async fn respond(mut pieces: Pieces, shape: Shape, mut totals: Totals) -> Result<Response, ApiError> {
+/// Waits for all choices; the first that fails fails the whole. An activator is told what was used.
+pub async fn respond(
+    mut pieces: Pieces,
+    shape: Shape,
+    mut totals: Totals,
+    behind_activator: bool,
+) -> Result<Response, ApiError> {
     let mut gathered: Vec<Gathered> = std::iter::repeat_with(Gathered::default).take(shape.choices).collect();
     while let Some(piece) = pieces.next().await.transpose()? {
         let choice = &mut gathered[piece.index as usize];
@@ -25,6 +30,11 @@ pub async fn respond(mut pieces: Pieces, shape: Shape, mut totals: Totals) -> Re
         }
     }
     let mut response = json(shape.whole(gathered, &totals));
+    if behind_activator {
+        let usage = totals.usage();
+        let used = Used { prompt: usage.prompt_tokens, completion: usage.completion_tokens };
+        response = used_by(response, used);
+    }
     response.headers_mut().insert(HeaderName::from_static("server-timing"), server_timing(&totals.timings()));
     Ok(response)
 }

@@ -1,0 +1,157 @@
+//! One request's account, from being let in to its answer's last byte: what its tenant is charged, and its line in the audit.
+//!
+//! **Invariant:** RAII. However a request ends (answered, refused, its client gone), dropping its [`Account`] closes it once.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use axum::{body::Body, response::Response};
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http_body::{Frame, SizeHint};
+use protocol::{resume::AnswerKey, usage::Used};
+
+use crate::{
+    audit::{Line, Room},
+    headers,
+    metrics::Metrics,
+    settings::Route,
+    tenants::{Caller, quota::Place},
+};
+
+/// What a client gets that left before it was answered (nginx's word for it).
+const CLIENT_LEFT: u16 = 499;
+
+/// Tokens as they become known. Shared with whoever relays the answer.
+#[derive(Debug, Default)]
+pub struct Tokens {
+    prompt: AtomicU64,
+    completion: AtomicU64,
+}
+
+impl Tokens {
+    /// What a runtime said. One that goes on with an answer says the same of its prompt.
+    pub fn said(&self, used: Used) {
+        self.prompt.fetch_max(used.prompt.into(), Ordering::Relaxed);
+        self.completion.fetch_max(used.completion.into(), Ordering::Relaxed);
+    }
+
+    /// So many tokens of the answer have been passed on in all.
+    pub fn passed_on(&self, tokens: u64) {
+        self.completion.fetch_max(tokens, Ordering::Relaxed);
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Account {
+    caller: Caller,
+    line: Line,
+    room: Option<Room>,
+    arrived: Instant,
+    metrics: Metrics,
+    /// Told as the answer comes.
+    pub tokens: Arc<Tokens>,
+    _place: Option<Place>,
+}
+
+impl Account {
+    /// A request that is let in. `room` is there where there is an audit.
+    pub fn open(
+        caller: Caller,
+        place: Option<Place>,
+        room: Option<Room>,
+        (key, path): (&AnswerKey, &'static str),
+        arrived: Instant,
+        metrics: Metrics,
+    ) -> Self {
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let line = Line {
+            id: format!("{:032x}", key.id),
+            at_ms: at.as_millis() as u64,
+            tenant: caller.name().to_owned(),
+            by: caller.by.clone(),
+            path: path.to_owned(),
+            status: CLIENT_LEFT,
+            ..Line::default()
+        };
+        Self { caller, line, room, arrived, metrics, tokens: Arc::default(), _place: place }
+    }
+
+    /// Who asked.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// Which model is asked.
+    pub fn of(&mut self, route: &Route) {
+        self.line.model.clone_from(&route.card.id);
+        self.line.digest = route.digest.clone().unwrap_or_default();
+    }
+
+    /// The same answer; the account is closed when the last of it has left, or is dropped.
+    pub fn watch(mut self, response: Response) -> Response {
+        self.line.status = response.status().as_u16();
+        let length = headers::text(response.headers(), CONTENT_LENGTH).and_then(|length| length.parse().ok());
+        response.map(|body| {
+            self.line.complete = http_body::Body::is_end_stream(&body);
+            Body::new(Accounted { body, length, passed: 0, account: self })
+        })
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        let tokens = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        self.line.prompt_tokens = tokens(&self.tokens.prompt);
+        self.line.completion_tokens = tokens(&self.tokens.completion);
+        self.line.took_ms = self.arrived.elapsed().as_millis() as u64;
+        self.caller.used(self.line.prompt_tokens + self.line.completion_tokens);
+        self.metrics.answered(&self.line);
+        if let Some(room) = self.room.take() {
+            room.write(std::mem::take(&mut self.line));
+        }
+    }
+}
+
+/// A body with its account.
+struct Accounted {
+    body: Body,
+    /// As announced: a body is not asked for more than that.
+    length: Option<u64>,
+    passed: u64,
+    account: Account,
+}
+
+impl http_body::Body for Accounted {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        match &polled {
+            Poll::Ready(None) => self.account.line.complete = true,
+            Poll::Ready(Some(Ok(frame))) => {
+                self.passed += frame.data_ref().map_or(0, Bytes::len) as u64;
+                self.account.line.complete = self.body.is_end_stream() || self.length == Some(self.passed);
+            }
+            Poll::Ready(Some(Err(_))) | Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

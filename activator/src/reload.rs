@@ -1,0 +1,235 @@
+//! The configuration while we serve: read again on SIGHUP, and when its file changes.
+//!
+//! **Invariant:** all or nothing. A configuration that is wrong, or names a file that is not there, changes nothing and is told in the log; one
+//! that is right is taken in whole, slots before names. No request is dropped: who is held or answered goes on with what it came in with, models
+//! that are gone end when they have answered, and models whose snapshot is another answer what runs before they start anew.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use rustix::fs::inotify;
+use tokio::{
+    io::unix::AsyncFd,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, oneshot},
+};
+
+use crate::{
+    config::Config,
+    life::{ServeError, look_at},
+    scaler::Command,
+    settings::{Ledger, Seen, Settings},
+    tenants::jwt::Issuer,
+    watched,
+};
+
+/// Editors and Kubernetes need several steps to put a file in place; after this long they are done.
+const SETTLED: Duration = Duration::from_millis(100);
+
+/// Reads the configuration anew. Errors are for people.
+pub type Reader = Arc<dyn Fn() -> Result<Config, String> + Send + Sync>;
+
+/// Where the configuration comes from.
+#[derive(Clone)]
+pub struct Source {
+    /// The file to watch.
+    pub file: PathBuf,
+    /// Reads it.
+    pub read: Reader,
+}
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Source").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+/// Takes configurations in. One owner of what outlives them.
+#[derive(Debug)]
+pub struct Intake {
+    ledger: Ledger,
+    issuers: Vec<Arc<Issuer>>,
+    commands: mpsc::Sender<Command>,
+    /// What cannot change while we serve.
+    fixed: Fixed,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Fixed {
+    ports: [std::net::SocketAddr; 2],
+    standby: usize,
+    body_bytes_max: usize,
+    drain_timeout: Duration,
+    audit: Option<PathBuf>,
+}
+
+impl Fixed {
+    fn of(config: &Config) -> Self {
+        Self {
+            ports: [config.listen, config.admin],
+            standby: config.standby,
+            body_bytes_max: config.body_bytes_max,
+            drain_timeout: config.drain_timeout,
+            audit: config.audit.clone(),
+        }
+    }
+}
+
+impl Intake {
+    /// Of a scaler without a slot.
+    pub fn new(config: &Config, commands: mpsc::Sender<Command>) -> Self {
+        Self { ledger: Ledger::default(), issuers: Vec::new(), commands, fixed: Fixed::of(config) }
+    }
+
+    /// Looks at all files, then tells the scaler; the settings are to be used from now on.
+    ///
+    /// # Errors
+    /// Something that it names is not there. Nothing has changed.
+    pub async fn take(&mut self, config: &Config) -> Result<Settings, ServeError> {
+        config.check()?;
+        let entries = config.models.clone();
+        let looked = tokio::task::spawn_blocking(move || entries.iter().map(look_at).collect::<Result<Vec<Seen>, _>>());
+        let seen = looked.await.map_err(std::io::Error::other)??;
+        self.issuers = self.issuers(config).await?;
+        let (settings, slots) = self.ledger.enter(config, seen, self.issuers.clone());
+        let (done, told) = oneshot::channel();
+        let gone = |_| ServeError::System(std::io::Error::other("the scaler has ended"));
+        self.commands.send(Command::Reconfigure(slots, done)).await.map_err(|_| gone(()))?;
+        told.await.map_err(|_| gone(()))?;
+        Ok(settings)
+    }
+
+    /// Those that were there before keep their keys.
+    async fn issuers(&self, config: &Config) -> Result<Vec<Arc<Issuer>>, ServeError> {
+        let mut issuers = Vec::new();
+        for entry in &config.issuers {
+            match self.issuers.iter().find(|issuer| issuer.entry == *entry) {
+                Some(known) => issuers.push(known.clone()),
+                None => {
+                    let issuer = Issuer::new(entry.clone()).await.map_err(ServeError::Issuer)?;
+                    issuer.keep_fresh();
+                    issuers.push(issuer);
+                }
+            }
+        }
+        Ok(issuers)
+    }
+
+    async fn again(&mut self, source: &Source, settings: &ArcSwap<Settings>) {
+        let read = source.read.clone();
+        let config = match tokio::task::spawn_blocking(move || read()).await {
+            Ok(Ok(config)) => config,
+            Ok(Err(error)) => return tracing::error!(error, "the new configuration is wrong; the old one stays"),
+            Err(error) => return tracing::error!(%error, "the configuration could not be read"),
+        };
+        if Fixed::of(&config) != self.fixed {
+            tracing::warn!("listen, admin, standby, body_max, drain_timeout and audit change only with a restart");
+        }
+        match self.take(&config).await {
+            Ok(new) => {
+                settings.store(Arc::new(new));
+                tracing::info!(
+                    models = config.models.len(),
+                    tenants = config.tenants.len(),
+                    "the configuration was read anew"
+                );
+            }
+            Err(error) => tracing::error!(%error, "the new configuration cannot be used; the old one stays"),
+        }
+    }
+}
+
+/// Until the process ends.
+pub async fn watch(mut intake: Intake, source: Source, settings: Arc<ArcSwap<Settings>>, mut hangup: Signal) {
+    let watch = Watch::new(&source.file);
+    if let Err(error) = &watch {
+        tracing::warn!(%error, "the configuration's file cannot be watched; SIGHUP still has it read");
+    }
+    let mut watch = watch.ok();
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => {}
+            () = changed(watch.as_mut()) => {}
+        }
+        intake.again(&source, &settings).await;
+    }
+}
+
+/// SIGHUP, from now on: without this it would end the process.
+pub fn hangup() -> std::io::Result<Signal> {
+    signal(SignalKind::hangup())
+}
+
+async fn changed(watch: Option<&mut Watch>) {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Tells one version of a file from another without reading it.
+type Stamp = Option<(u64, u64, i64, i64, u64)>;
+
+fn stamp(path: &Path) -> Stamp {
+    let of = |metadata: fs::Metadata| {
+        (metadata.dev(), metadata.ino(), metadata.mtime(), metadata.mtime_nsec(), metadata.size())
+    };
+    fs::metadata(path).ok().map(of)
+}
+
+/// A file that may be replaced as a whole, or be a link that is: its folder is watched.
+struct Watch {
+    events: AsyncFd<std::os::fd::OwnedFd>,
+    file: PathBuf,
+    /// As it was when it was last found to be another.
+    seen: Stamp,
+}
+
+impl Watch {
+    fn new(file: &Path) -> std::io::Result<Self> {
+        use inotify::{CreateFlags, WatchFlags};
+        let events = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let what = WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO | WatchFlags::CREATE | WatchFlags::DELETE;
+        inotify::add_watch(&events, folder, what)?;
+        Ok(Self { events: watched::readable(events)?, file: file.into(), seen: stamp(file) })
+    }
+
+    /// Waits until the file is another.
+    async fn changed(&mut self) {
+        loop {
+            if let Err(error) = self.something().await {
+                tracing::error!(%error, "the configuration's file cannot be watched any more; SIGHUP still has it read");
+                return std::future::pending().await;
+            }
+            tokio::time::sleep(SETTLED).await;
+            let now = stamp(&self.file);
+            if now != self.seen && now.is_some() {
+                self.seen = now;
+                return;
+            }
+        }
+    }
+
+    /// Something has happened in the folder.
+    async fn something(&self) -> std::io::Result<()> {
+        let mut ready = self.events.readable().await?;
+        let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+        let mut events = inotify::Reader::new(self.events.get_ref(), &mut buffer);
+        loop {
+            match events.next() {
+                Ok(_) => {}
+                Err(rustix::io::Errno::AGAIN) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        ready.clear_ready();
+        Ok(())
+    }
+}

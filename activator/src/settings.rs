@@ -1,0 +1,267 @@
+//! What a request needs to know of the configuration: names, tenants, times. It is replaced as a whole when the configuration changes; a request
+//! keeps what it came in with.
+//!
+//! **Invariant:** a slot keeps its number for as long as the process lives, and a model's name its slot, also when it is gone for a while.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use protocol::{ApiError, answer::ModelCard};
+use serde_json::{Map, Value, value::RawValue};
+
+use crate::{
+    config::{Config, ModelEntry},
+    scaler::SlotId,
+    slot::Policy,
+    tenants::{Book, Caller, Tenants, jwt::Issuer, key::Keys},
+};
+
+/// A model, as requests see it.
+#[derive(Debug)]
+pub struct Route {
+    /// Its place.
+    pub slot: SlotId,
+    /// Its name and age.
+    pub card: ModelCard,
+    /// Its snapshot's digest, where that could be read.
+    pub digest: Option<String>,
+    /// A request's deadline where it names none.
+    pub timeout: Duration,
+    /// Fields of requests that say nothing of them.
+    pub sampling: Map<String, Value>,
+}
+
+/// Everything that can change while we serve. See the module.
+#[derive(Debug)]
+pub struct Settings {
+    /// In the order of the configuration.
+    routes: Vec<Arc<Route>>,
+    by_name: HashMap<String, Arc<Route>>,
+    /// Who may ask.
+    pub tenants: Tenants,
+    /// Good for what changes something on the admin port.
+    pub admin_keys: Keys<()>,
+    /// A held streaming request gets its headers after this time.
+    pub early_headers_after: Duration,
+}
+
+/// A model and what was seen of its file.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// The model.
+    pub entry: ModelEntry,
+    /// Its card.
+    pub card: ModelCard,
+    /// Its digest.
+    pub digest: Option<String>,
+}
+
+/// What a slot is to be.
+#[derive(Clone, Debug)]
+pub struct SlotSpec {
+    /// Its model; where that is gone, as it was.
+    pub entry: ModelEntry,
+    /// Of its snapshot.
+    pub digest: Option<String>,
+    /// Times and bounds.
+    pub policy: Policy,
+    /// Its model is gone from the configuration.
+    pub retired: bool,
+}
+
+/// What outlives every change: numbers of slots and of tenants.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    slots: Vec<SlotSpec>,
+    by_name: HashMap<String, SlotId>,
+    tenants: Book,
+}
+
+impl Ledger {
+    /// The settings and slots of a configuration that has been checked; slots that were there before keep their numbers.
+    pub fn enter(&mut self, config: &Config, seen: Vec<Seen>, issuers: Vec<Arc<Issuer>>) -> (Settings, Vec<SlotSpec>) {
+        for slot in &mut self.slots {
+            // Who is held or running is answered; then it ends.
+            (slot.retired, slot.policy.keep, slot.policy.idle) = (true, false, Duration::ZERO);
+        }
+        let routes: Vec<Arc<Route>> = seen.into_iter().map(|seen| Arc::new(self.route(config, seen))).collect();
+        let names = |route: &Arc<Route>| {
+            let aliases = self.slots[route.slot.0].entry.aliases.iter().cloned();
+            std::iter::once(route.card.id.clone()).chain(aliases).map(|name| (name, route.clone())).collect::<Vec<_>>()
+        };
+        let by_name = routes.iter().flat_map(names).collect();
+        let open = config.tenants.is_empty() && config.issuers.is_empty();
+        let tenants = Tenants::new(&config.tenants, issuers, config.anonymous || open, &mut self.tenants);
+        let mut admin_keys = Keys::default();
+        for key in &config.admin_keys {
+            admin_keys.add(key.clone(), ());
+        }
+        let early_headers_after = config.early_headers_after;
+        (Settings { routes, by_name, tenants, admin_keys, early_headers_after }, self.slots.clone())
+    }
+
+    fn route(&mut self, config: &Config, seen: Seen) -> Route {
+        let Seen { entry, card, digest } = seen;
+        let policy = config.policy(&entry);
+        let route = |slot| Route {
+            slot,
+            card,
+            digest: digest.clone(),
+            timeout: entry.timeout.unwrap_or(config.timeout),
+            sampling: entry.sampling.clone(),
+        };
+        let next = SlotId(self.slots.len());
+        let slot = *self.by_name.entry(entry.name.clone()).or_insert(next);
+        let route = route(slot);
+        let spec = SlotSpec { entry, digest, policy, retired: false };
+        match self.slots.get_mut(slot.0) {
+            Some(place) => *place = spec,
+            None => self.slots.push(spec),
+        }
+        route
+    }
+}
+
+impl Settings {
+    /// The models that somebody may use.
+    pub fn cards(&self, caller: &Caller) -> Vec<ModelCard> {
+        let cards = self.routes.iter().map(|route| &route.card);
+        cards.filter(|card| caller.may_use(&card.id)).cloned().collect()
+    }
+
+    /// The model of this name; the only one if the request may leave the name out and does.
+    ///
+    /// # Errors
+    /// 404, and 400 where a name is missing.
+    pub fn route(&self, name: Option<&str>) -> Result<&Arc<Route>, ApiError> {
+        let name = match (name, self.routes.as_slice()) {
+            (Some(name), _) => name,
+            (None, [only]) => return Ok(only),
+            (None, _) => return Err(ApiError::field("model", "is required, since there is more than one model")),
+        };
+        self.by_name.get(name).ok_or_else(|| {
+            let mut error = ApiError::model_not_found(name);
+            error.message.push_str(" GET /v1/models lists those that do.");
+            error
+        })
+    }
+}
+
+impl Route {
+    /// A request's body with the model's fields where it says nothing of them.
+    pub fn with_sampling(&self, body: Bytes) -> Bytes {
+        if self.sampling.is_empty() {
+            return body;
+        }
+        // What has been parsed before is an object. Its values are not read again.
+        let Ok(mut fields) = serde_json::from_slice::<indexed::Fields>(&body) else { return body };
+        // A field that is null says nothing, too.
+        fields.0.retain(|(name, value)| value.get() != "null" || !self.sampling.contains_key(name));
+        let said: BTreeSet<String> = fields.0.iter().map(|(name, _)| name.clone()).collect();
+        for (name, value) in self.sampling.iter().filter(|(name, _)| !said.contains(*name)) {
+            if name == "max_tokens" && said.contains("max_completion_tokens") {
+                continue;
+            }
+            let Ok(value) = serde_json::value::to_raw_value(value) else { continue };
+            fields.0.push((name.clone(), value));
+        }
+        serde_json::to_vec(&fields).map_or(body, Bytes::from)
+    }
+}
+
+/// An object whose fields stay in their order and as they were written.
+mod indexed {
+    use super::RawValue;
+    use serde::{
+        Deserialize, Deserializer, Serialize, Serializer,
+        de::{MapAccess, Visitor},
+    };
+
+    pub struct Fields(pub Vec<(String, Box<RawValue>)>);
+
+    impl<'de> Deserialize<'de> for Fields {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct Read;
+            impl<'de> Visitor<'de> for Read {
+                type Value = Fields;
+
+                fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                    f.write_str("an object")
+                }
+
+                fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                    let mut fields = Vec::new();
+                    while let Some(field) = map.next_entry()? {
+                        fields.push(field);
+                    }
+                    Ok(Fields(fields))
+                }
+            }
+            deserializer.deserialize_map(Read)
+        }
+    }
+
+    impl Serialize for Fields {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn settings(ledger: &mut Ledger, models: &[ModelEntry]) -> (Settings, Vec<SlotSpec>) {
+        let seen =
+            |entry: &ModelEntry| Seen { entry: entry.clone(), card: ModelCard::new(&entry.name, 0), digest: None };
+        let config = Config { models: models.to_vec(), ..Config::default() };
+        ledger.enter(&config, models.iter().map(seen).collect(), Vec::new())
+    }
+
+    #[test]
+    fn names_keep_their_slots_and_what_is_gone_is_retired() {
+        let mut ledger = Ledger::default();
+        let (a, b) =
+            (ModelEntry::new("a", "a"), ModelEntry { aliases: vec!["bee".into()], ..ModelEntry::new("b", "b") });
+        let (first, _) = settings(&mut ledger, &[a, b.clone()]);
+        assert_eq!(first.route(Some("bee")).unwrap().slot, SlotId(1));
+        assert_eq!(first.route(None).unwrap_err().param.as_deref(), Some("model"));
+        let (second, slots) = settings(&mut ledger, &[b, ModelEntry::new("c", "c")]);
+        assert_eq!(second.route(Some("b")).unwrap().slot, SlotId(1));
+        assert_eq!(second.route(Some("c")).unwrap().slot, SlotId(2));
+        assert!(second.route(Some("a")).is_err());
+        let retired: Vec<_> = slots.iter().map(|slot| (slot.retired, slot.policy.idle.is_zero())).collect();
+        assert_eq!(retired, [(true, true), (false, false), (false, false)]);
+        let (third, slots) = settings(&mut ledger, &[ModelEntry::new("a", "a2")]);
+        assert_eq!((third.route(None).unwrap().slot, slots[0].retired), (SlotId(0), false));
+    }
+
+    #[test]
+    fn a_models_sampling_stands_where_the_request_says_nothing() {
+        let sampling = json!({"temperature": 0.5, "max_tokens": 9, "stop": ["x"]});
+        let entry = ModelEntry { sampling: sampling.as_object().unwrap().clone(), ..ModelEntry::new("a", "a") };
+        let (settings, _) = settings(&mut Ledger::default(), &[entry]);
+        let merged = |body: &str| {
+            let body = settings.route(None).unwrap().with_sampling(Bytes::copy_from_slice(body.as_bytes()));
+            String::from_utf8(body.to_vec()).unwrap()
+        };
+        let all = r#"{"seed":1.50,"temperature":0.5,"max_tokens":9,"stop":["x"]}"#;
+        assert_eq!(merged(r#"{"seed": 1.50}"#), all);
+        assert_eq!(
+            merged(r#"{"temperature":null,"max_tokens":1,"stop":"y"}"#),
+            r#"{"max_tokens":1,"stop":"y","temperature":0.5}"#
+        );
+        assert_eq!(
+            merged(r#"{"max_completion_tokens":3,"stop":[],"temperature":1}"#),
+            r#"{"max_completion_tokens":3,"stop":[],"temperature":1}"#
+        );
+        assert_eq!(merged("[]"), "[]");
+    }
+}

@@ -1,0 +1,185 @@
+//! `pilotlight.toml`: what `serve` serves, to whom, and within which bounds.
+//!
+//! **Invariant:** the shape of the file is the types of [`file`] and nothing else (`pilotlight config schema` prints it); a word that is not
+//! in it is refused with its place. What a flag says counts more than the file. Paths are relative to the file.
+
+pub mod file;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use activator::{
+    ModelEntry,
+    tenants::{
+        TenantEntry,
+        jwt::{IssuerEntry, KeySource},
+        key::KeyHash,
+        quota::Limits,
+    },
+};
+
+use crate::exit::{Error, Result};
+pub use file::File;
+
+/// No configuration is larger.
+const BYTES_MAX: u64 = 16 << 20;
+
+/// Reads a file.
+///
+/// # Errors
+/// It is not there, or says what it may not, with the place.
+pub fn read(path: &Path) -> Result<File> {
+    let doing = || format!("reading {}", path.display());
+    let metadata = fs::metadata(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Error::NoFile(path.into()),
+        _ => Error::file(doing(), error),
+    })?;
+    if metadata.len() > BYTES_MAX {
+        return Err(Error::Usage(format!("{}: larger than {BYTES_MAX} bytes", path.display())));
+    }
+    let text = fs::read_to_string(path).map_err(|error| Error::file(doing(), error))?;
+    parse(&text).map_err(|why| Error::Usage(format!("{}: {why}", path.display())))
+}
+
+/// The same of a text.
+///
+/// # Errors
+/// As for people, with line and column.
+pub fn parse(text: &str) -> std::result::Result<File, String> {
+    toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())
+}
+
+/// Where paths of a file begin.
+pub fn folder(path: &Path) -> PathBuf {
+    path.parent().map_or_else(PathBuf::new, Path::to_path_buf)
+}
+
+impl file::Model {
+    /// The model of this name; its snapshot is `found` where the file names none.
+    pub fn entry(&self, name: &str, snapshot: PathBuf) -> Result<ModelEntry> {
+        Ok(ModelEntry {
+            name: name.to_owned(),
+            snapshot,
+            aliases: self.aliases.clone(),
+            idle: self.idle.map(|time| time.0),
+            keep: self.keep,
+            concurrency: self.concurrency,
+            hold_max: self.hold_max,
+            timeout: self.timeout.map(|time| time.0),
+            start_timeout: self.start_timeout.map(|time| time.0),
+            sampling: self.sampling.as_ref().map(file::Sampling::fields).unwrap_or_default(),
+        })
+    }
+}
+
+impl file::Tenant {
+    /// The tenant of this name.
+    pub fn entry(&self, name: &str) -> Result<TenantEntry> {
+        Ok(TenantEntry {
+            name: name.to_owned(),
+            keys: keys(&format!("tenants.{name}.keys"), &self.keys)?,
+            client_names: self.client_names.clone(),
+            models: self.models.clone(),
+            limits: Limits {
+                concurrency: self.concurrency,
+                requests_per_minute: self.requests_per_minute,
+                tokens_per_minute: self.tokens_per_minute,
+            },
+            weight: self.weight.unwrap_or(1),
+            priority: self.priority.unwrap_or(0),
+            hold_max: self.hold_max,
+        })
+    }
+}
+
+impl file::Issuer {
+    /// The issuer, with paths from this folder.
+    pub fn entry(&self, folder: &Path) -> IssuerEntry {
+        let keys = match self.jwks.contains("://") {
+            true => KeySource::Url(self.jwks.clone()),
+            false => KeySource::File(folder.join(&self.jwks)),
+        };
+        IssuerEntry {
+            issuer: self.issuer.clone(),
+            audience: self.audience.clone(),
+            keys,
+            tenant_claim: self.tenant_claim.clone().unwrap_or_else(|| "tenant".into()),
+        }
+    }
+}
+
+/// Hashes of keys, with the field's name where one is none.
+pub fn keys(field: &str, texts: &[String]) -> Result<Vec<KeyHash>> {
+    let parse = |text: &String| text.parse().map_err(|error| Error::Usage(format!("{field}: {error}")));
+    texts.iter().map(parse).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const ALL: &str = include_str!("example.toml");
+
+    #[test]
+    fn the_example_says_everything_and_is_right() {
+        let file = parse(ALL).unwrap();
+        let model = file.models["chat"].entry("chat", "x".into()).unwrap();
+        assert_eq!(
+            (model.aliases.as_slice(), model.idle),
+            (&["gpt-4o-mini".to_owned()][..], Some(Duration::from_secs(300)))
+        );
+        assert_eq!(model.sampling["temperature"], 0.7);
+        let tenant = file.tenants["acme"].entry("acme").unwrap();
+        assert_eq!((tenant.keys.len(), tenant.weight, tenant.limits.tokens_per_minute), (1, 3, Some(200_000)));
+        let issuer = file.issuers[0].entry(Path::new("/etc/pilotlight"));
+        assert_eq!(issuer.keys, KeySource::Url("https://id.example.com/jwks".into()));
+        // Every field of the schema stands in it, so that it stays an example of everything.
+        let schema = serde_json::to_value(schemars::schema_for!(File)).unwrap();
+        let mut fields = Vec::new();
+        collect(&schema, &mut fields);
+        for field in fields {
+            assert!(
+                ALL.contains(&format!("{field} ="))
+                    || ALL.contains(&format!("{field}]"))
+                    || ALL.contains(&format!("[{field}.")),
+                "{field}"
+            );
+        }
+    }
+
+    fn collect(schema: &serde_json::Value, fields: &mut Vec<String>) {
+        if let Some(properties) = schema.get("properties").and_then(|it| it.as_object()) {
+            fields.extend(properties.keys().cloned());
+        }
+        match schema {
+            serde_json::Value::Object(map) => map.values().for_each(|value| collect(value, fields)),
+            serde_json::Value::Array(list) => list.iter().for_each(|value| collect(value, fields)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_place() {
+        for (text, parts) in [
+            ("lissten = \"127.0.0.1:1\"", &["line 1", "lissten"][..]),
+            ("[models.a]\nsnapshot = \"a\"\nidel = \"3s\"", &["line 3", "idel"]),
+            ("[models.a]\nidle = \"3 fortnights\"", &["line 2", "no duration"]),
+            ("idle = 30", &["line 1", "duration"]),
+            ("body_max = \"x\"", &["no size"]),
+            ("[models.a.sampling]\ntemprature = 1", &["temprature"]),
+            ("[tenants.a]\nweight = -1", &["line 2"]),
+            ("listen = \"nowhere\"", &["no address"]),
+            ("[[issuers]]\nissuer = \"x\"", &["audience"]),
+            ("a = [", &["line 1"]),
+        ] {
+            let said = parse(text).unwrap_err();
+            assert!(parts.iter().all(|part| said.contains(part)), "{text}: {said}");
+        }
+        let said = keys("tenants.a.keys", &["secret".into()]).unwrap_err().to_string();
+        assert!(said.contains("tenants.a.keys"), "{said}");
+    }
+}
