@@ -11,6 +11,7 @@ use crate::{
         jwt::{self, IssuerEntry, KeySource},
         key::KeyHash,
     },
+    tls::TlsEntry,
 };
 
 /// Ports that Knative's own containers use in the same pod.
@@ -89,6 +90,8 @@ pub struct Config {
     pub admin_keys: Vec<KeyHash>,
     /// Where requests are recorded.
     pub audit: Option<PathBuf>,
+    /// The API port speaks TLS.
+    pub tls: Option<TlsEntry>,
     /// A runtime that nobody asked for so long is drained.
     pub idle: Duration,
     /// Launched runtimes without a model to keep ready.
@@ -122,6 +125,7 @@ impl Default for Config {
             anonymous: false,
             admin_keys: Vec::new(),
             audit: None,
+            tls: None,
             idle: Duration::from_secs(30),
             standby: 0,
             hold_max: 10_000,
@@ -233,6 +237,7 @@ impl Config {
     fn check_tenants(&self) -> Result<(), ConfigError> {
         let models: HashSet<&str> = self.models.iter().map(|model| model.name.as_str()).collect();
         let (mut names, mut keys, mut client_names) = (HashSet::new(), HashSet::new(), HashSet::new());
+        let certificates = self.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
         for tenant in &self.tenants {
             let wrong = |why: String| Err(ConfigError::Tenant(tenant.name.clone(), why));
             let named = !tenant.name.is_empty() && tenant.name.len() <= 200;
@@ -259,6 +264,9 @@ impl Config {
             }
             if let Some(twice) = tenant.client_names.iter().find(|name| !client_names.insert(name.as_str())) {
                 return wrong(format!("the certificate name '{twice}' is good for two tenants"));
+            }
+            if !certificates && !tenant.client_names.is_empty() {
+                return wrong("client_names needs tls.client_ca, which signs clients' certificates".into());
             }
             for key in &tenant.keys {
                 if !keys.insert(&key.id) {

@@ -37,6 +37,7 @@ mod server;
 mod settings;
 pub mod slot;
 pub mod tenants;
+pub mod tls;
 mod traffic;
 mod watched;
 

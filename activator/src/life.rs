@@ -29,6 +29,7 @@ use crate::{
     scaler::{Command, Scaler},
     server::Server,
     settings::Seen,
+    tls::Tls,
 };
 
 /// Threads that serve. One could do; the second keeps probes fast while the first is busy.
@@ -67,6 +68,9 @@ pub enum ServeError {
     /// The keys of tokens.
     #[error("{0}")]
     Issuer(String),
+    /// Certificates.
+    #[error("{0}")]
+    Tls(String),
     /// The record of requests.
     #[error("{0}")]
     Audit(#[from] AuditError),
@@ -83,13 +87,14 @@ impl ServeError {
             Self::NoSnapshot { .. } => 66,
             Self::Bind { error, .. } if error.kind() == io::ErrorKind::AddrInUse => 69,
             Self::Issuer(_) => 69,
+            Self::Tls(_) => 65,
             Self::Bind { .. } | Self::System(_) | Self::Audit(_) => 74,
             Self::Interrupted => 130,
         }
     }
 }
 
-/// Serves until SIGTERM or SIGINT, drains, and returns. Prints `admin on http://…` and `listening on http://…` on stderr
+/// Serves until SIGTERM or SIGINT, drains, and returns. Prints `admin on http://…` and `listening on http://…` (or `https`) on stderr
 /// once it accepts. With a source, the configuration is read again when it changes.
 pub fn serve(config: Config, source: Option<Source>) -> ExitCode {
     match serve_until_signal(config, source) {
@@ -116,7 +121,8 @@ fn serve_until_signal(config: Config, source: Option<Source>) -> Result<(), Serv
             let mut signals = Signals::new()?;
             let activator = Activator::begin(config, source).await?;
             eprintln!("admin on http://{}", activator.admin());
-            eprintln!("listening on http://{}", activator.api());
+            let scheme = if activator.speaks_tls { "https" } else { "http" };
+            eprintln!("listening on {scheme}://{}", activator.api());
             signals.next().await;
             activator.drain_unless(signals.next()).await
         }
@@ -153,6 +159,7 @@ pub struct Activator {
     draining: watch::Sender<bool>,
     drain_timeout: std::time::Duration,
     audit: Option<Audit>,
+    speaks_tls: bool,
     /// Takes new configurations in, where they come from somewhere.
     reloads: Option<JoinHandle<()>>,
 }
@@ -169,6 +176,7 @@ impl Activator {
         raise_descriptor_limit();
         let (admin_port, api_port) = (bind(config.admin).await?, bind(config.listen).await?);
         let audit = config.audit.as_deref().map(Audit::open).transpose()?;
+        let tls = config.tls.as_ref().map(Tls::load).transpose().map_err(ServeError::Tls)?;
         let hangup = source.is_some().then(reload::hangup).transpose()?;
 
         let metrics = Metrics::new(&config.knative);
@@ -179,7 +187,7 @@ impl Activator {
         let (draining, readiness) = watch::channel(false);
         let readiness = Readiness::new(readiness);
 
-        let mut intake = Intake::new(&config, commands);
+        let mut intake = Intake::new(&config, commands, tls.clone());
         let settings = Arc::new(ArcSwap::from_pointee(intake.take(&config).await?));
         let address = admin_port.local_addr()?;
         let admin = Admin { gate: gate.clone(), settings: settings.clone(), address, phases, metrics: metrics.clone() };
@@ -194,8 +202,9 @@ impl Activator {
         let watch = |(source, hangup)| tokio::spawn(reload::watch(intake, source, settings, hangup).in_current_span());
         Ok(Self {
             scaler,
-            admin: Server::start(admin_port, admin::router(admin, readiness.clone()))?,
-            api: Server::start(api_port, api::router(Arc::new(api), readiness))?,
+            admin: Server::start(admin_port, admin::router(admin, readiness.clone()), None)?,
+            speaks_tls: tls.is_some(),
+            api: Server::start(api_port, api::router(Arc::new(api), readiness), tls)?,
             gate,
             draining,
             drain_timeout: config.drain_timeout,

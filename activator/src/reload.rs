@@ -1,4 +1,4 @@
-//! The configuration while we serve: read again on SIGHUP, and when its file changes.
+//! The configuration while we serve: read again on SIGHUP, and when its file changes, or one of TLS.
 //!
 //! **Invariant:** all or nothing. A configuration that is wrong, or names a file that is not there, changes nothing and is told in the log; one
 //! that is right is taken in whole, slots before names. No request is dropped: who is held or answered goes on with what it came in with, models
@@ -26,6 +26,7 @@ use crate::{
     scaler::Command,
     settings::{Ledger, Seen, Settings},
     tenants::jwt::Issuer,
+    tls::{Tls, TlsEntry},
     watched,
 };
 
@@ -56,6 +57,9 @@ pub struct Intake {
     ledger: Ledger,
     issuers: Vec<Arc<Issuer>>,
     commands: mpsc::Sender<Command>,
+    tls: Option<Tls>,
+    /// Files whose change is a reason to read everything again.
+    files: Vec<PathBuf>,
     /// What cannot change while we serve.
     fixed: Fixed,
 }
@@ -67,6 +71,7 @@ struct Fixed {
     body_bytes_max: usize,
     drain_timeout: Duration,
     audit: Option<PathBuf>,
+    speaks_tls: bool,
 }
 
 impl Fixed {
@@ -77,14 +82,16 @@ impl Fixed {
             body_bytes_max: config.body_bytes_max,
             drain_timeout: config.drain_timeout,
             audit: config.audit.clone(),
+            speaks_tls: config.tls.is_some(),
         }
     }
 }
 
 impl Intake {
     /// Of a scaler without a slot.
-    pub fn new(config: &Config, commands: mpsc::Sender<Command>) -> Self {
-        Self { ledger: Ledger::default(), issuers: Vec::new(), commands, fixed: Fixed::of(config) }
+    pub fn new(config: &Config, commands: mpsc::Sender<Command>, tls: Option<Tls>) -> Self {
+        let (ledger, fixed) = (Ledger::default(), Fixed::of(config));
+        Self { ledger, issuers: Vec::new(), commands, tls, files: Vec::new(), fixed }
     }
 
     /// Looks at all files, then tells the scaler; the settings are to be used from now on.
@@ -97,6 +104,10 @@ impl Intake {
         let looked = tokio::task::spawn_blocking(move || entries.iter().map(look_at).collect::<Result<Vec<Seen>, _>>());
         let seen = looked.await.map_err(std::io::Error::other)??;
         self.issuers = self.issuers(config).await?;
+        if let (Some(tls), Some(entry)) = (&self.tls, &config.tls) {
+            tls.reload(entry).map_err(ServeError::Tls)?;
+        }
+        self.files = config.tls.iter().flat_map(TlsEntry::files).collect();
         let (settings, slots) = self.ledger.enter(config, seen, self.issuers.clone());
         let (done, told) = oneshot::channel();
         let gone = |_| ServeError::System(std::io::Error::other("the scaler has ended"));
@@ -129,7 +140,9 @@ impl Intake {
             Err(error) => return tracing::error!(%error, "the configuration could not be read"),
         };
         if Fixed::of(&config) != self.fixed {
-            tracing::warn!("listen, admin, standby, body_max, drain_timeout and audit change only with a restart");
+            tracing::warn!(
+                "listen, admin, standby, body_max, drain_timeout, audit, and whether TLS is spoken, change only with a restart"
+            );
         }
         match self.take(&config).await {
             Ok(new) => {
@@ -147,17 +160,23 @@ impl Intake {
 
 /// Until the process ends.
 pub async fn watch(mut intake: Intake, source: Source, settings: Arc<ArcSwap<Settings>>, mut hangup: Signal) {
-    let watch = Watch::new(&source.file);
-    if let Err(error) = &watch {
-        tracing::warn!(%error, "the configuration's file cannot be watched; SIGHUP still has it read");
-    }
-    let mut watch = watch.ok();
+    let files = |intake: &Intake| [vec![source.file.clone()], intake.files.clone()].concat();
+    let mut watch = Watch::new(files(&intake));
     loop {
+        if let Err(error) = &watch {
+            tracing::warn!(%error, "the configuration's files cannot be watched; SIGHUP still has them read");
+        }
         tokio::select! {
             _ = hangup.recv() => {}
-            () = changed(watch.as_mut()) => {}
+            () = changed(watch.as_mut().ok()) => {}
         }
+        // From here on, so that no change is missed while they are read.
+        watch = Watch::new(files(&intake));
         intake.again(&source, &settings).await;
+        let now = files(&intake);
+        if watch.as_ref().is_ok_and(|watch| watch.files() != now) {
+            watch = Watch::new(now);
+        }
     }
 }
 
@@ -183,35 +202,40 @@ fn stamp(path: &Path) -> Stamp {
     fs::metadata(path).ok().map(of)
 }
 
-/// A file that may be replaced as a whole, or be a link that is: its folder is watched.
+/// Files that may be replaced as a whole, or be links that are: their folders are watched.
 struct Watch {
     events: AsyncFd<std::os::fd::OwnedFd>,
-    file: PathBuf,
-    /// As it was when it was last found to be another.
-    seen: Stamp,
+    /// As they were when the watch began.
+    seen: Vec<(PathBuf, Stamp)>,
 }
 
 impl Watch {
-    fn new(file: &Path) -> std::io::Result<Self> {
+    fn new(files: Vec<PathBuf>) -> std::io::Result<Self> {
         use inotify::{CreateFlags, WatchFlags};
         let events = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let what = WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO | WatchFlags::CREATE | WatchFlags::DELETE;
-        inotify::add_watch(&events, folder, what)?;
-        Ok(Self { events: watched::readable(events)?, file: file.into(), seen: stamp(file) })
+        for file in &files {
+            let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            inotify::add_watch(&events, folder, what)?;
+        }
+        let seen = files.into_iter().map(|file| (stamp(&file), file)).map(|(stamp, file)| (file, stamp)).collect();
+        Ok(Self { events: watched::readable(events)?, seen })
     }
 
-    /// Waits until the file is another.
+    fn files(&self) -> Vec<PathBuf> {
+        self.seen.iter().map(|(file, _)| file.clone()).collect()
+    }
+
+    /// Waits until a file is another.
     async fn changed(&mut self) {
         loop {
             if let Err(error) = self.something().await {
-                tracing::error!(%error, "the configuration's file cannot be watched any more; SIGHUP still has it read");
+                tracing::error!(%error, "the configuration's files cannot be watched any more; SIGHUP still has them read");
                 return std::future::pending().await;
             }
             tokio::time::sleep(SETTLED).await;
-            let now = stamp(&self.file);
-            if now != self.seen && now.is_some() {
-                self.seen = now;
+            let another = |(file, seen): &(PathBuf, Stamp)| stamp(file).is_some_and(|now| Some(now) != *seen);
+            if self.seen.iter().any(another) {
                 return;
             }
         }

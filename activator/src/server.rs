@@ -1,20 +1,26 @@
-//! Accepting connections: HTTP/1.1 and HTTP/2 with prior knowledge on one port.
+//! Accepting connections: HTTP/1.1 and HTTP/2 on one port, in the clear (with prior knowledge) or under TLS.
 //!
 //! **Invariant:** a client that goes away has its handler dropped, and with it all that the handler holds.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    server::{
+        conn::auto,
+        graceful::{GracefulShutdown, Watcher},
+    },
     service::TowerToHyperService,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, oneshot},
 };
 use tracing::Instrument;
+
+use crate::tls::Tls;
 
 /// Open connections at most; further ones wait in the listener's backlog.
 const CONNECTIONS_MAX: usize = 32 * 1024;
@@ -42,10 +48,11 @@ pub struct Server {
 
 impl Server {
     /// Serves until [`Server::stop`].
-    pub fn start(listener: TcpListener, router: Router) -> std::io::Result<Self> {
+    pub fn start(listener: TcpListener, router: Router, tls: Option<Tls>) -> std::io::Result<Self> {
         let address = listener.local_addr()?;
         let (stop, stopping) = oneshot::channel();
-        let stopped = tokio::spawn(serve(listener, router, stopping).in_current_span());
+        let stopped =
+            tokio::spawn(serve(listener, Door { router, tls, builder: builder() }, stopping).in_current_span());
         Ok(Self { address, stop, stopped })
     }
 
@@ -58,10 +65,17 @@ impl Server {
     }
 }
 
-async fn serve(listener: TcpListener, router: Router, mut stopping: oneshot::Receiver<()>) {
+/// What a connection meets. Cheap to clone.
+#[derive(Clone)]
+struct Door {
+    router: Router,
+    tls: Option<Tls>,
+    builder: auto::Builder<TokioExecutor>,
+}
+
+async fn serve(listener: TcpListener, door: Door, mut stopping: oneshot::Receiver<()>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let graceful = GracefulShutdown::new();
-    let builder = builder();
     loop {
         let place = room.clone().acquire_owned().await.expect("the semaphore is never closed");
         let accepted = tokio::select! {
@@ -69,7 +83,7 @@ async fn serve(listener: TcpListener, router: Router, mut stopping: oneshot::Rec
             _ = &mut stopping => break,
         };
         match accepted {
-            Ok((stream, _)) => connect(stream, place, &builder, &router, &graceful),
+            Ok((stream, _)) => connect(stream, place, door.clone(), graceful.watcher()),
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -87,25 +101,33 @@ fn builder() -> auto::Builder<TokioExecutor> {
     builder
 }
 
-fn connect(
-    stream: TcpStream,
-    place: OwnedSemaphorePermit,
-    builder: &auto::Builder<TokioExecutor>,
-    router: &Router,
-    graceful: &GracefulShutdown,
-) {
+fn connect(stream: TcpStream, place: OwnedSemaphorePermit, door: Door, watcher: Watcher) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection ended before it began");
         return;
     }
-    let service = TowerToHyperService::new(router.clone());
-    let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-    let connection = graceful.watch(connection);
     let served = async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(error, "a connection ended");
+        match &door.tls {
+            None => door.answer(stream, &door.router, watcher).await,
+            Some(tls) => match tls.accept(stream).await {
+                Ok((stream, names)) => door.answer(stream, &door.router.clone().layer(Extension(names)), watcher).await,
+                Err(error) => tracing::debug!(%error, "a TLS handshake failed"),
+            },
         }
         drop(place);
     };
     tokio::spawn(served.in_current_span());
+}
+
+impl Door {
+    async fn answer<S>(&self, stream: S, router: &Router, watcher: Watcher)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let service = TowerToHyperService::new(router.clone());
+        let connection = self.builder.serve_connection(TokioIo::new(stream), service).into_owned();
+        if let Err(error) = watcher.watch(connection).await {
+            tracing::debug!(error, "a connection ended");
+        }
+    }
 }

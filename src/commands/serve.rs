@@ -93,6 +93,7 @@ fn resolve(args: &Serve, environment: &Environment) -> Result<Config> {
         issuers,
         anonymous: args.anonymous || file.anonymous.unwrap_or(by_platform),
         admin_keys: configuration::keys("operators.keys", &file.operators.keys)?,
+        tls: file.tls.as_ref().map(|tls| tls.entry(&folder)),
         audit: args.audit.clone().or(file.audit.map(|path| folder.join(path))),
         idle: time(args.idle, file.idle, default.idle),
         standby: args.standby.or(file.standby).unwrap_or(default.standby),

@@ -36,6 +36,8 @@ pub struct File {
     pub body_max: Option<Size>,
     /// A file that records who asked which model when, and what came of it; never what was said
     pub audit: Option<PathBuf>,
+    /// The API port speaks TLS
+    pub tls: Option<Tls>,
     /// Operators
     pub operators: Operators,
     /// What is served: the name clients ask for, and what is different for it. Without any, all sealed models of the store
@@ -44,6 +46,18 @@ pub struct File {
     pub tenants: BTreeMap<String, Tenant>,
     /// Whose tokens (JWT) are taken
     pub issuers: Vec<Issuer>,
+}
+
+/// Certificates, in PEM; read again when they change
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// The server's certificate, and those between it and an authority that clients know
+    pub certificate: PathBuf,
+    /// Its private key
+    pub key: PathBuf,
+    /// Who signs clients' certificates; they need not have one
+    pub client_ca: Option<PathBuf>,
 }
 
 /// Who may change something on the admin port

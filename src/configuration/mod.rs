@@ -18,6 +18,7 @@ use activator::{
         key::KeyHash,
         quota::Limits,
     },
+    tls::TlsEntry,
 };
 
 use crate::exit::{Error, Result};
@@ -107,6 +108,14 @@ impl file::Issuer {
             keys,
             tenant_claim: self.tenant_claim.clone().unwrap_or_else(|| "tenant".into()),
         }
+    }
+}
+
+impl file::Tls {
+    /// With paths from this folder.
+    pub fn entry(&self, folder: &Path) -> TlsEntry {
+        let client_ca = self.client_ca.as_ref().map(|path| folder.join(path));
+        TlsEntry { certificate: folder.join(&self.certificate), key: folder.join(&self.key), client_ca }
     }
 }
 

@@ -12,3 +12,4 @@ mod reload;
 mod shutdown;
 mod streams;
 mod tenants;
+mod tls;
