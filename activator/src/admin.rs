@@ -1,5 +1,6 @@
-//! The admin port: `/metrics`, `/slots`, `/livez`, `/readyz`; and `/slots/STATE/MODEL`, which answers once that model's
-//! slot is in that state, so that nobody needs to ask again and again. Reading here changes nothing.
+//! The admin port: a dashboard at `/`, and what it is drawn from (`/slots`, `/cold-starts`, `/machine`); `/metrics`, `/livez`,
+//! `/readyz`; and `/slots/STATE/MODEL`, which answers once that model's slot is in that state, so that nobody needs to ask again
+//! and again. Reading here changes nothing; the [`playground`](crate::playground) asks a model, as the API port does.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,8 +15,9 @@ use protocol::{ApiError, ErrorKind};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
-    answers,
+    answers, dashboard,
     hold::Gate,
+    machine::Machine,
     metrics::Metrics,
     probes::{self, Readiness},
     scaler::{Command, SlotView},
@@ -38,20 +40,25 @@ pub struct Admin {
     pub metrics: Metrics,
 }
 
-/// Every path of the admin port.
-pub fn router(admin: Admin, readiness: Readiness) -> Router {
+/// Every path of the admin port; the playground comes from elsewhere.
+pub fn router(admin: Admin, readiness: Readiness, playground: Router) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .route("/slots", get(slots))
         .route("/slots/{state}/{*model}", get(slots_when))
+        .route("/cold-starts", get(cold_starts))
         .with_state(admin)
+        .route("/machine", get(async || answers::json(&Machine::here())))
+        .merge(dashboard::router())
+        .merge(playground)
         .merge(probes::router(readiness))
         .fallback(async |request: Request| {
             let message = format!("There is no path {}.", request.uri().path());
             answers::error(&ApiError::new(ErrorKind::NotFound, message))
         })
-        .method_not_allowed_fallback(async || {
-            answers::error(&ApiError::new(ErrorKind::MethodNotAllowed, "This path takes only GET."))
+        .method_not_allowed_fallback(async |request: Request| {
+            let message = format!("The path {} does not take {}.", request.uri().path(), request.method());
+            answers::error(&ApiError::new(ErrorKind::MethodNotAllowed, message))
         })
 }
 
@@ -64,6 +71,10 @@ async fn slots(State(admin): State<Admin>) -> Response {
     admin.slots().await.map_or_else(|error| answers::error(&error), |views| answers::json(&views))
 }
 
+async fn cold_starts(State(admin): State<Admin>) -> Response {
+    admin.ask(Command::ColdStarts).await.map_or_else(|error| answers::error(&error), |starts| answers::json(&starts))
+}
+
 /// The same, once this model's slot is in this state.
 async fn slots_when(State(mut admin): State<Admin>, Path((state, model)): Path<(String, String)>) -> Response {
     match admin.wait_for(&model, &state).await {
@@ -73,11 +84,16 @@ async fn slots_when(State(mut admin): State<Admin>, Path((state, model)): Path<(
 }
 
 impl Admin {
-    async fn slots(self) -> Result<Vec<SlotView>, ApiError> {
-        let (reply, views) = oneshot::channel();
+    /// What the scaler says to a command.
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, ApiError> {
+        let (reply, answer) = oneshot::channel();
         let gone = || ApiError::new(ErrorKind::Unavailable, "This server is shutting down.");
-        self.gate.commands().send(Command::Views(reply)).await.map_err(|_| gone())?;
-        let mut views = views.await.map_err(|_| gone())?;
+        self.gate.commands().send(command(reply)).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())
+    }
+
+    async fn slots(self) -> Result<Vec<SlotView>, ApiError> {
+        let mut views = self.ask(Command::Views).await?;
         for view in &mut views {
             view.resident_bytes = view.replicas.iter().filter_map(|replica| resident_bytes(replica.pid)).sum();
         }

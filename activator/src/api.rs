@@ -98,6 +98,16 @@ pub fn router(api: Arc<Api>, readiness: Readiness) -> Router {
         .layer(axum::middleware::from_fn_with_state(readiness, probes::answer_at_once))
 }
 
+/// The chat's path alone, under another name, answered and counted as on the API port.
+pub fn chat_at(path: &str, api: Arc<Api>, readiness: Readiness) -> Router {
+    let (metrics, names) = (api.metrics.clone(), api.models.iter().map(|card| card.id.clone()).collect());
+    let watch = traffic::Watch::new(names, metrics, readiness);
+    Router::new()
+        .route(path, post(|api, request| answer(api, request, "/v1/chat/completions", chat)))
+        .with_state(api)
+        .layer(axum::middleware::from_fn_with_state(watch, traffic::watch))
+}
+
 fn chat(body: &[u8]) -> Result<Wanted, ApiError> {
     Ok(Wanted::generated(protocol::parse_chat(body)?.generate))
 }

@@ -4,7 +4,7 @@
 //! server ─► probes ─► traffic ─► api (body, check, route) ─► hold ─► forward ─► endpoint ─► runtime
 //!                                                              │ ▲
 //!                                          Arrive, Leave       ▼ │ admitted or refused
-//!                            admin ─► scaler (the one owner: slot machines, children, standbys, deadlines)
+//!              dashboard, admin ─► scaler (the one owner: slot machines, children, standbys, deadlines)
 //! ```
 //!
 //! **Invariants:** knows no tensor, no Wasm and no tokenizer: it depends on neither Burn nor wasmtime. Survives the death
@@ -19,6 +19,7 @@ mod body;
 mod child;
 pub mod config;
 mod control;
+mod dashboard;
 mod endpoint;
 mod events;
 mod forward;
@@ -26,7 +27,9 @@ mod headers;
 mod hold;
 mod launcher;
 mod life;
+mod machine;
 mod metrics;
+mod playground;
 mod probes;
 mod scaler;
 mod server;

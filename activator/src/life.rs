@@ -22,6 +22,7 @@ use crate::{
     config::{Config, ConfigError, ModelEntry},
     hold::{COMMANDS_MAX, Gate},
     metrics::Metrics,
+    playground::{self, Door},
     probes::Readiness,
     scaler::{Command, Scaler},
     server::Server,
@@ -156,6 +157,7 @@ impl Activator {
         let (draining, readiness) = watch::channel(false);
         let readiness = Readiness::new(readiness);
 
+        config.models.iter().for_each(|model| metrics.model(&model.name));
         let names: Arc<[String]> = config.models.iter().map(|model| model.name.clone()).collect();
         let admin = Admin { gate: gate.clone(), models: names, phases, metrics: metrics.clone() };
         let api = Api {
@@ -166,10 +168,13 @@ impl Activator {
             timeout: config.timeout,
             early_headers_after: config.early_headers_after,
         };
+        let api = Arc::new(api);
+        let door = Door::at(admin_port.local_addr()?);
+        let playground = playground::router(api.clone(), readiness.clone(), door);
         Ok(Self {
             scaler: tokio::spawn(scaler.run().in_current_span()),
-            admin: Server::start(admin_port, admin::router(admin, readiness.clone()))?,
-            api: Server::start(api_port, api::router(Arc::new(api), readiness))?,
+            admin: Server::start(admin_port, admin::router(admin, readiness.clone(), playground))?,
+            api: Server::start(api_port, api::router(api, readiness))?,
             gate,
             draining,
             drain_timeout: config.drain_timeout,
