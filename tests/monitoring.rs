@@ -74,12 +74,13 @@ fn file(name: &str) -> PathBuf {
 fn exposed() -> Vec<Series> {
     let snapshot = golden("llama3-tiny", "native");
     let folder = tempfile::tempdir().unwrap();
-    let broken = folder.path().join("broken.snapshot");
-    std::fs::write(&broken, "no snapshot").unwrap();
+    let gone = folder.path().join("gone.snapshot");
+    std::fs::copy(&snapshot, &gone).unwrap();
     let named = |name: &str, path: &Path| format!("{name}={}", path.display());
-    let models = [named("tiny", &snapshot), named("broken", &broken)];
+    let models = [named("tiny", &snapshot), named("gone", &gone)];
     let server = Serve::start(&["--model", &models[0], "--model", &models[1], "--idle", "60s"]);
-    for (model, status) in [("tiny", 200), ("broken", 503)] {
+    std::fs::remove_file(&gone).unwrap();
+    for (model, status) in [("tiny", 200), ("gone", 503)] {
         let answer = server.post("/v1/completions", &json!({"model": model, "prompt": "hi", "max_tokens": 4}));
         assert_eq!(answer.status, status, "{}", answer.text());
     }

@@ -16,10 +16,10 @@ export const fixed = (number, decimals = 1) => number.toLocaleString("en", {
 /** Milliseconds, with one decimal. */
 export const milliseconds = (ms) => `${fixed(ms)} ms`;
 
-/** Bytes in the largest binary unit of which there is one, from MiB on. */
+/** Bytes in the largest binary unit of which there is one, from MiB on; number and unit are not parted. */
 export function bytes(count) {
   const mebibytes = count / 2 ** 20;
-  return mebibytes < 1024 ? `${fixed(mebibytes, mebibytes < 10 ? 1 : 0)} MiB` : `${fixed(mebibytes / 1024)} GiB`;
+  return mebibytes < 1024 ? `${fixed(mebibytes, mebibytes < 10 ? 1 : 0)}\u00a0MiB` : `${fixed(mebibytes / 1024)}\u00a0GiB`;
 }
 
 /** A horizontal bar of a lane, from and to in parts of the lane's width (0 to 1). */
