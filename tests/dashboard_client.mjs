@@ -5,29 +5,14 @@
 //   MODEL     a model that is cold
 //   PNG       where to write a picture of the page
 import assert from "node:assert/strict";
-import { createRequire } from "node:module";
+import { launch, slow, watch } from "./dashboard/browser.mjs";
 import { isForEverybody, picture } from "./dashboard/looks.mjs";
 
 const [tools, chromiumPath, adminUrl, apiUrl, model, png] = process.argv.slice(2);
-const { chromium } = createRequire(`${tools}/`)("playwright-core");
 const PATIENCE_MS = 60_000;
-const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-  "--disable-component-update", "--disable-sync"];
 
 const admin = async (path) => (await fetch(new URL(path, adminUrl))).json();
 const ok = (what) => console.log(`ok ${what}`);
-const one = (list) => (assert.equal(list.length, 1), list[0]);
-
-/** Says what the page complained of, and whom it asked that is not the admin port. */
-function watch(page) {
-  const complaints = [];
-  page.on("console", (line) => line.type() === "error" && complaints.push(line.text()));
-  page.on("pageerror", (error) => complaints.push(String(error)));
-  page.on("request", (request) => {
-    if (!request.url().startsWith(adminUrl) && !request.url().startsWith("data:")) complaints.push(`asked ${request.url()}`);
-  });
-  return complaints;
-}
 
 const row = (page) => page.locator(`#slots tr[data-model="${model}"]`);
 const stateIs = (page, state) => row(page).locator(`.state.${state}`).waitFor({ timeout: PATIENCE_MS });
@@ -89,7 +74,10 @@ async function showsReady(page) {
   assert.ok(text.includes("● ready") && text.includes(`pid ${slot.replicas[0].pid}`) && text.includes("iB"), text);
   const memory = page.locator(`#slices li[data-model="${model}"]`);
   assert.match(await memory.textContent(), /iB · [\d.]+ %/);
-  assert.ok((await memory.locator(".bar.memory").boundingBox()).width >= 3);
+  // In one go, as the list is drawn anew when anything changes.
+  const width = await page.evaluate((name) => [...document.querySelectorAll("#slices > li")]
+    .find((each) => each.dataset.model === name).querySelector(".bar").getBoundingClientRect().width, model);
+  assert.ok(width >= 3, `${width}`);
   ok("the slot is ready, with its process and its memory");
 }
 
@@ -105,13 +93,15 @@ async function showsTheColdStart(page, before) {
     `weights ${(parts.weights_us / 1e3).toFixed(1)} ms`, `${(launch + restore).toFixed(1)} ms`]) {
     assert.ok(text.includes(words), `${words}: ${text}`);
   }
-  const width = async (name) => (await one(await item.locator(`.bar.${name}`).all()).boundingBox()).width;
-  const [launched, restored] = [await width("launch"), await width("restore")];
+  const [launched, restored] = await item.evaluate((drawn) => ["launch", "restore"]
+    .map((part) => drawn.querySelector(`.bar.${part}`).getBoundingClientRect().width));
   assert.ok(Math.abs(launched / (launched + restored) - launch / (launch + restore)) < 0.02, `${launched} ${restored}`);
   ok("one more cold start is drawn, to scale, with the numbers of /cold-starts");
 }
 
 async function stops(page) {
+  // So that the answer cannot be there before anybody could stop it.
+  const fastAgain = await slow(page, 10_000);
   await page.evaluate(() => {
     const answer = document.getElementById("answer");
     new MutationObserver((_, observer) => {
@@ -123,6 +113,7 @@ async function stops(page) {
   const answer = await ask(page, { user: "Count to a thousand, in words.", tokens: 400 });
   assert.ok(answer.length > 0);
   assert.equal(await page.locator("#problem").textContent(), "stopped");
+  await fastAgain();
   await page.waitForFunction(async () => (await (await fetch("slots")).json()).every((slot) => slot.in_flight === 0));
   ok("Stop ends the answer, and the request");
 }
@@ -141,12 +132,12 @@ async function losesTheConnection(page, context) {
   ok("a lost connection is said, and found again");
 }
 
-const browser = await chromium.launch({ executablePath: chromiumPath, headless: true, args: FLAGS, timeout: PATIENCE_MS });
+const browser = await launch(tools, chromiumPath);
 try {
   const context = await browser.newContext({ viewport: { width: 900, height: 740 }, colorScheme: "light" });
   context.setDefaultTimeout(PATIENCE_MS);
   const page = await context.newPage();
-  const complaints = watch(page);
+  const complaints = watch(page, adminUrl);
   const before = (await admin("/cold-starts")).length;
   await opens(page);
   await wakes(page);

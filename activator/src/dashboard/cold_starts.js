@@ -22,7 +22,10 @@ function waterfall(start, longest) {
   return made;
 }
 
-/** Where each part began and ended, in ms, one list a lane. The tokenizer is read beside the weights, once the file is open. */
+/**
+ * Where each part began and ended, in ms, one list a lane. Lengths are measured, places follow from what is known: the restore ends with
+ * its ready word, and once the file is open, weights and tokenizer are read side by side (an encoder's one after the other).
+ */
 function spans({ launch_ms: launch, restore_ms: restore, restore: parts }) {
   const ready = launch + restore;
   const restoring = ready - Math.min(restore, parts.total_us / 1e3);
