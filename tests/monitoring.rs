@@ -13,6 +13,9 @@ use support::{Serve, golden, test_tools, until};
 /// One time series: its name, and its labels.
 type Series = (String, BTreeMap<String, String>);
 
+/// One condition of a selection: label, operator, value.
+type Condition = (String, String, String);
+
 /// Whoever scrapes adds these.
 const SCRAPED: [&str; 1] = ["namespace"];
 
@@ -98,8 +101,8 @@ fn sample(line: &str) -> Option<Series> {
     Some((format!("pilotlight_{name}"), pairs(labels).map(|(label, _, value)| (label, value)).collect()))
 }
 
-/// `label="value"`, up to the closing brace: name, operator, value. No value of ours has a comma or a quote.
-fn pairs(labels: &str) -> impl Iterator<Item = (String, String, String)> {
+/// Every `label="value"` up to the closing brace. No value of ours has a comma or a quote.
+fn pairs(labels: &str) -> impl Iterator<Item = Condition> {
     let inside = labels.split('}').next().unwrap_or_default();
     inside.split(',').filter_map(|pair| {
         let (left, rest) = pair.split_once('"')?;
@@ -110,7 +113,7 @@ fn pairs(labels: &str) -> impl Iterator<Item = (String, String, String)> {
 }
 
 /// Every metric in an expression, with the labels that it is selected by.
-fn uses(expression: &str) -> Vec<(String, Vec<(String, String, String)>)> {
+fn uses(expression: &str) -> Vec<(String, Vec<Condition>)> {
     let places = expression.match_indices("pilotlight_").map(|(at, _)| &expression[at..]);
     let of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     places

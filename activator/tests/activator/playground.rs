@@ -15,8 +15,10 @@ use crate::{
 const PATH: &str = "/playground/v1/chat/completions";
 const JSON: (&str, &str) = ("content-type", "application/json");
 
+type Headers<'a> = &'a [(&'a str, &'a str)];
+
 /// Asks with exactly these headers.
-async fn ask(admin: SocketAddr, headers: &[(&str, &str)], body: &serde_json::Value) -> Answer {
+async fn ask(admin: SocketAddr, headers: Headers<'_>, body: &serde_json::Value) -> Answer {
     let request = headers.iter().fold(Request::post(PATH), |request, (name, value)| request.header(*name, *value));
     client::send(admin, request.body(Full::new(body.to_string().into())).unwrap()).await
 }
@@ -69,7 +71,7 @@ async fn other_pages_other_names_and_other_types_are_refused_and_wake_nothing() 
     let named = format!("rebound.example:{port}");
     let (named_origin, other_name) = (format!("http://{named}"), format!("http://localhost:{port}"));
     let host = ("host", host.as_str());
-    let cases: [(&[(&str, &str)], u16, &str); 10] = [
+    let cases: [(Headers<'_>, u16, &str); 10] = [
         (&[JSON, host, ("origin", "http://evil.example")], 403, "origin"),
         (&[JSON, host, ("origin", "null")], 403, "origin"),
         (&[JSON, host, ("origin", &api)], 403, "origin"),
