@@ -1,30 +1,33 @@
-//! The admin port. What changes something (`POST /admin/…`) needs an admin's key, unless the port is on the loopback interface. The rest:
-//! `/metrics`, `/slots`, `/livez`, `/readyz`; and `/slots/STATE/MODEL`, which answers once that model's
-//! slot is in that state, so that nobody needs to ask again and again. Reading here changes nothing.
+//! The admin port: a dashboard at `/`, and what it is drawn from (`/slots`, `/cold-starts`, `/machine`); `/metrics`, `/livez`,
+//! `/readyz`; and `/slots/STATE/MODEL`, which answers once that model's slot is in that state, so that nobody needs to ask again
+//! and again. Reading here changes nothing; the [`playground`](crate::playground) asks a model, as the API port does, and `POST /admin/…` is an
+//! operator's wish: both are let in by the [`door`](crate::door) alone.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use axum::{
     Router,
     extract::{Path, Request, State},
+    middleware,
     response::Response,
     routing::{get, post},
 };
-use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
+use http::StatusCode;
 use protocol::{ApiError, ErrorKind};
 use serde::Deserialize;
 use tokio::sync::{oneshot, watch};
 
 use crate::{
-    answers, headers,
+    answers, dashboard,
+    door::{self, Door},
     hold::Gate,
+    machine::Machine,
     metrics::Metrics,
     probes::{self, Readiness},
     scaler::{Command, SlotView, Wish},
     settings::Settings,
     slot::Phase,
-    tenants,
 };
 
 /// How long `/slots/STATE/MODEL` waits.
@@ -40,20 +43,17 @@ pub struct Admin {
     pub gate: Gate,
     /// Names and keys, as they are now.
     pub settings: Arc<ArcSwap<Settings>>,
-    /// Where this port is.
-    pub address: SocketAddr,
+    /// Who may change something.
+    pub door: Door,
     /// Phases of all slots, as they change.
     pub phases: watch::Receiver<Vec<Phase>>,
     /// All counters.
     pub metrics: Metrics,
 }
 
-/// Every path of the admin port.
-pub fn router(admin: Admin, readiness: Readiness) -> Router {
-    Router::new()
-        .route("/metrics", get(metrics))
-        .route("/slots", get(slots))
-        .route("/slots/{state}/{*model}", get(slots_when))
+/// Every path of the admin port; the playground comes from elsewhere.
+pub fn router(admin: Admin, readiness: Readiness, playground: Router) -> Router {
+    let wishes = Router::new()
         .route("/admin/load", post(|admin, request| wish(admin, request, |_| Wish::Load)))
         .route("/admin/unload", post(|admin, request| wish(admin, request, |_| Wish::Unload)))
         .route("/admin/drain", post(|admin, request| wish(admin, request, |_| Wish::Drain)))
@@ -61,14 +61,26 @@ pub fn router(admin: Admin, readiness: Readiness) -> Router {
             "/admin/pin",
             post(|admin, request| wish(admin, request, |asked| Wish::Pin(asked.pinned.unwrap_or(true)))),
         )
+        .layer(middleware::from_fn_with_state(admin.door.clone(), door::guard))
+        .with_state(admin.clone());
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/slots", get(slots))
+        .route("/slots/{state}/{*model}", get(slots_when))
+        .route("/cold-starts", get(cold_starts))
         .with_state(admin)
+        .route("/machine", get(async || answers::json(&Machine::here())))
+        .merge(dashboard::router())
+        .merge(wishes)
+        .merge(playground)
         .merge(probes::router(readiness))
         .fallback(async |request: Request| {
             let message = format!("There is no path {}.", request.uri().path());
             answers::error(&ApiError::new(ErrorKind::NotFound, message))
         })
-        .method_not_allowed_fallback(async || {
-            answers::error(&ApiError::new(ErrorKind::MethodNotAllowed, "This path does not take this method."))
+        .method_not_allowed_fallback(async |request: Request| {
+            let message = format!("The path {} does not take {}.", request.uri().path(), request.method());
+            answers::error(&ApiError::new(ErrorKind::MethodNotAllowed, message))
         })
 }
 
@@ -94,6 +106,10 @@ async fn slots(State(admin): State<Admin>) -> Response {
     admin.slots().await.map_or_else(|error| answers::error(&error), |views| answers::json(&views))
 }
 
+async fn cold_starts(State(admin): State<Admin>) -> Response {
+    admin.ask(Command::ColdStarts).await.map_or_else(|error| answers::error(&error), |starts| answers::json(&starts))
+}
+
 /// The same, once this model's slot is in this state.
 async fn slots_when(State(mut admin): State<Admin>, Path((state, model)): Path<(String, String)>) -> Response {
     match admin.wait_for(&model, &state).await {
@@ -103,28 +119,7 @@ async fn slots_when(State(mut admin): State<Admin>, Path((state, model)): Path<(
 }
 
 impl Admin {
-    /// Whether somebody may change something.
-    fn permit(&self, headers: &HeaderMap) -> Result<(), ApiError> {
-        let settings = self.settings.load();
-        let shown = tenants::presented(headers);
-        if shown.is_some_and(|key| settings.admin_keys.find(key).is_some()) {
-            return Ok(());
-        }
-        let how = "Send an admin's key as the header Authorization: Bearer KEY (pilotlight key new; admin.keys in the configuration).";
-        match (self.address.ip().is_loopback(), shown) {
-            // A page of another site cannot send this type without being asked for.
-            (true, _)
-                if headers::text(headers, CONTENT_TYPE).is_some_and(|kind| kind.starts_with("application/json")) =>
-            {
-                Ok(())
-            }
-            (true, _) => Err(ApiError::new(ErrorKind::InvalidRequest, "The content-type must be application/json.")),
-            (false, _) => Err(ApiError::new(ErrorKind::Unauthorized, how)),
-        }
-    }
-
     async fn wish(&self, request: Request, wish: fn(&Asked) -> Wish) -> Result<Response, ApiError> {
-        self.permit(request.headers())?;
         let body = axum::body::to_bytes(request.into_body(), WISH_BYTES_MAX).await;
         let body = body
             .map_err(|error| ApiError::new(ErrorKind::InvalidRequest, format!("the body cannot be read: {error}")))?;
@@ -137,11 +132,16 @@ impl Admin {
         Ok(answers::json(&serde_json::json!({ "model": asked.model })))
     }
 
-    async fn slots(self) -> Result<Vec<SlotView>, ApiError> {
-        let (reply, views) = oneshot::channel();
+    /// What the scaler says to a command.
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, ApiError> {
+        let (reply, answer) = oneshot::channel();
         let gone = || ApiError::new(ErrorKind::Unavailable, "This server is shutting down.");
-        self.gate.commands().send(Command::Views(reply)).await.map_err(|_| gone())?;
-        let mut views = views.await.map_err(|_| gone())?;
+        self.gate.commands().send(command(reply)).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())
+    }
+
+    async fn slots(self) -> Result<Vec<SlotView>, ApiError> {
+        let mut views = self.ask(Command::Views).await?;
         for view in &mut views {
             view.resident_bytes = view.replicas.iter().filter_map(|replica| resident_bytes(replica.pid)).sum();
         }

@@ -4,7 +4,7 @@
 //! server ─► probes ─► traffic ─► api (tenants, body, check, route) ─► hold ─► forward ─► endpoint ─► runtime
 //!                                                              │ ▲
 //!                                          Arrive, Leave       ▼ │ admitted or refused
-//!                            admin ─► scaler (the one owner: slot machines, children, standbys, deadlines)
+//!              dashboard, admin ─► scaler (the one owner: slot machines, children, standbys, deadlines)
 //! ```
 //!
 //! **Invariants:** knows no tensor, no Wasm and no tokenizer: it depends on neither Burn nor wasmtime. Survives the death
@@ -22,6 +22,8 @@ mod body;
 mod child;
 pub mod config;
 mod control;
+mod dashboard;
+mod door;
 mod endpoint;
 mod events;
 mod forward;
@@ -29,7 +31,9 @@ mod headers;
 mod hold;
 mod launcher;
 mod life;
+mod machine;
 mod metrics;
+mod playground;
 mod probes;
 mod reload;
 mod scaler;

@@ -22,8 +22,10 @@ use crate::{
     audit::{Audit, AuditError},
     body::Bodies,
     config::{Config, ConfigError, ModelEntry},
+    door::Door,
     hold::{COMMANDS_MAX, Gate},
     metrics::Metrics,
+    playground,
     probes::Readiness,
     reload::{self, Intake, Source},
     scaler::{Command, Scaler},
@@ -189,8 +191,14 @@ impl Activator {
 
         let mut intake = Intake::new(&config, commands, tls.clone());
         let settings = Arc::new(ArcSwap::from_pointee(intake.take(&config).await?));
-        let address = admin_port.local_addr()?;
-        let admin = Admin { gate: gate.clone(), settings: settings.clone(), address, phases, metrics: metrics.clone() };
+        let door = Door::new(admin_port.local_addr()?, settings.clone());
+        let admin = Admin {
+            gate: gate.clone(),
+            settings: settings.clone(),
+            door: door.clone(),
+            phases,
+            metrics: metrics.clone(),
+        };
         let api = Api {
             settings: settings.clone(),
             gate: gate.clone(),
@@ -200,11 +208,13 @@ impl Activator {
             audit: audit.clone(),
         };
         let watch = |(source, hangup)| tokio::spawn(reload::watch(intake, source, settings, hangup).in_current_span());
+        let api = Arc::new(api);
+        let playground = playground::router(api.clone(), readiness.clone(), door);
         Ok(Self {
             scaler,
-            admin: Server::start(admin_port, admin::router(admin, readiness.clone()), None)?,
+            admin: Server::start(admin_port, admin::router(admin, readiness.clone(), playground), None)?,
             speaks_tls: tls.is_some(),
-            api: Server::start(api_port, api::router(Arc::new(api), readiness), tls)?,
+            api: Server::start(api_port, api::router(api, readiness), tls)?,
             gate,
             draining,
             drain_timeout: config.drain_timeout,

@@ -176,6 +176,25 @@ impl Metrics {
         registry.register("guessed_tokens", "Tokens guessed by speculation, by outcome", self.guessed.clone());
     }
 
+    /// A model that is served: what it may count stands at zero from now on, so that the first of each is seen as a change.
+    pub fn model(&self, model: &str) {
+        let label = Model { model: model.to_owned() };
+        for phase in Phase::ALL {
+            let label = InPhase { model: model.to_owned(), state: phase.name() };
+            self.state.get_or_create(&label).set(i64::from(phase == Phase::Cold));
+        }
+        self.held.get_or_create(&label).set(0);
+        self.in_flight.get_or_create(&label).set(0);
+        for histograms in [&self.launch, &self.restore] {
+            drop(histograms.get_or_create(&label));
+        }
+        let zero = |counters: &Family<Outcome, Counter<u64, AtomicU64>>, outcome| {
+            counters.get_or_create(&Outcome { model: model.to_owned(), outcome }).inc_by(0);
+        };
+        ["ready", "failed"].into_iter().for_each(|outcome| zero(&self.cold_starts, outcome));
+        ["died", "interrupted", "given_up"].into_iter().for_each(|outcome| zero(&self.lost, outcome));
+    }
+
     /// A model's engine now stands like this; `before` is what it said last.
     pub fn engine(&self, model: &str, before: &Stats, now: &Stats) {
         let gauge = |family: &Family<InPhase, Gauge<i64, AtomicI64>>, state, value: u32| {

@@ -22,11 +22,31 @@ pub fn test_tools() -> Option<PathBuf> {
     script("test-tools").map(PathBuf::from)
 }
 
+/// Where node's packages of this folder's `package.json` are, installed on first use; `None` after [`skip`].
+pub fn node_tools(folder: &str) -> Option<PathBuf> {
+    script_with("node-tools", &[folder]).map(PathBuf::from)
+}
+
+/// Chromium, as Debian has it; `None` after [`skip`].
+pub fn chromium() -> Option<PathBuf> {
+    let found = on_path("chromium");
+    if found.is_none() {
+        skip("no chromium on PATH; on Debian: apt-get install chromium");
+    }
+    found
+}
+
 /// Runs a script of `scripts/` and returns the last line it prints; `None` after [`skip`] where it fails.
 pub fn script(name: &str) -> Option<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(name);
-    let output =
-        Command::new(&path).stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    script_with(name, &[])
+}
+
+fn script_with(name: &str, arguments: &[&str]) -> Option<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let path = root.join("scripts").join(name);
+    let mut command = Command::new(&path);
+    command.args(arguments).current_dir(root);
+    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     if !output.status.success() {
         skip(&format!("scripts/{name}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim()));
         return None;
@@ -36,6 +56,10 @@ pub fn script(name: &str) -> Option<String> {
 
 /// Whether this program is on PATH.
 pub fn has(program: &str) -> bool {
-    std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()))
+    on_path(program).is_some()
+}
+
+fn on_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
 }

@@ -3,6 +3,7 @@
 //! **Invariant:** nothing else changes a slot, and nothing here waits: requests come over a bounded channel, processes
 //! are heard through their descriptors, time through the next deadline alone. There is no ticking and no polling.
 
+mod history;
 mod life;
 mod place;
 mod standby;
@@ -13,19 +14,20 @@ use std::{
     os::fd::OwnedFd,
     pin::Pin,
     sync::atomic::Ordering,
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use futures_util::{Stream, StreamExt, stream, stream::SelectAll};
 use protocol::control::{FromRuntime, ToRuntime};
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use self::{life::ColdStart, place::SlotView};
 use self::{
+    history::History,
     life::{Life, LifeId, Role},
     place::{Place, Waiting},
     standby::Standby,
 };
+pub use self::{history::PastStart, life::ColdStart, place::SlotView};
 use crate::{
     child::{ChildEvent, ChildEvents},
     config::Config,
@@ -53,6 +55,8 @@ pub enum Command {
     Wish(SlotId, Wish),
     /// Every slot, as it is now.
     Views(oneshot::Sender<Vec<SlotView>>),
+    /// The last cold starts, newest first.
+    ColdStarts(oneshot::Sender<Vec<PastStart>>),
     /// Tell when no request is held or in flight.
     WhenQuiet(oneshot::Sender<()>),
     /// End every runtime, by the given time; then end.
@@ -94,6 +98,7 @@ pub struct Scaler {
     runtime_command: Vec<OsString>,
     start_timeout: std::time::Duration,
     standby: Standby,
+    history: History,
     waiting_for_quiet: Vec<oneshot::Sender<()>>,
     closing: bool,
     metrics: Metrics,
@@ -119,6 +124,7 @@ impl Scaler {
             runtime_command: config.runtime_command.clone(),
             start_timeout: config.start_timeout,
             standby: Standby::new(config.standby),
+            history: History::default(),
             waiting_for_quiet: Vec::new(),
             closing: false,
             metrics,
@@ -161,6 +167,10 @@ impl Scaler {
                 // A reader that has gone needs no answer.
                 let _ = reply.send(shown.map(|place| self.view(place)).collect());
             }
+            Command::ColdStarts(reply) => {
+                // As above.
+                let _ = reply.send(self.history.all());
+            }
             Command::WhenQuiet(reply) => self.waiting_for_quiet.push(reply),
             Command::Close { give_up_at } => self.close(give_up_at).await,
             Command::Kill => self.kill_all().await,
@@ -173,6 +183,7 @@ impl Scaler {
                 Some(place) => place.reconfigure(spec),
                 None => {
                     self.places.push(Place::new(spec));
+                    self.metrics.model(&self.places[i].name);
                     self.phases.send_modify(|phases| phases.push(Phase::Cold));
                     self.places[i].policy()
                 }
@@ -253,7 +264,6 @@ impl Scaler {
             }
         }
         let place = &self.places[slot.0];
-        // A model that nobody ever asked for is in no metric.
         if counts(&place.slot) != before {
             self.metrics.slot(&place.name, &place.slot);
         }
@@ -385,7 +395,7 @@ impl Scaler {
             (FromRuntime::Ready { restore }, Role::Slot(slot, launch)) => {
                 life.times.ready = Some(Instant::now());
                 let cold_start = life.cold_start(restore);
-                self.became_ready(slot, cold_start);
+                self.became_ready(slot, launch, cold_start);
                 self.step(slot, Event::BecameReady(launch)).await;
             }
             (FromRuntime::Verified, Role::Slot(slot, _)) => self.places[slot.0].was_verified(),
@@ -410,11 +420,12 @@ impl Scaler {
         }
     }
 
-    fn became_ready(&mut self, slot: SlotId, cold_start: Option<ColdStart>) {
+    fn became_ready(&mut self, slot: SlotId, launch: LaunchId, cold_start: Option<ColdStart>) {
         let place = &mut self.places[slot.0];
         place.last_cold_start = cold_start.or(place.last_cold_start);
         if let Some(cold_start) = cold_start {
             self.metrics.cold_start_ready(&place.name, &cold_start);
+            self.history.ready(&place.name, launch, SystemTime::now(), cold_start);
         }
     }
 

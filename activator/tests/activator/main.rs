@@ -4,9 +4,11 @@
 
 mod client;
 mod cold;
+mod dashboard;
 mod death;
 mod double;
 mod house;
+mod playground;
 mod ports;
 mod reload;
 mod shutdown;

@@ -140,9 +140,10 @@ async fn a_wrong_configuration_changes_nothing_and_a_right_one_locks_tenants_out
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn operators_wake_end_and_pin_models() {
     let house = House::with(&[Start::Ready], |_, config| config.idle = Duration::from_millis(1)).await;
-    let wish = async |what: &str, kind: &str, body: &str| {
-        let request = client::request("POST", &format!("/admin/{what}"), &[("content-type", kind)], body.to_owned());
-        client::send(house.activator.admin(), request).await
+    let wish = async |what: &str, kind: &str, body: &'static str| {
+        let admin = house.activator.admin();
+        let request = http::Request::post(format!("/admin/{what}")).header("host", admin.to_string());
+        client::send(admin, request.header("content-type", kind).body(bytes::Bytes::from(body).into()).unwrap()).await
     };
     const JSON: &str = "application/json";
     assert!(wish("load", "text/plain", r#"{"model":"m"}"#).await.error(400).await.contains("application/json"));

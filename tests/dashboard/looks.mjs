@@ -1,0 +1,45 @@
+// How the dashboard looks: to the keyboard and to readers of screens, in the dark, on a phone, and in a picture.
+import assert from "node:assert/strict";
+import { writeFileSync } from "node:fs";
+
+/** Checks what is the same for every model. */
+export async function isForEverybody(page) {
+  const unnamed = await page.evaluate(() => [...document.querySelectorAll("input, select, textarea")]
+    .filter((field) => !field.labels.length).map((field) => field.id));
+  assert.deepEqual(unnamed, []);
+  const order = [];
+  await page.locator("#model").focus();
+  while (order.at(-1) !== "ask" && order.length < 20) {
+    order.push(await page.evaluate(() => document.activeElement.id));
+    await page.keyboard.press("Tab");
+  }
+  assert.deepEqual(order, ["model", "system", "user", "temperature", "max-tokens", "stream", "ask"]);
+  const paper = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+  const light = await paper();
+  await page.emulateMedia({ colorScheme: "dark" });
+  assert.notEqual(await paper(), light);
+  await page.setViewportSize({ width: 360, height: 740 });
+  assert.ok(await page.evaluate(() => document.documentElement.scrollWidth) <= 360, "wider than a phone");
+  await page.setViewportSize({ width: 900, height: 740 });
+  await page.emulateMedia({ colorScheme: "light" });
+}
+
+/** Takes a picture, and counts in it the colour that restores are drawn in. */
+export async function picture(page, context, png) {
+  await page.evaluate(() => document.activeElement.blur());
+  const taken = await page.screenshot({ fullPage: true });
+  writeFileSync(png, taken);
+  const judge = await context.newPage();
+  const [width, colours, restore] = await judge.evaluate(async (data) => {
+    const image = new Image();
+    image.src = `data:image/png;base64,${data}`;
+    await image.decode();
+    const canvas = Object.assign(document.createElement("canvas"), { width: image.width, height: image.height });
+    const drawing = canvas.getContext("2d");
+    drawing.drawImage(image, 0, 0);
+    const pixels = new Uint32Array(drawing.getImageData(0, 0, image.width, image.height).data.buffer);
+    const orange = 0xff0c59e8;
+    return [image.width, new Set(pixels).size, pixels.filter((pixel) => pixel === orange).length];
+  }, taken.toString("base64"));
+  assert.ok(width === 900 && colours > 50 && restore > 100, `${width} wide, ${colours} colours, ${restore} of a restore`);
+}
