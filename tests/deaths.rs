@@ -11,7 +11,7 @@ use support::server::JSON;
 use support::{Serve, golden, process, smollm2, until};
 
 #[test]
-fn runtimes_killed_twice_in_one_stream_end_it_in_an_error_event_and_the_next_request_starts_a_new_one() {
+fn runtimes_that_die_twice_in_one_stream_end_it_in_an_error_event_and_the_next_request_starts_a_new_one() {
     let Some(snapshot) = smollm2() else { return };
     let server = Serve::start(&["--model", &format!("smollm2={}", snapshot.display())]);
     let mut stream = stream(&server);
@@ -19,7 +19,8 @@ fn runtimes_killed_twice_in_one_stream_end_it_in_an_error_event_and_the_next_req
     for _ in 0..2 {
         assert!(stream.event().unwrap().is_some(), "a token arrives");
         killed = answering(&server, "smollm2", killed);
-        kill(killed);
+        // As it dies of its own mistakes.
+        signal(killed, Signal::ABORT);
     }
     let events = rest(&mut stream);
     assert_eq!(events.last().map(String::as_str), Some("[DONE]"), "a cut stream says so: {events:?}");
@@ -182,9 +183,13 @@ fn a_snapshot_that_is_cut_short_in_use_ends_its_runtime_with_a_word_and_not_its_
 }
 
 fn kill(id: u32) {
+    signal(id, Signal::KILL);
+}
+
+fn signal(id: u32, signal: Signal) {
     let id = Pid::from_raw(i32::try_from(id).unwrap()).unwrap();
     // It may have ended by itself in the meantime.
-    let _ = kill_process(id, Signal::KILL);
+    let _ = kill_process(id, signal);
 }
 
 /// Gone, or a zombie that a foreign parent has not reaped yet.

@@ -262,7 +262,7 @@ fn a_request_beside_which_runtimes_die_twice_is_given_up_and_others_are_answered
     let Some(snapshot) = smollm2() else { return };
     let server = Serve::start(&["--model", &format!("m={}", snapshot.display()), "--idle", "60s"]);
     let (_, path, request) = requests().remove(0);
-    let seen = disturbed(&server, path, &request, &[(3, Signal::KILL), (3, Signal::KILL)]);
+    let seen = disturbed(&server, path, &request, &[(3, Signal::ABORT), (3, Signal::ABORT)]);
     assert!(seen.errors.len() == 1 && seen.errors[0].contains("twice") && seen.done == 1, "{seen:?}");
     assert!(seen.choices[&0].finish.is_empty(), "{seen:?}");
     let lost = |outcome| server.metric(&format!("requests_lost_total{{model=\"m\",outcome=\"{outcome}\"}}"));

@@ -58,6 +58,10 @@ pub fn refusal(model: &str, refusal: Refusal) -> ApiError {
             let message = format!("The model '{model}' cannot be started: {}", failure.message);
             ApiError::new(ErrorKind::Unavailable, message).retry_after(seconds)
         }
+        Refusal::Poison => {
+            let message = format!("The runtime of the model '{model}' died while it worked on this request, twice.");
+            ApiError::new(ErrorKind::Internal, message)
+        }
         Refusal::Closing => ApiError::new(ErrorKind::Unavailable, "This server is shutting down.").retry_after(1),
     }
 }

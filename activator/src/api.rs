@@ -246,6 +246,7 @@ impl Api {
             scope: caller.scope(),
             tokens: account.tokens.clone(),
             deaths: 0,
+            kills: 0,
             wake: None,
             arrived: come.arrived,
             deadline,

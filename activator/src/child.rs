@@ -24,7 +24,16 @@ pub enum ChildEvent {
     /// Its control socket broke or closed; it says nothing more.
     Silent(io::Result<()>),
     /// It is gone, and reaped.
-    Exited(String),
+    Exited(Exit),
+}
+
+/// How a child ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// For people: `exited with code 9`.
+    pub said: String,
+    /// Somebody outside ended it by SIGKILL, and not the kernel for want of memory: no request is to blame.
+    pub by_others: bool,
 }
 
 /// The owner's handle: to tell the child something, or to end it.
@@ -41,14 +50,16 @@ pub struct ChildEvents {
     child: Child,
     said: VecDeque<ChildEvent>,
     listening: bool,
-    exit: Option<String>,
+    exit: Option<Exit>,
     ended: bool,
+    /// The kernel's count of processes that it ended for want of memory, as it was when this one began.
+    out_of_memory: Option<u64>,
 }
 
 /// Adopts a process that was just spawned by us and that nobody else waits for.
 pub fn adopt(pid: Pid, pidfd: OwnedFd, control: Control) -> io::Result<(Child, ChildEvents)> {
     let child = Child { pid, pidfd: Arc::new(watched::readable(pidfd)?), control: Arc::new(control) };
-    let events = ChildEvents { child: child.clone(), said: VecDeque::new(), listening: true, exit: None, ended: false };
+    let events = ChildEvents { child: child.clone(), said: VecDeque::new(), listening: true, exit: None, ended: false, out_of_memory: out_of_memory() };
     Ok((child, events))
 }
 
@@ -72,11 +83,26 @@ impl Child {
         }
     }
 
-    async fn exited(&self) -> io::Result<String> {
+    /// Waits until it is gone, reaped or not.
+    pub async fn gone(&self) {
+        // Who cannot be watched is taken for gone never.
+        if self.pidfd.readable().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    async fn exited(&self) -> io::Result<(String, bool)> {
         let _ready = self.pidfd.readable().await?;
         let status = rustix::process::waitid(WaitId::PidFd(self.pidfd.get_ref().as_fd()), WaitIdOptions::EXITED)?;
-        Ok(status.map_or_else(|| "vanished".to_owned(), |status| describe(&status)))
+        let killed = status.as_ref().and_then(WaitIdStatus::terminating_signal) == Some(Signal::KILL.as_raw());
+        Ok((status.map_or_else(|| "vanished".to_owned(), |status| describe(&status)), killed))
     }
+}
+
+/// How many processes the kernel has ended for want of memory, the machine's or a group's.
+fn out_of_memory() -> Option<u64> {
+    let counts = std::fs::read_to_string("/proc/vmstat").ok()?;
+    counts.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
 }
 
 fn describe(status: &WaitIdStatus) -> String {
@@ -106,7 +132,10 @@ impl ChildEvents {
                 said = self.child.control.recv(), if self.listening => self.hear(said),
                 status = self.child.exited() => {
                     self.hear_rest();
-                    self.exit = Some(status.unwrap_or_else(|error| format!("is lost: {error}")));
+                    let (said, killed) = status.unwrap_or_else(|error| (format!("is lost: {error}"), false));
+                    // Where the kernel does not count, nobody can tell.
+                    let by_others = killed && self.out_of_memory.is_some() && self.out_of_memory == out_of_memory();
+                    self.exit = Some(Exit { said, by_others });
                 }
             }
         }

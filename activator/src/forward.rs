@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** a runtime's death is no client's matter. A request whose runtime died before any byte of an answer, or in the middle of a
 //! stream, is asked again of the next, of a stream what has not been seen ([`Trail`]); but one in whose company runtimes died twice is given
-//! up, as it may be their poison. Its place is held from admission to the answer's last byte.
+//! up, as it may be their poison. What somebody outside ends with SIGKILL died of no request. Its place is held from admission to the answer's last byte.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -29,11 +29,13 @@ use crate::{
     hold::{Admitted, Gate, Grant, Ticket},
     metrics::Metrics,
     scaler::SlotId,
-    slot::{Claim, LaunchId},
+    slot::{Claim, LaunchId, Refusal},
 };
 
 /// Runtimes that may die while they work on one request.
 const DEATHS_MAX: u32 = 1;
+/// Runtimes that others may end while they work on one request; who ends more of them may have a reason that the kernel does not tell.
+const KILLS_MAX: u32 = 16;
 /// Runtimes that one request is asked of at most, those included that were told to end.
 const LIVES_MAX: u32 = 64;
 
@@ -69,6 +71,8 @@ pub struct Forward {
     pub tokens: Arc<Tokens>,
     /// Runtimes that died while they worked on it.
     pub deaths: u32,
+    /// Runtimes that others ended meanwhile.
+    pub kills: u32,
     /// When the request arrived.
     pub arrived: Instant,
     /// What it went through before the first runtime was asked; `None` until then.
@@ -122,9 +126,14 @@ impl Forward {
 
     async fn attempts(mut self, mut lost: Option<LaunchId>, trail: &Trail) -> Result<Answer, ApiError> {
         for _ in 0..LIVES_MAX {
-            let admitted = self.gate.admit(self.slot, self.claim, lost, self.wake.is_some()).await;
-            let admitted = admitted.map_err(|refusal| answers::refusal(&self.model, refusal))?;
+            let suspect = self.deaths > DEATHS_MAX;
+            let admitted = self.gate.admit(self.slot, self.claim, (lost, suspect), self.wake.is_some()).await;
+            let admitted = admitted.map_err(|refusal| self.refused(refusal))?;
             let grant = &admitted.grant;
+            if grant.blameless && self.kills < KILLS_MAX {
+                self.deaths = self.deaths.saturating_sub(1);
+                self.kills += 1;
+            }
             if self.wake.is_none() {
                 self.metrics.held(&self.model, self.arrived.elapsed());
             }
@@ -152,7 +161,7 @@ impl Forward {
                 }
             };
             let found = found.of(grant);
-            self.count(found)?;
+            self.count(found);
             lost = (found == Lost::Died).then_some(grant.launch);
             drop(admitted);
             if found == Lost::Interrupted {
@@ -162,17 +171,18 @@ impl Forward {
         Err(unavailable(&self.model, "was told to end again and again"))
     }
 
-    /// One more runtime was lost.
-    fn count(&mut self, lost: Lost) -> Result<(), ApiError> {
+    /// One more runtime was lost. Whether a request is to blame is known when the next one is there.
+    fn count(&mut self, lost: Lost) {
         self.deaths += u32::from(lost == Lost::Died);
         self.metrics.lost(&self.model, if lost == Lost::Died { "died" } else { "interrupted" });
-        if self.deaths <= DEATHS_MAX {
-            return Ok(());
+    }
+
+    fn refused(&self, refusal: Refusal) -> ApiError {
+        if refusal == Refusal::Poison {
+            self.metrics.lost(&self.model, "given_up");
+            tracing::error!(model = self.model, answer = %self.key, "a request is given up: runtimes died of it, or beside it, twice");
         }
-        self.metrics.lost(&self.model, "given_up");
-        tracing::error!(model = self.model, answer = %self.key, "a request is given up: runtimes died of it, or beside it, twice");
-        let message = format!("The runtime of the model '{}' died while it worked on this request, twice.", self.model);
-        Err(ApiError::new(ErrorKind::Internal, message))
+        answers::refusal(&self.model, refusal)
     }
 
     async fn ask(
@@ -262,7 +272,7 @@ impl Answer {
         let Self { mut forward, grant, _ticket: ticket, rest, .. } = self;
         drop((rest, ticket));
         let lost = lost.of(&grant);
-        forward.count(lost)?;
+        forward.count(lost);
         tracing::info!(model = forward.model, answer = %forward.key, ?lost, "an answer goes on in another runtime");
         forward.within((lost == Lost::Died).then_some(grant.launch), &trail).await
     }

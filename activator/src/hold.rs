@@ -44,6 +44,8 @@ pub struct Arrival {
     pub lost: Option<LaunchId>,
     /// It was admitted before, and has lost its runtime since.
     pub again: bool,
+    /// It is let through only if somebody outside has ended the launch that it lost.
+    pub suspect: bool,
     /// Where the answer goes. Closed means that the request has left.
     pub reply: oneshot::Sender<Result<Grant, Refusal>>,
 }
@@ -61,6 +63,8 @@ pub struct Grant {
     pub times: Times,
     /// Set once the runtime says that it was told to end.
     pub leaving: Arc<AtomicBool>,
+    /// The runtime that was lost before was ended by somebody outside.
+    pub blameless: bool,
 }
 
 /// When one runtime did what.
@@ -138,12 +142,12 @@ impl Gate {
     }
 
     /// Waits until the model's runtime can answer. Dropping the future gives the place up. Who comes `again` is held beyond all bounds: it
-    /// has been let in already.
+    /// has been let in already. A suspect is refused as [`Refusal::Poison`] unless somebody outside has ended what it lost.
     pub async fn admit(
         &self,
         slot: SlotId,
         claim: Claim,
-        lost: Option<LaunchId>,
+        (lost, suspect): (Option<LaunchId>, bool),
         again: bool,
     ) -> Result<Admitted, Refusal> {
         let request = RequestId(self.requests.fetch_add(1, Ordering::Relaxed));
@@ -151,7 +155,7 @@ impl Gate {
         // that nobody waits for the reply.
         let ticket = Ticket { slot, request, way_out: Some(self.reserve()?) };
         let (reply, answer) = oneshot::channel();
-        self.reserve()?.send(Command::Arrive(Arrival { slot, request, claim, lost, again, reply }));
+        self.reserve()?.send(Command::Arrive(Arrival { slot, request, claim, lost, again, suspect, reply }));
         match answer.await {
             Ok(granted) => Ok(Admitted { grant: granted?, ticket }),
             Err(_) => Err(Refusal::Closing),

@@ -228,6 +228,8 @@ pub enum Refusal {
     },
     /// The activator is ending.
     Closing,
+    /// Runtimes died of it, or beside it, too often.
+    Poison,
 }
 
 /// One model's place.

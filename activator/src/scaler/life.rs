@@ -2,8 +2,11 @@
 
 use std::{
     os::fd::OwnedFd,
-    sync::{Arc, atomic::AtomicBool},
-    time::Instant,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use protocol::control::{RestoreTimings, ToRuntime};
@@ -11,6 +14,9 @@ use serde::Serialize;
 
 use super::SlotId;
 use crate::{child::Child, endpoint::Endpoint, hold::Times, launcher::Launched, slot::LaunchId};
+
+/// A process whose sockets have closed may take so long to be gone.
+const DYING_MAX: Duration = Duration::from_millis(50);
 
 /// One process. Unique among all slots and standbys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,6 +51,8 @@ pub struct Life {
     pub was_standby: bool,
     /// It was told by somebody else to end.
     pub leaving: Arc<AtomicBool>,
+    /// We have ended it.
+    pub killed: Arc<AtomicBool>,
 }
 
 /// Where the time of a cold start went.
@@ -70,7 +78,19 @@ impl Life {
             times: Times { spawned, launched: None, handed: None, ready: None },
             was_standby: false,
             leaving: Arc::default(),
+            killed: Arc::default(),
         }
+    }
+
+    /// Ends it. One that is dying already is let die, so that it can be told what it died of.
+    pub fn kill(&self) {
+        let (child, killed) = (self.child.clone(), self.killed.clone());
+        tokio::spawn(async move {
+            if tokio::time::timeout(DYING_MAX, child.gone()).await.is_err() {
+                killed.store(true, Ordering::Release);
+                child.kill();
+            }
+        });
     }
 
     /// Hands it its model. It need not be launched yet: the message waits for it.

@@ -29,7 +29,7 @@ use self::{
 };
 pub use self::{history::PastStart, life::ColdStart, place::SlotView};
 use crate::{
-    child::{ChildEvent, ChildEvents},
+    child::{ChildEvent, ChildEvents, Exit},
     config::Config,
     hold::{Arrival, Grant},
     launcher::{self, LaunchError},
@@ -218,7 +218,7 @@ impl Scaler {
     }
 
     async fn arrive(&mut self, arrival: Arrival) {
-        let Arrival { slot, request, claim, lost, again, reply } = arrival;
+        let Arrival { slot, request, claim, lost, again, suspect, reply } = arrival;
         if reply.is_closed() {
             return;
         }
@@ -229,8 +229,14 @@ impl Scaler {
             self.step(slot, Event::Broke(launch, Failure::internal("the runtime's connection was lost"))).await;
         }
         let place = &mut self.places[slot.0];
+        let is_gone = lost.is_none_or(|lost| place.slot.launch() != Some(lost));
+        if suspect && is_gone && !lost.is_some_and(|lost| place.was_killed_by_others(lost)) {
+            // One that has left meanwhile is about to say so through its ticket.
+            let _ = reply.send(Err(Refusal::Poison));
+            return;
+        }
         let cold = place.slot.phase() != Phase::Ready;
-        place.waiting.insert(request, Waiting { reply, cold });
+        place.waiting.insert(request, Waiting { reply, cold, lost, suspect });
         let event = if again { Event::Returned(request) } else { Event::Arrived(request, claim) };
         self.step(slot, event).await;
     }
@@ -257,7 +263,7 @@ impl Scaler {
                         }
                     }
                     Effect::Drain(launch) => self.drain(slot, launch),
-                    Effect::Kill(_) => self.life_of(slot, |life| life.child.kill()),
+                    Effect::Kill(_) => self.life_of(slot, Life::kill),
                     Effect::Admit(request, launch) => self.admit(slot, request, launch),
                     Effect::Refuse(request, refusal) => self.refuse(slot, request, refusal),
                 }
@@ -292,7 +298,7 @@ impl Scaler {
             tracing::info!(model = name, launch = launch.0, pid = life.child.pid(), "draining");
             if let Err(error) = life.child.tell(&ToRuntime::Drain, None) {
                 tracing::warn!(model = name, %error, "a runtime cannot be told to drain");
-                life.child.kill();
+                life.kill();
             }
         });
     }
@@ -301,10 +307,11 @@ impl Scaler {
         let place = &mut self.places[slot.0];
         let life = place.life.and_then(|life| self.lives.get(&life)).expect("a ready slot has a process");
         if let Some(waiting) = place.waiting.remove(&request) {
-            let Waiting { reply, cold } = waiting;
+            let Waiting { reply, cold, lost, suspect: _ } = waiting;
+            let blameless = lost.is_some_and(|lost| place.was_killed_by_others(lost));
             // One that has left meanwhile is about to say so through its ticket.
             let (endpoint, leaving) = (life.endpoint.clone(), life.leaving.clone());
-            let _ = reply.send(Ok(Grant { endpoint, launch, cold, times: life.times, leaving }));
+            let _ = reply.send(Ok(Grant { endpoint, launch, cold, times: life.times, leaving, blameless }));
         }
     }
 
@@ -363,18 +370,23 @@ impl Scaler {
             (ChildEvent::Said(message), _) => self.hear_message(id, message).await,
             (ChildEvent::Silent(outcome), Role::Slot(slot, launch)) => self.hear_silence(slot, launch, outcome).await,
             (ChildEvent::Silent(_), Role::Standby { .. } | Role::Dismissed) => self.dismiss(id),
-            (ChildEvent::Exited(status), Role::Slot(slot, launch)) => {
+            (ChildEvent::Exited(Exit { said: status, by_others }), Role::Slot(slot, launch)) => {
                 tracing::info!(model = self.places[slot.0].name, launch = launch.0, status, "a runtime ended");
-                self.lives.remove(&id);
+                let killed = self.lives.remove(&id).is_some_and(|life| life.killed.load(Ordering::Acquire));
                 let place = &mut self.places[slot.0];
                 place.life = None;
+                let suspects = place.ended(launch, by_others && !killed);
                 // What the next life counts starts at zero.
                 self.metrics.engine(&place.name, &std::mem::take(&mut place.engine), &Default::default());
+                for request in suspects {
+                    self.refuse(slot, request, Refusal::Poison);
+                    self.step(slot, Event::Left(request)).await;
+                }
                 let death = Failure::internal(format!("the runtime {status} before it was ready"));
                 self.step(slot, Event::Exited(launch, death)).await;
             }
-            (ChildEvent::Exited(status), Role::Standby { .. } | Role::Dismissed) => {
-                tracing::warn!(status, "a standby ended");
+            (ChildEvent::Exited(exit), Role::Standby { .. } | Role::Dismissed) => {
+                tracing::warn!(status = exit.said, "a standby ended");
                 self.lives.remove(&id);
                 self.standby.failed(Instant::now());
             }
@@ -436,7 +448,7 @@ impl Scaler {
         }
         match self.places[slot.0].slot.state() {
             // Its exit tells more than its silence.
-            State::Starting { .. } => self.life_of(slot, |life| life.child.kill()),
+            State::Starting { .. } => self.life_of(slot, Life::kill),
             State::Ready { .. } => {
                 self.step(slot, Event::Broke(launch, Failure::internal("the runtime closed its control socket"))).await;
             }

@@ -1,7 +1,7 @@
 //! A slot with what the pure machine does not know: names, files, and who waits for an answer.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fs::{File, Metadata},
     os::unix::fs::MetadataExt,
     path::PathBuf,
@@ -16,8 +16,11 @@ use super::life::{ColdStart, LifeId};
 use crate::{
     hold::Grant,
     settings::SlotSpec,
-    slot::{Effect, Event, Failure, Phase, Policy, Refusal, RequestId, Slot, State},
+    slot::{Effect, Event, Failure, LaunchId, Phase, Policy, Refusal, RequestId, Slot, State},
 };
+
+/// Launches ended by others that are remembered.
+const KILLS_MAX: usize = 64;
 
 /// One held request's wish to be told.
 #[derive(Debug)]
@@ -26,6 +29,10 @@ pub struct Waiting {
     pub reply: oneshot::Sender<Result<Grant, Refusal>>,
     /// The slot was not ready when the request arrived.
     pub cold: bool,
+    /// The launch that it lost.
+    pub lost: Option<LaunchId>,
+    /// It waits to hear that somebody outside has ended that one.
+    pub suspect: bool,
 }
 
 /// Tells one file from another, or from itself as it was, without reading it: device, inode, size, times of change of content and of
@@ -57,6 +64,8 @@ pub struct Place {
     pinned: Option<bool>,
     /// Its model is gone from the configuration.
     retired: bool,
+    /// The last launches that somebody outside has ended.
+    killed_by_others: VecDeque<LaunchId>,
     stamp: Option<Stamp>,
     /// The file that a runtime has verified whole. Open, so that no other gets its inode.
     verified: Option<(Stamp, File)>,
@@ -110,6 +119,7 @@ impl Place {
             policy,
             pinned: None,
             retired,
+            killed_by_others: VecDeque::new(),
             stamp: None,
             verified: None,
         }
@@ -123,6 +133,22 @@ impl Place {
             self.pinned = None;
         }
         self.policy()
+    }
+
+    /// A launch is gone. If nobody else has ended it, those may have that are suspected; they come no further.
+    pub fn ended(&mut self, launch: LaunchId, by_others: bool) -> Vec<RequestId> {
+        if by_others {
+            self.killed_by_others.truncate(KILLS_MAX - 1);
+            self.killed_by_others.push_front(launch);
+            return Vec::new();
+        }
+        let waits = |waiting: &Waiting| waiting.suspect && waiting.lost == Some(launch);
+        self.waiting.iter().filter(|(_, waiting)| waits(waiting)).map(|(request, _)| *request).collect()
+    }
+
+    /// Whether somebody outside has ended this launch: no request is to blame.
+    pub fn was_killed_by_others(&self, launch: LaunchId) -> bool {
+        self.killed_by_others.contains(&launch)
     }
 
     /// The policy that its slot is to have.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use protocol::control::FailureKind;
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::{
@@ -106,20 +107,27 @@ async fn death_in_the_middle_of_a_stream_is_an_error_event_and_done_and_the_next
 #[tokio::test]
 async fn death_before_the_answer_is_retried_once_on_a_new_runtime() {
     let house = House::new(&[Start::Ready]).await;
-    let answer = async {
-        let message = house.ask(&chat("hang", false)).await.error(500).await;
-        assert!(message.contains("twice"), "{message}");
-    };
-    let deaths = async {
-        for _ in 0..2 {
-            house.files.read("launched").await;
-            let pid = house.files.read("asked").await;
-            Watched::new(pid).kill();
-        }
-    };
-    tokio::join!(answer, deaths);
+    let message = house.ask(&chat("die", false)).await.error(500).await;
+    assert!(message.contains("twice"), "{message}");
     assert_eq!(house.files.lives(), 2);
     assert_eq!(house.ask(&chat("", false)).await.status, 200);
+}
+
+#[tokio::test]
+async fn what_somebody_outside_kills_is_no_requests_fault() {
+    let house = House::new(&[Start::Ready]).await;
+    let answer = async { house.ask(&chat("hang", false)).await.error(500).await };
+    let deaths = async {
+        for kill in 0..6 {
+            house.files.read("launched").await;
+            let pid = house.files.read("asked").await;
+            // The last two are the kind of death that it might have brought about.
+            Watched::new(pid).signal(if kill < 4 { Signal::KILL } else { Signal::ABORT });
+        }
+    };
+    let (message, ()) = tokio::join!(answer, deaths);
+    assert!(message.contains("twice"), "{message}");
+    assert_eq!(house.files.lives(), 6);
 }
 
 #[tokio::test]

@@ -133,7 +133,11 @@ impl Watched {
     }
 
     pub fn kill(&self) {
-        rustix::process::pidfd_send_signal(&self.0, Signal::KILL).unwrap();
+        self.signal(Signal::KILL);
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        rustix::process::pidfd_send_signal(&self.0, signal).unwrap();
     }
 }
 
