@@ -1,0 +1,165 @@
+//! System calls that are refused with EPERM, by seccomp.
+//!
+//! A list of what is refused and not of what is allowed: what the allocator, the event loop and a driver call differs from version to version,
+//! and none of it must end an answer. Calls of another architecture end the process. Descriptors that are open stay usable: `sendmsg`,
+//! `recvmsg`, `read` and `write` are not refused.
+
+use libc::*;
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, SeccompCondition,
+    SeccompFilter, SeccompRule, apply_filter, apply_filter_all_threads,
+};
+use std::{collections::BTreeMap, env::consts::ARCH};
+
+/// What is not refused.
+#[derive(Clone, Copy, Debug)]
+pub struct Allowed {
+    /// Files may be opened, as far as something else allows.
+    pub files: bool,
+    /// A device's driver works in this process: Unix sockets and programs.
+    pub driver: bool,
+}
+
+/// Whom the filter holds for, and all that they start.
+#[derive(Clone, Copy, Debug)]
+pub enum Threads {
+    /// The caller.
+    This,
+    /// The whole process.
+    All,
+}
+
+/// Never a runtime's business.
+const ALWAYS: &[c_long] = &[
+    // Other processes.
+    SYS_ptrace,
+    SYS_process_vm_readv,
+    SYS_process_vm_writev,
+    SYS_process_madvise,
+    SYS_pidfd_getfd,
+    SYS_kcmp,
+    // Namespaces, mounts, and files without a path.
+    SYS_unshare,
+    SYS_setns,
+    SYS_chroot,
+    SYS_pivot_root,
+    SYS_mount,
+    SYS_umount2,
+    SYS_mount_setattr,
+    SYS_move_mount,
+    SYS_open_tree,
+    SYS_fsopen,
+    SYS_fsconfig,
+    SYS_fsmount,
+    SYS_fspick,
+    SYS_open_by_handle_at,
+    // The kernel itself, and its parts that most faults are found in. Submissions of io_uring pass no filter.
+    SYS_bpf,
+    SYS_perf_event_open,
+    SYS_userfaultfd,
+    SYS_io_uring_setup,
+    SYS_io_uring_enter,
+    SYS_io_uring_register,
+    SYS_keyctl,
+    SYS_add_key,
+    SYS_request_key,
+    SYS_init_module,
+    SYS_finit_module,
+    SYS_delete_module,
+    SYS_kexec_load,
+    SYS_kexec_file_load,
+    SYS_reboot,
+    SYS_swapon,
+    SYS_swapoff,
+    SYS_acct,
+];
+
+/// New sockets, and what only they are for.
+const SOCKETS: &[c_long] =
+    &[SYS_socket, SYS_socketpair, SYS_connect, SYS_bind, SYS_listen, SYS_accept, SYS_accept4];
+
+const PROGRAMS: &[c_long] = &[SYS_execve, SYS_execveat];
+
+/// Opening files, and names in folders.
+const FILES: &[c_long] = &[
+    SYS_openat,
+    SYS_openat2,
+    SYS_mkdirat,
+    SYS_mknodat,
+    SYS_linkat,
+    SYS_symlinkat,
+    SYS_unlinkat,
+    SYS_renameat,
+    SYS_renameat2,
+    SYS_truncate,
+];
+
+/// The same by their first names, which only the oldest architecture has.
+#[cfg(target_arch = "x86_64")]
+const FILES_ONCE: &[c_long] = &[
+    SYS_open, SYS_creat, SYS_mkdir, SYS_rmdir, SYS_mknod, SYS_link, SYS_symlink, SYS_unlink, SYS_rename,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const FILES_ONCE: &[c_long] = &[];
+
+/// Refuses what is not `allowed`, from now on and for ever. Sets `no_new_privs`.
+///
+/// # Errors
+/// In words: the kernel does not, or there is no filter for this architecture.
+pub fn install(allowed: Allowed, threads: Threads) -> Result<(), String> {
+    let program = program(allowed).map_err(|error| error.to_string())?;
+    let installed = match threads {
+        Threads::This => apply_filter(&program),
+        Threads::All => apply_filter_all_threads(&program),
+    };
+    installed.map_err(|error| error.to_string())
+}
+
+fn program(allowed: Allowed) -> Result<BpfProgram, BackendError> {
+    let refuse = SeccompAction::Errno(EPERM as u32);
+    SeccompFilter::new(rules(allowed)?, SeccompAction::Allow, refuse, ARCH.try_into()?)?.try_into()
+}
+
+/// For each call when it is refused; no condition is always.
+type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
+
+fn rules(allowed: Allowed) -> Result<Rules, BackendError> {
+    let always = |calls: &[c_long]| calls.iter().map(|call| (*call, Vec::new())).collect::<Rules>();
+    let mut rules = always(ALWAYS);
+    if allowed.driver {
+        let not_unix = SeccompRule::new(vec![SeccompCondition::new(0, Dword, Ne, AF_UNIX as u64)?])?;
+        rules.extend([SYS_socket, SYS_socketpair].map(|call| (call, vec![not_unix.clone()])));
+    } else {
+        rules.extend(always(SOCKETS));
+        rules.extend(always(PROGRAMS));
+    }
+    if !allowed.files {
+        rules.extend(always(FILES));
+        rules.extend(always(FILES_ONCE));
+    }
+    #[cfg(target_arch = "x86_64")]
+    x32::refuse(&mut rules, allowed);
+    Ok(rules)
+}
+
+/// The same calls with 32-bit pointers, which some kernels offer 64-bit programs beside their own, under other numbers.
+#[cfg(target_arch = "x86_64")]
+mod x32 {
+    use super::{Allowed, Rules};
+    use libc::c_long;
+
+    const BIT: c_long = 0x4000_0000;
+    /// ptrace, kexec_load, process_vm_readv, process_vm_writev.
+    const ALWAYS: [c_long; 4] = [521, 528, 539, 540];
+    /// execve, execveat.
+    const PROGRAMS: [c_long; 2] = [520, 545];
+
+    pub fn refuse(rules: &mut Rules, allowed: Allowed) {
+        let same: Rules = rules.iter().map(|(call, when)| (call | BIT, when.clone())).collect();
+        rules.extend(same);
+        rules.extend(ALWAYS.map(|call| (call | BIT, Vec::new())));
+        if !allowed.driver {
+            rules.extend(PROGRAMS.map(|call| (call | BIT, Vec::new())));
+        }
+    }
+}
