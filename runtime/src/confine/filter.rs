@@ -7,7 +7,7 @@
 use libc::*;
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, SeccompCondition,
-    SeccompFilter, SeccompRule, apply_filter, apply_filter_all_threads,
+    SeccompFilter, SeccompRule, apply_filter, apply_filter_all_threads, sock_filter,
 };
 use std::{collections::BTreeMap, env::consts::ARCH};
 
@@ -75,8 +75,7 @@ const ALWAYS: &[c_long] = &[
 ];
 
 /// New sockets, and what only they are for.
-const SOCKETS: &[c_long] =
-    &[SYS_socket, SYS_socketpair, SYS_connect, SYS_bind, SYS_listen, SYS_accept, SYS_accept4];
+const SOCKETS: &[c_long] = &[SYS_socket, SYS_socketpair, SYS_connect, SYS_bind, SYS_listen, SYS_accept, SYS_accept4];
 
 const PROGRAMS: &[c_long] = &[SYS_execve, SYS_execveat];
 
@@ -96,9 +95,8 @@ const FILES: &[c_long] = &[
 
 /// The same by their first names, which only the oldest architecture has.
 #[cfg(target_arch = "x86_64")]
-const FILES_ONCE: &[c_long] = &[
-    SYS_open, SYS_creat, SYS_mkdir, SYS_rmdir, SYS_mknod, SYS_link, SYS_symlink, SYS_unlink, SYS_rename,
-];
+const FILES_ONCE: &[c_long] =
+    &[SYS_open, SYS_creat, SYS_mkdir, SYS_rmdir, SYS_mknod, SYS_link, SYS_symlink, SYS_unlink, SYS_rename];
 #[cfg(not(target_arch = "x86_64"))]
 const FILES_ONCE: &[c_long] = &[];
 
@@ -117,7 +115,9 @@ pub fn install(allowed: Allowed, threads: Threads) -> Result<(), String> {
 
 fn program(allowed: Allowed) -> Result<BpfProgram, BackendError> {
     let refuse = SeccompAction::Errno(EPERM as u32);
-    SeccompFilter::new(rules(allowed)?, SeccompAction::Allow, refuse, ARCH.try_into()?)?.try_into()
+    let rest: BpfProgram =
+        SeccompFilter::new(rules(allowed)?, SeccompAction::Allow, refuse, ARCH.try_into()?)?.try_into()?;
+    Ok(FIRST.into_iter().chain(rest).collect())
 }
 
 /// For each call when it is refused; no condition is always.
@@ -137,29 +137,22 @@ fn rules(allowed: Allowed) -> Result<Rules, BackendError> {
         rules.extend(always(FILES));
         rules.extend(always(FILES_ONCE));
     }
-    #[cfg(target_arch = "x86_64")]
-    x32::refuse(&mut rules, allowed);
     Ok(rules)
 }
 
-/// The same calls with 32-bit pointers, which some kernels offer 64-bit programs beside their own, under other numbers.
+/// What comes before the rules: nothing to refuse.
+#[cfg(not(target_arch = "x86_64"))]
+const FIRST: [sock_filter; 0] = [];
+
+/// Some kernels offer 64-bit programs all calls a second time, with 32-bit pointers (x32): their numbers have this bit, and rules for the first
+/// do not hold for them. None of them is called here.
 #[cfg(target_arch = "x86_64")]
-mod x32 {
-    use super::{Allowed, Rules};
-    use libc::c_long;
+const X32_BIT: u32 = 0x4000_0000;
 
-    const BIT: c_long = 0x4000_0000;
-    /// ptrace, kexec_load, process_vm_readv, process_vm_writev.
-    const ALWAYS: [c_long; 4] = [521, 528, 539, 540];
-    /// execve, execveat.
-    const PROGRAMS: [c_long; 2] = [520, 545];
-
-    pub fn refuse(rules: &mut Rules, allowed: Allowed) {
-        let same: Rules = rules.iter().map(|(call, when)| (call | BIT, when.clone())).collect();
-        rules.extend(same);
-        rules.extend(ALWAYS.map(|call| (call | BIT, Vec::new())));
-        if !allowed.driver {
-            rules.extend(PROGRAMS.map(|call| (call | BIT, Vec::new())));
-        }
-    }
-}
+/// What comes before the rules: load the call's number (the first field of `seccomp_data`), refuse it where it has the bit, else go on.
+#[cfg(target_arch = "x86_64")]
+const FIRST: [sock_filter; 3] = [
+    sock_filter { code: (BPF_LD | BPF_W | BPF_ABS) as u16, jt: 0, jf: 0, k: 0 },
+    sock_filter { code: (BPF_JMP | BPF_JGE | BPF_K) as u16, jt: 0, jf: 1, k: X32_BIT },
+    sock_filter { code: (BPF_RET | BPF_K) as u16, jt: 0, jf: 0, k: SECCOMP_RET_ERRNO | EPERM as u32 },
+];
