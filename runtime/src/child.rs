@@ -2,7 +2,7 @@
 //!
 //! `Launched → (Restore) → Ready → … → Drained | Failed`, and at the control socket's end the process's. On SIGTERM it leaves: what runs is
 //! interrupted, its keys and values are kept where there is a place for them, and the activator lets it go on in another life.
-//! **Invariant:** it never outlives its activator; nothing is opened by a path after launch.
+//! **Invariant:** it never outlives its activator; nothing is opened by a path after launch, and nothing could be (the module `confine`).
 
 use crate::{
     Options,

@@ -1,4 +1,4 @@
-//! What the kernel knows about this process. The files are opened once, at launch: a confined process could not.
+//! What the kernel knows about this process. Files are opened once, at launch: a confined process cannot ([`crate::confine`]).
 
 use rustix::{
     param::{clock_ticks_per_second, page_size},

@@ -16,7 +16,7 @@ use std::{collections::BTreeMap, env::consts::ARCH};
 pub struct Allowed {
     /// Files may be opened, as far as something else allows.
     pub files: bool,
-    /// A device's driver works in this process: Unix sockets and programs.
+    /// A device's driver works in this process: Unix sockets, programs and all that these need.
     pub driver: bool,
 }
 
@@ -28,6 +28,12 @@ pub enum Threads {
     /// The whole process.
     All,
 }
+
+/// Younger than the crate libc has them on all architectures; new calls have one number on all.
+const FCHMODAT2: c_long = 452;
+const SETXATTRAT: c_long = 463;
+const REMOVEXATTRAT: c_long = 466;
+const OPEN_TREE_ATTR: c_long = 467;
 
 /// Never a runtime's business.
 const ALWAYS: &[c_long] = &[
@@ -48,6 +54,7 @@ const ALWAYS: &[c_long] = &[
     SYS_mount_setattr,
     SYS_move_mount,
     SYS_open_tree,
+    OPEN_TREE_ATTR,
     SYS_fsopen,
     SYS_fsconfig,
     SYS_fsmount,
@@ -79,6 +86,24 @@ const SOCKETS: &[c_long] = &[SYS_socket, SYS_socketpair, SYS_connect, SYS_bind, 
 
 const PROGRAMS: &[c_long] = &[SYS_execve, SYS_execveat];
 
+/// Whose first word is a process: refused but for this one, which may abort.
+const SIGNALS: &[c_long] = &[SYS_kill, SYS_tgkill, SYS_rt_sigqueueinfo, SYS_rt_tgsigqueueinfo];
+/// Whose first word does not say which process.
+const SIGNALS_TO_ANY: &[c_long] = &[SYS_tkill, SYS_pidfd_send_signal];
+
+/// What belongs to a name and is no content: Landlock does not know them.
+const ATTRIBUTES: &[c_long] = &[
+    SYS_fchmodat,
+    FCHMODAT2,
+    SYS_fchownat,
+    SYS_setxattr,
+    SYS_lsetxattr,
+    SYS_removexattr,
+    SYS_lremovexattr,
+    SETXATTRAT,
+    REMOVEXATTRAT,
+];
+
 /// Opening files, and names in folders.
 const FILES: &[c_long] = &[
     SYS_openat,
@@ -93,7 +118,11 @@ const FILES: &[c_long] = &[
     SYS_truncate,
 ];
 
-/// The same by their first names, which only the oldest architecture has.
+/// Some of these by their first names, which only the oldest architecture has.
+#[cfg(target_arch = "x86_64")]
+const ATTRIBUTES_ONCE: &[c_long] = &[SYS_chmod, SYS_chown, SYS_lchown];
+#[cfg(not(target_arch = "x86_64"))]
+const ATTRIBUTES_ONCE: &[c_long] = &[];
 #[cfg(target_arch = "x86_64")]
 const FILES_ONCE: &[c_long] =
     &[SYS_open, SYS_creat, SYS_mkdir, SYS_rmdir, SYS_mknod, SYS_link, SYS_symlink, SYS_unlink, SYS_rename];
@@ -125,17 +154,19 @@ type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
 
 fn rules(allowed: Allowed) -> Result<Rules, BackendError> {
     let always = |calls: &[c_long]| calls.iter().map(|call| (*call, Vec::new())).collect::<Rules>();
+    let unless_first_is = |word: u64, calls: &[c_long]| {
+        let rule = SeccompRule::new(vec![SeccompCondition::new(0, Dword, Ne, word)?])?;
+        Ok::<Rules, BackendError>(calls.iter().map(|call| (*call, vec![rule.clone()])).collect())
+    };
     let mut rules = always(ALWAYS);
     if allowed.driver {
-        let not_unix = SeccompRule::new(vec![SeccompCondition::new(0, Dword, Ne, AF_UNIX as u64)?])?;
-        rules.extend([SYS_socket, SYS_socketpair].map(|call| (call, vec![not_unix.clone()])));
+        rules.extend(unless_first_is(AF_UNIX as u64, &[SYS_socket, SYS_socketpair])?);
     } else {
-        rules.extend(always(SOCKETS));
-        rules.extend(always(PROGRAMS));
+        rules.extend([SOCKETS, PROGRAMS, SIGNALS_TO_ANY, ATTRIBUTES, ATTRIBUTES_ONCE].into_iter().flat_map(always));
+        rules.extend(unless_first_is(u64::from(std::process::id()), SIGNALS)?);
     }
     if !allowed.files {
-        rules.extend(always(FILES));
-        rules.extend(always(FILES_ONCE));
+        rules.extend([FILES, FILES_ONCE].into_iter().flat_map(always));
     }
     Ok(rules)
 }

@@ -6,7 +6,8 @@
 //! | files | within the KV folder, if there is one (Landlock) | none once the key is there; with a KV folder those its user may open | those its user may open: drivers are loaded from files |
 //! | sockets | the two it was launched with | the same, once the key is there | and Unix ones, which drivers use |
 //! | programs | none | none, once the key is there | any: drivers run helpers |
-//! | other processes, namespaces, mounts, kernel modules, keyrings, BPF, io_uring, … ([`filter`]) | none | none, once the key is there | none |
+//! | signals to other processes, modes and owners of files | none | none, once the key is there | any |
+//! | other processes' memory, namespaces, mounts, kernel modules, keyrings, BPF, io_uring, … ([`filter`]) | none | none, once the key is there | none |
 //! | privileges of programs it executes (`no_new_privs`) | none | as its own, until the key is there | none |
 //! | core files, being traced by its user, more than [`DESCRIPTORS_MAX`] descriptors | none | none | none |
 //!

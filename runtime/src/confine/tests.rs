@@ -6,18 +6,21 @@ use crate::{Folder, Options};
 use models::ComputeDevice;
 use rustix::{
     io::Errno,
-    process::{DumpableBehavior, Resource, dumpable_behavior, getrlimit},
+    process::{DumpableBehavior, Resource, dumpable_behavior, getpid, getppid, getrlimit, test_kill_process},
     thread::no_new_privs,
 };
 use std::{
     env,
     fmt::Debug,
-    fs::{self, File},
+    fs::{self, File, Permissions},
     io::{self, BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream, UdpSocket},
     os::{
         fd::{AsFd, OwnedFd},
-        unix::net::{UnixDatagram, UnixListener, UnixStream},
+        unix::{
+            fs::PermissionsExt,
+            net::{UnixDatagram, UnixListener, UnixStream},
+        },
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -107,6 +110,9 @@ fn on_a_cpu(folder: &Path) {
     let tries = || {
         no_sockets(Errno::PERM);
         refused("a program", Command::new(PROGRAM).status(), Errno::PERM);
+        refused("a signal", test_kill_process(getppid().unwrap()).map_err(io::Error::from), Errno::PERM);
+        refused("a mode", fs::set_permissions(&outside, Permissions::from_mode(0o777)), Errno::PERM);
+        test_kill_process(getpid()).unwrap();
         match &landlock {
             Ok(_) => no_files_but_in(&kv, &outside),
             Err(why) => eprintln!("SKIPPED: files of a confined runtime: this kernel has no Landlock: {why}"),
