@@ -34,6 +34,11 @@ const FCHMODAT2: c_long = 452;
 const SETXATTRAT: c_long = 463;
 const REMOVEXATTRAT: c_long = 466;
 const OPEN_TREE_ATTR: c_long = 467;
+/// The crate libc does not have it where younger calls replace it, and the kernel does.
+#[cfg(target_arch = "x86_64")]
+const RENAMEAT: c_long = SYS_renameat;
+#[cfg(not(target_arch = "x86_64"))]
+const RENAMEAT: c_long = 38;
 
 /// Never a runtime's business.
 const ALWAYS: &[c_long] = &[
@@ -113,7 +118,7 @@ const FILES: &[c_long] = &[
     SYS_linkat,
     SYS_symlinkat,
     SYS_unlinkat,
-    SYS_renameat,
+    RENAMEAT,
     SYS_renameat2,
     SYS_truncate,
 ];

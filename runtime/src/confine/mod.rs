@@ -89,7 +89,11 @@ fn refuse(options: &Options, landlock: Result<i32, String>) {
     let seccomp = filter::install(Allowed { files: !by_filter, driver }, filter::Threads::All);
     let expected = driver || asks_program(options);
     match (&seccomp, &landlock) {
-        (Err(error), _) => tracing::warn!(error, ?landlock, "not confined: the kernel refuses no system calls"),
+        (Err(error), _) => tracing::warn!(
+            error,
+            ?landlock,
+            "not confined but by Landlock, if at all: the kernel refuses no system calls"
+        ),
         (Ok(()), Err(error)) if !by_filter && !expected => {
             tracing::warn!(error, "confined but for files: no Landlock; `pilotlight doctor` says more");
         }
