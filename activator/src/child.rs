@@ -59,7 +59,14 @@ pub struct ChildEvents {
 /// Adopts a process that was just spawned by us and that nobody else waits for.
 pub fn adopt(pid: Pid, pidfd: OwnedFd, control: Control) -> io::Result<(Child, ChildEvents)> {
     let child = Child { pid, pidfd: Arc::new(watched::readable(pidfd)?), control: Arc::new(control) };
-    let events = ChildEvents { child: child.clone(), said: VecDeque::new(), listening: true, exit: None, ended: false, out_of_memory: out_of_memory() };
+    let events = ChildEvents {
+        child: child.clone(),
+        said: VecDeque::new(),
+        listening: true,
+        exit: None,
+        ended: false,
+        out_of_memory: out_of_memory(),
+    };
     Ok((child, events))
 }
 

@@ -2,7 +2,7 @@
 //!
 //! `Launched → (Restore) → Ready → … → Drained | Failed`, and at the control socket's end the process's. On SIGTERM it leaves: what runs is
 //! interrupted, its keys and values are kept where there is a place for them, and the activator lets it go on in another life.
-//! **Invariant:** it never outlives its activator; nothing is opened by a path after launch.
+//! **Invariant:** it never outlives its activator; nothing is opened by a path after launch, and nothing could be (the module `confine`).
 
 use crate::{
     Options,
@@ -10,7 +10,7 @@ use crate::{
     engine::{EngineStats, Gate},
     failure::Failure,
     http::{App, Phase, serve_socket},
-    process::Resident,
+    process::Launch,
     restore::{Order, Restored, broken, corrupt, restore},
 };
 use protocol::{
@@ -39,10 +39,9 @@ const KEEPING_MAX: Duration = Duration::from_secs(10);
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 
 /// Runs until drained, failed, or left alone. `control` is one end of a `SOCK_SEQPACKET` pair, `http` of a
-/// `SOCK_STREAM` pair; `age` is how long the process exists.
-pub async fn run(control: OwnedFd, http: OwnedFd, options: Options, age: Duration) -> ExitCode {
-    let started = Instant::now();
-    let child = Child::start(control, http, options);
+/// `SOCK_STREAM` pair.
+pub async fn run(control: OwnedFd, http: OwnedFd, options: Options, launch: Launch) -> ExitCode {
+    let child = Child::start(control, http, options, launch);
     let mut child = match child {
         Ok(child) => child,
         Err(e) => {
@@ -50,7 +49,7 @@ pub async fn run(control: OwnedFd, http: OwnedFd, options: Options, age: Duratio
             return ExitCode::from(70);
         }
     };
-    child.say(&FromRuntime::Launched { launch_us: (age + started.elapsed()).as_micros() as u64 });
+    child.say(&FromRuntime::Launched { launch_us: child.launch.age().as_micros() as u64 });
     match child.serve().await {
         End::Drained => {
             child.say(&FromRuntime::Drained);
@@ -77,7 +76,7 @@ struct Child {
     /// Tells the server to finish what runs.
     stop: watch::Sender<bool>,
     server: JoinHandle<()>,
-    resident: Resident,
+    launch: Launch,
     terminate: Signal,
     options: Options,
     reports: Option<Reports>,
@@ -90,7 +89,7 @@ struct Child {
 type Restoring = oneshot::Receiver<Result<Restored, Failure>>;
 
 impl Child {
-    fn start(control: OwnedFd, http: OwnedFd, options: Options) -> std::io::Result<Self> {
+    fn start(control: OwnedFd, http: OwnedFd, options: Options, launch: Launch) -> std::io::Result<Self> {
         let socket = UnixStream::from(http);
         socket.set_nonblocking(true)?;
         let socket = tokio::net::UnixStream::from_std(socket)?;
@@ -101,10 +100,10 @@ impl Child {
             // An error is the end of this runtime, too.
             let _ = stopped.wait_for(|stop| *stop).await;
         }));
-        let (control, resident) = (Control::start(control)?, Resident::open()?);
+        let control = Control::start(control)?;
         let terminate = signal(SignalKind::terminate())?;
         let (reports, verifying, ordered) = (None, None, false);
-        Ok(Self { control, phase, stop, server, resident, terminate, options, reports, verifying, ordered })
+        Ok(Self { control, phase, stop, server, launch, terminate, options, reports, verifying, ordered })
     }
 
     async fn serve(&mut self) -> End {
@@ -250,7 +249,7 @@ impl Child {
             reused_tokens: engine.reused_tokens,
             guessed: engine.guessed,
             guessed_right: engine.guessed_right,
-            resident_bytes: self.resident.bytes(),
+            resident_bytes: self.launch.resident.bytes(),
         }
     }
 

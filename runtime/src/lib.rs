@@ -11,11 +11,13 @@
 //! embedder  token ids → vectors                              (one thread, owns the encoder)
 //! engine    token ids → token ids: admit → step → sample     (one thread, owns the model)
 //! restore   snapshot → service, verified beside it
+//! confine   what is given up before any of it
 //! ```
 #![deny(unsafe_code)]
 
 mod alone;
 pub mod child;
+mod confine;
 mod control;
 mod descriptors;
 mod embedder;
@@ -32,9 +34,11 @@ mod service;
 mod text;
 pub mod tools;
 
+pub use confine::{Given, probe as confinement};
 pub use engine::{SEQUENCES_DEFAULT, SEQUENCES_MAX};
 pub use kv_store::Folder;
 pub use memory::keep_what_is_freed;
+pub use process::Launch;
 
 use std::{future::Future, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
 use tokio::signal::unix::{SignalKind, signal};
@@ -58,6 +62,8 @@ pub struct Options {
     pub device: models::ComputeDevice,
     /// Where keys and values are kept on disk, so that they outlive the process; `None`: nowhere.
     pub kv_folder: Option<Arc<Folder>>,
+    /// Give up what an answer does not need, before anything foreign is read. Under an activator only: who has a port opens sockets.
+    pub confined: bool,
 }
 
 /// Threads for tokenizing and templates; computing has its own.
@@ -65,9 +71,9 @@ const BLOCKING_THREADS_MAX: usize = 4;
 
 /// `pilotlight runtime`: launched by an activator with the control socket on descriptor 3 and the HTTP/2 socket on 4.
 pub fn child(options: Options) -> ExitCode {
-    let age = process::age();
-    let (control, http) = match descriptors::inherited() {
-        Ok(sockets) => sockets,
+    let begun = descriptors::inherited().and_then(|sockets| Ok((sockets, Launch::begun()?)));
+    let ((control, http), launch) = match begun {
+        Ok(begun) => begun,
         Err(e) => {
             eprintln!(
                 "pilotlight runtime is started by `pilotlight serve`, with its sockets on descriptors 3 and 4: {e}"
@@ -75,35 +81,42 @@ pub fn child(options: Options) -> ExitCode {
             return ExitCode::from(64);
         }
     };
-    run(&options.clone(), async move {
+    run(options, async move |options| {
         // A terminal signals its whole process group, a supervisor its whole control group: the activator decides when
         // this process ends. A stream that nobody reads replaces the signal's default action.
         let _ignored = [signal(SignalKind::interrupt()), signal(SignalKind::terminate())];
-        child::run(control, http, options, age).await
+        child::run(control, http, options, launch).await
     })
 }
 
 /// `pilotlight run FILE`: one runtime alone on a TCP port, same API, no activator. Prints `listening on http://ADDR:PORT`
 /// on standard error once it accepts.
 pub fn alone(snapshot: PathBuf, listen: SocketAddr, options: Options) -> ExitCode {
-    run(&options.clone(), async move { alone::run(&snapshot, listen, options).await })
+    let options = Options { confined: false, ..options };
+    run(options, async move |options| alone::run(&snapshot, listen, options).await)
 }
 
 /// One thread for all that waits; the processors belong to the kernels.
-fn run(options: &Options, work: impl Future<Output = ExitCode>) -> ExitCode {
+fn run<F: Future<Output = ExitCode>>(mut options: Options, work: impl FnOnce(Options) -> F) -> ExitCode {
     if let Some(Err(error)) = options.instruction_set.as_deref().map(kernels::set_instruction_set) {
         eprintln!("pilotlight: --instruction-set: {error}");
         return ExitCode::from(64);
     }
     memory::keep_what_is_freed();
     fault::say_and_end();
+    // Asked now, while the files that say it can be read.
     let threads = options.threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
-    // Starts the kernels' threads now, which a standby has done before it is needed.
-    kernels::set_threads(threads.max(1));
+    options.threads = Some(threads.max(1));
     let mut builder = tokio::runtime::Builder::new_current_thread();
     match builder.enable_all().max_blocking_threads(BLOCKING_THREADS_MAX).build() {
         Ok(runtime) => {
-            let code = runtime.block_on(work);
+            // It has made its own sockets, and no thread is there yet that would not inherit this.
+            if options.confined {
+                confine::at_launch(&options);
+            }
+            // Starts the kernels' threads now, which a standby has done before it is needed.
+            kernels::set_threads(threads.max(1));
+            let code = runtime.block_on(work(options));
             // What still runs ends with the process.
             runtime.shutdown_background();
             code

@@ -1,4 +1,4 @@
-//! What the kernel knows about this process. The files are opened once, at launch: a confined process could not.
+//! What the kernel knows about this process. Files are opened once, at launch: a confined process cannot ([`crate::confine`]).
 
 use rustix::{
     param::{clock_ticks_per_second, page_size},
@@ -8,11 +8,34 @@ use std::{
     fs::File,
     io,
     os::unix::fs::{FileExt, MetadataExt},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+/// What can only be asked at launch.
+pub struct Launch {
+    age: Duration,
+    asked: Instant,
+    /// Its memory, from now on.
+    pub(crate) resident: Resident,
+}
+
+impl Launch {
+    /// Asks; to be called as early as can be.
+    ///
+    /// # Errors
+    /// There is no `/proc`.
+    pub fn begun() -> io::Result<Self> {
+        Ok(Self { age: age(), asked: Instant::now(), resident: Resident::open()? })
+    }
+
+    /// How long the process exists.
+    pub(crate) fn age(&self) -> Duration {
+        self.age + self.asked.elapsed()
+    }
+}
+
 /// How long this process exists, to the precision of the kernel's clock ticks (10 ms), or zero where it is not told.
-pub fn age() -> Duration {
+fn age() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let Some(start) = start_ticks(&stat) else { return Duration::ZERO };
     let now = clock_gettime(ClockId::Boottime);

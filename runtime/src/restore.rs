@@ -2,7 +2,7 @@
 //! on this one and the bytes are verified on others; no token leaves before they are sound ([`Gate`]).
 
 use crate::{
-    Options,
+    Options, confine,
     embedder::Embedder,
     engine::{Compute, Engine, Gate, Keep, Limits, Loaded, Panicked, Verdict},
     failure::Failure,
@@ -159,12 +159,14 @@ fn start_engine(
 fn open(file: File, wrapped_key: Option<&str>, options: &Options) -> Result<Arc<Snapshot>, Failure> {
     let header = Header::read(&file).map_err(|e| Failure::from(&e))?;
     if header.tags.is_none() {
+        confine::once_unwrapped(options);
         return Snapshot::from_file(file).map_err(|e| Failure::from(&e));
     }
     let missing = |what: &str| Failure::new(FailureKind::BadSnapshot, format!("the snapshot is encrypted, and {what}"));
     let operator = options.decrypt_key.as_ref().ok_or_else(|| missing("no key was given: --decrypt-key FILE"))?;
     let wrapped = wrapped_key.ok_or_else(|| missing("its own key (FILE.key beside it) is not there any more"))?;
     let key = operator.unwrap(wrapped.as_bytes(), &header.digest).map_err(|e| Failure::from(&e))?;
+    confine::once_unwrapped(options);
     Snapshot::decrypt(&file, &key, threads(options)).map_err(|e| Failure::from(&e))
 }
 

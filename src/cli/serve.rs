@@ -67,6 +67,9 @@ pub struct Serve {
     pub audit: Option<PathBuf>,
     #[command(flatten)]
     pub engine: Engine,
+    /// For debugging only: runtimes may open files and sockets, execute programs, be traced, and leave core files
+    #[arg(long)]
+    pub no_confine: bool,
     /// End when this process does: for commands that serve as a part of their work
     #[arg(long, hide = true, value_name = "PID")]
     pub exit_with: Option<i32>,
@@ -173,6 +176,7 @@ impl Engine {
             device: self.device.unwrap_or_default(),
             decrypt_key: operator_key(self.decrypt_key.as_deref())?,
             kv_folder: self.kv_dir.as_ref().map(folder).transpose()?.map(Arc::new),
+            confined: false,
         })
     }
 
@@ -199,6 +203,9 @@ impl Engine {
 pub struct RuntimeArgs {
     #[command(flatten)]
     pub engine: Engine,
+    /// As `serve` has it
+    #[arg(long)]
+    pub no_confine: bool,
 }
 
 impl RuntimeArgs {

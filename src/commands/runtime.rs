@@ -7,7 +7,7 @@ use std::process::ExitCode;
 pub fn start(args: &RuntimeArgs, environment: &Environment) -> ExitCode {
     logging::start(environment);
     match args.engine.options() {
-        Ok(options) => runtime::child(options),
+        Ok(options) => runtime::child(runtime::Options { confined: !args.no_confine, ..options }),
         Err(error) => exit::report(Err(error)),
     }
 }

@@ -119,7 +119,8 @@ fn body_bytes_max(asked: u64) -> Result<usize> {
 
 fn runtime_command(args: &Serve) -> Result<Vec<OsString>> {
     let program = std::env::current_exe().map_err(|error| Error::file("finding this program's own file", error))?;
-    Ok([program.into_os_string(), "runtime".into()].into_iter().chain(args.engine.words()).collect())
+    let open = args.no_confine.then(|| "--no-confine".into());
+    Ok([program.into_os_string(), "runtime".into()].into_iter().chain(args.engine.words()).chain(open).collect())
 }
 
 fn models(args: &[ModelArg], file: &File, folder: &Path, environment: &Environment) -> Result<Vec<ModelEntry>> {

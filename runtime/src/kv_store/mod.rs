@@ -16,7 +16,14 @@ use index::{ENTRY_BYTES, Entry, Index};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use seal::Keys;
 use sha2::{Digest, Sha256};
-use std::{fs::File, io, os::fd::OwnedFd, os::unix::fs::FileExt, path::Path, sync::Arc};
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::unix::fs::FileExt,
+    path::Path,
+    sync::Arc,
+};
 
 /// Records start on a multiple of this.
 const RECORD_ALIGN: usize = 4096;
@@ -52,6 +59,12 @@ impl Folder {
         let key = key.map_err(|e| named(e, &at))?;
         let wrong = || named(io::Error::other(format!("a key has {KEY_BYTES} bytes, this one {}", key.len())), &at);
         Ok(Self { folder, key: key.as_slice().try_into().map_err(|_| wrong())?, bytes })
+    }
+}
+
+impl AsFd for Folder {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.folder.as_fd()
     }
 }
 

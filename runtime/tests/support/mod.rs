@@ -24,7 +24,6 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{Arc, LazyLock},
-    time::Duration,
 };
 use tokio::task::JoinHandle;
 
@@ -139,7 +138,8 @@ impl Child {
         let pair = |kind| socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap();
         let (control, control_theirs) = pair(SocketType::SEQPACKET);
         let (http, http_theirs) = pair(SocketType::STREAM);
-        let exit = tokio::spawn(runtime::child::run(control_theirs, http_theirs, options, Duration::ZERO));
+        let exit =
+            tokio::spawn(runtime::child::run(control_theirs, http_theirs, options, runtime::Launch::begun().unwrap()));
         let socket = UnixStream::from(http);
         socket.set_nonblocking(true).unwrap();
         let io = TokioIo::new(tokio::net::UnixStream::from_std(socket).unwrap());

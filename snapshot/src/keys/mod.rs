@@ -65,6 +65,11 @@ impl OperatorKey {
         Self(Kind::Command(KeyCommand::new(program)))
     }
 
+    /// Unwrapping runs a program.
+    pub fn is_program(&self) -> bool {
+        matches!(self.0, Kind::Command(_))
+    }
+
     /// A file's key as it lies beside the file with this digest.
     pub(crate) fn wrap(&self, key: &DataKey, digest: &[u8; 32]) -> Result<String, Error> {
         match &self.0 {

@@ -1,5 +1,7 @@
 //! `doctor`: what this machine offers, what is missing, and how to get it.
 
+mod confinement;
+
 use crate::{cli::Doctor, environment::Environment, exit::Result, measure, output};
 use kernels::limits::Arithmetic;
 use serde_json::{Value, json};
@@ -31,6 +33,7 @@ fn examine(folder: &Path) -> Value {
         missing.push("python3 with pip, from which the model smollm2 is fetched first: install python3-pip".to_owned());
     }
     let devices = devices(&mut missing);
+    let confinement = confinement::confinement(&mut missing);
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "cores": cores,
@@ -44,6 +47,7 @@ fn examine(folder: &Path) -> Value {
         "python": works("python3", &["--version"]),
         "pip": pip,
         "devices": devices,
+        "confinement": confinement,
         "missing": missing,
     })
 }
@@ -149,6 +153,7 @@ fn print(report: &Value) -> Result<()> {
         ),
         ("disk read", format!("{} (past the page cache)", rate(&report["disk_read_bytes_per_second"]))),
         ("python3, pip", format!("{}, {}", yes(&report["python"]), yes(&report["pip"]))),
+        ("confinement", confinement::words(&report["confinement"])),
     ];
     for (name, value) in rows {
         output::line(format_args!("{name:<14} {value}"))?;
