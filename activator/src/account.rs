@@ -34,9 +34,26 @@ const CLIENT_LEFT: u16 = 499;
 pub struct Tokens {
     prompt: AtomicU64,
     completion: AtomicU64,
+    /// Of the prompt, while nothing has been said.
+    expected: AtomicU64,
 }
 
+/// Bytes of a request for each token of its prompt, about.
+const BYTES_A_TOKEN: u64 = 4;
+
 impl Tokens {
+    /// A runtime is about to be asked, with so many bytes. Who leaves before it says what that took is charged for as much as that may be.
+    pub fn expect(&self, bytes: usize) {
+        self.expected.store(bytes as u64 / BYTES_A_TOKEN, Ordering::Relaxed);
+    }
+
+    /// What a quota is charged.
+    fn charged(&self) -> u64 {
+        let said = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let prompt = said(&self.prompt);
+        (if prompt == 0 { said(&self.expected) } else { prompt }) + said(&self.completion)
+    }
+
     /// What a runtime said. One that goes on with an answer says the same of its prompt.
     pub fn said(&self, used: Used) {
         self.prompt.fetch_max(used.prompt.into(), Ordering::Relaxed);
@@ -113,7 +130,9 @@ impl Drop for Account {
         self.line.prompt_tokens = tokens(&self.tokens.prompt);
         self.line.completion_tokens = tokens(&self.tokens.completion);
         self.line.took_ms = self.arrived.elapsed().as_millis() as u64;
-        self.caller.used(self.line.prompt_tokens + self.line.completion_tokens);
+        // Who was refused has used nothing.
+        let refused = self.line.complete && !(200..300).contains(&self.line.status);
+        self.caller.used(if refused { 0 } else { self.tokens.charged() });
         self.metrics.answered(&self.line);
         if let Some(room) = self.room.take() {
             room.write(std::mem::take(&mut self.line));

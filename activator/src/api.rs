@@ -194,9 +194,9 @@ impl Api {
         let settings = self.settings.load_full();
         let (head, body) = request.into_parts();
         let caller = self.identify(&settings, &head.headers, &head.extensions).await?;
-        let place = caller.enter(arrived).inspect_err(|_| self.metrics.refused("over_quota"))?;
         let asked = head.headers.get(deadline::TIMEOUT_HEADER).map(|value| deadline::timeout(value.as_bytes()));
         let asked = asked.transpose()?;
+        let place = caller.enter(arrived).inspect_err(|_| self.metrics.refused("over_quota"))?;
         let come = Come { arrived, asked, deadline: at(arrived, asked.unwrap_or(self.timeout)), path, check };
         let room = self.room(come.deadline).await?;
         let key = AnswerKey::new(SystemTime::now());
@@ -228,9 +228,8 @@ impl Api {
         let route = settings.route(wanted.model.as_deref())?;
         account.of(route);
         let deadline = at(come.arrived, come.asked.unwrap_or(route.timeout));
-        if wanted.sampled {
-            body.bytes = route.with_sampling(body.bytes);
-        }
+        body.bytes = route.own(body.bytes, wanted.model.as_deref(), wanted.sampled);
+        account.tokens.expect(body.bytes.len());
         let caller = account.caller();
         let forward = Forward {
             gate: self.gate.clone(),
@@ -242,7 +241,7 @@ impl Api {
             body,
             seed: wanted.needs_seed.then(|| RandomState::new().hash_one(route.slot.0)),
             key,
-            claim: caller.claim(deadline.into_std()),
+            claim: caller.claim(route.hold_max, deadline.into_std()),
             scope: caller.scope(),
             tokens: account.tokens.clone(),
             deaths: 0,

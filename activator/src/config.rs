@@ -86,6 +86,8 @@ pub struct Config {
     pub issuers: Vec<IssuerEntry>,
     /// Who shows nothing is served although there are tenants, or although [`Config::listen`] is no loopback address.
     pub anonymous: bool,
+    /// A platform said where to listen, and its network decides who reaches that: without tenants everybody may ask.
+    pub platform: bool,
     /// Good for what changes something on the admin port. Without any, only a loopback address has that.
     pub admin_keys: Vec<KeyHash>,
     /// Where requests are recorded.
@@ -123,6 +125,7 @@ impl Default for Config {
             tenants: Vec::new(),
             issuers: Vec::new(),
             anonymous: false,
+            platform: false,
             admin_keys: Vec::new(),
             audit: None,
             tls: None,
@@ -173,6 +176,9 @@ pub enum ConfigError {
     /// A key that is good for two.
     #[error("the key {0} is given twice")]
     KeyTwice(String),
+    /// Fields that a request could not have.
+    #[error("model '{0}', sampling: {1}")]
+    Sampling(String, String),
     /// An issuer that cannot be.
     #[error("issuer '{0}': {1}")]
     Issuer(String, &'static str),
@@ -202,8 +208,13 @@ impl Config {
         self.check_models()?;
         self.check_tenants()?;
         self.check_issuers()?;
-        let open = self.tenants.is_empty() && self.issuers.is_empty() && !self.anonymous;
-        if open && !self.listen.ip().is_loopback() { Err(ConfigError::Open(self.listen)) } else { Ok(()) }
+        let said = self.anonymous || self.platform || self.listen.ip().is_loopback();
+        if self.asks_nobody() && !said { Err(ConfigError::Open(self.listen)) } else { Ok(()) }
+    }
+
+    /// Nobody has to show who they are, as nobody could.
+    pub(crate) fn asks_nobody(&self) -> bool {
+        self.tenants.is_empty() && self.issuers.is_empty()
     }
 
     fn check_models(&self) -> Result<(), ConfigError> {
@@ -230,6 +241,7 @@ impl Config {
             if let Some((name, _)) = zero.into_iter().find(|(_, zero)| *zero) {
                 return Err(ConfigError::Zero(name));
             }
+            check_sampling(model)?;
         }
         Ok(())
     }
@@ -284,6 +296,14 @@ impl Config {
             if entry.issuer.is_empty() || entry.audience.is_empty() || entry.tenant_claim.is_empty() {
                 return wrong("issuer, audience and tenant_claim are required");
             }
+            let known = |name: &String| self.tenants.iter().any(|tenant| tenant.name == *name);
+            match &entry.tenants {
+                None if self.issuers.len() > 1 => {
+                    return wrong("with several issuers each must say in tenants for whom it may speak");
+                }
+                Some(names) if !names.iter().all(known) => return wrong("tenants names one that is not configured"),
+                Some(_) | None => {}
+            }
             if matches!(&entry.keys, KeySource::Url(url) if !jwt::is_allowed(url)) {
                 return wrong("jwks must be a file, an https URL, or an http URL on this machine");
             }
@@ -297,11 +317,22 @@ impl Config {
             idle: model.idle.unwrap_or(self.idle),
             start_timeout: model.start_timeout.unwrap_or(self.start_timeout),
             drain_timeout: self.drain_timeout,
+            renew_timeout: self.drain_timeout.max(model.timeout.unwrap_or(self.timeout)),
             hold_max: model.hold_max.unwrap_or(self.hold_max),
             concurrency: model.concurrency.unwrap_or(usize::MAX),
             keep: model.keep,
         }
     }
+}
+
+/// As a request would be read that says the same.
+fn check_sampling(model: &ModelEntry) -> Result<(), ConfigError> {
+    let mut request = model.sampling.clone();
+    request.insert("model".into(), "m".into());
+    request.insert("prompt".into(), "x".into());
+    let text = serde_json::to_vec(&request).expect("JSON values serialise");
+    let wrong = |error: protocol::ApiError| ConfigError::Sampling(model.name.clone(), error.message);
+    protocol::parse_completion(&text).map(drop).map_err(wrong)
 }
 
 #[cfg(test)]
@@ -341,6 +372,10 @@ mod tests {
         check(|c| c.hold_max = 0, Err(ConfigError::Zero("hold-max")));
         check(|c| c.models[0].aliases = vec!["m".into()], Err(ConfigError::NameTwice("m".into())));
         check(|c| c.models[0].concurrency = Some(0), Err(ConfigError::Zero("concurrency")));
+        let mut hot = good();
+        hot.models[0].sampling.insert("temperature".into(), 5.into());
+        let said = hot.check().unwrap_err().to_string();
+        assert!(said.contains("'m'") && said.contains("temperature"), "{said}");
     }
 
     #[test]

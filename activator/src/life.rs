@@ -37,7 +37,7 @@ use crate::{
 /// Threads that serve. One could do; the second keeps probes fast while the first is busy.
 const WORKER_THREADS: usize = 2;
 
-/// How long the audit's last lines may take beyond the drain.
+/// How long the audit's last lines may take.
 const AUDIT_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Why `serve` did not begin, or how it was cut short.
@@ -252,28 +252,32 @@ impl Activator {
         }
         send(commands, Command::Close { give_up_at: deadline.into_std() }).await;
         finish(self.scaler).await;
-        if let Some(audit) = self.audit {
-            // Requests that were cut still hold it; they are not waited for.
-            let finished = tokio::task::spawn_blocking(|| audit.finish());
-            if tokio::time::timeout_at(deadline.max(Instant::now() + AUDIT_MAX), finished).await.is_err() {
-                tracing::error!("the audit's last lines may be missing");
-            }
-        }
+        finish_audit(self.audit).await;
         tracing::info!("drained");
     }
 
     /// Drains, unless the other future is done earlier: then every runtime is killed, and that is the end.
     async fn drain_unless(self, interrupted: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let commands = self.gate.commands().clone();
+        let (commands, audit) = (self.gate.commands().clone(), self.audit.clone());
         tokio::select! {
             () = self.drain() => Ok(()),
             () = interrupted => {
                 send(&commands, Command::Kill).await;
                 // Closed when the scaler has seen the last runtime's exit.
                 commands.closed().await;
+                finish_audit(audit).await;
                 Err(ServeError::Interrupted)
             }
         }
+    }
+}
+
+/// What was recorded so far is on disk, or it is told that it may not be.
+async fn finish_audit(audit: Option<Audit>) {
+    if let Some(audit) = audit
+        && tokio::time::timeout(AUDIT_MAX, audit.finish()).await.is_err()
+    {
+        tracing::error!("the audit's last lines may be missing");
     }
 }
 

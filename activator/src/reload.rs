@@ -43,6 +43,15 @@ pub struct Source {
     pub file: PathBuf,
     /// Reads it.
     pub read: Reader,
+    /// As it was before it was read first.
+    seen: Stamp,
+}
+
+impl Source {
+    /// To be made before the configuration is read for the first time, so that no change is missed.
+    pub fn new(file: PathBuf, read: Reader) -> Self {
+        Self { seen: stamp(&file), file, read }
+    }
 }
 
 impl std::fmt::Debug for Source {
@@ -60,6 +69,8 @@ pub struct Intake {
     tls: Option<Tls>,
     /// Files whose change is a reason to read everything again.
     files: Vec<PathBuf>,
+    /// Somebody has to show who they are.
+    asks: bool,
     /// What cannot change while we serve.
     fixed: Fixed,
 }
@@ -91,7 +102,7 @@ impl Intake {
     /// Of a scaler without a slot.
     pub fn new(config: &Config, commands: mpsc::Sender<Command>, tls: Option<Tls>) -> Self {
         let (ledger, fixed) = (Ledger::default(), Fixed::of(config));
-        Self { ledger, issuers: Vec::new(), commands, tls, files: Vec::new(), fixed }
+        Self { ledger, issuers: Vec::new(), commands, tls, files: Vec::new(), asks: !config.asks_nobody(), fixed }
     }
 
     /// Looks at all files, then tells the scaler; the settings are to be used from now on.
@@ -100,6 +111,8 @@ impl Intake {
     /// Something that it names is not there. Nothing has changed.
     pub async fn take(&mut self, config: &Config) -> Result<Settings, ServeError> {
         config.check()?;
+        // Also of one that is refused because they are not there yet.
+        self.files = config.tls.iter().flat_map(TlsEntry::files).collect();
         let entries = config.models.clone();
         let looked = tokio::task::spawn_blocking(move || entries.iter().map(look_at).collect::<Result<Vec<Seen>, _>>());
         let seen = looked.await.map_err(std::io::Error::other)??;
@@ -107,7 +120,6 @@ impl Intake {
         if let (Some(tls), Some(entry)) = (&self.tls, &config.tls) {
             tls.reload(entry).map_err(ServeError::Tls)?;
         }
-        self.files = config.tls.iter().flat_map(TlsEntry::files).collect();
         let (settings, slots) = self.ledger.enter(config, seen, self.issuers.clone());
         let (done, told) = oneshot::channel();
         let gone = |_| ServeError::System(std::io::Error::other("the scaler has ended"));
@@ -134,7 +146,7 @@ impl Intake {
 
     async fn again(&mut self, source: &Source, settings: &ArcSwap<Settings>) {
         let read = source.read.clone();
-        let config = match tokio::task::spawn_blocking(move || read()).await {
+        let mut config = match tokio::task::spawn_blocking(move || read()).await {
             Ok(Ok(config)) => config,
             Ok(Err(error)) => return tracing::error!(error, "the new configuration is wrong; the old one stays"),
             Err(error) => return tracing::error!(%error, "the configuration could not be read"),
@@ -144,8 +156,16 @@ impl Intake {
                 "listen, admin, standby, body_max, drain_timeout, audit, and whether TLS is spoken, change only with a restart"
             );
         }
+        // Whoever reaches the port reaches where it was bound, whatever the file says now.
+        [config.listen, config.admin] = self.fixed.ports;
+        if self.asks && config.asks_nobody() && !config.anonymous {
+            return tracing::error!(
+                "the new configuration has no tenants and would serve everybody; the old one stays, unless it says anonymous = true"
+            );
+        }
         match self.take(&config).await {
             Ok(new) => {
+                self.asks = !config.asks_nobody();
                 settings.store(Arc::new(new));
                 tracing::info!(
                     models = config.models.len(),
@@ -162,6 +182,9 @@ impl Intake {
 pub async fn watch(mut intake: Intake, source: Source, settings: Arc<ArcSwap<Settings>>, mut hangup: Signal) {
     let files = |intake: &Intake| [vec![source.file.clone()], intake.files.clone()].concat();
     let mut watch = Watch::new(files(&intake));
+    if let Ok(watch) = &mut watch {
+        watch.seen[0].1 = source.seen;
+    }
     loop {
         if let Err(error) = &watch {
             tracing::warn!(%error, "the configuration's files cannot be watched; SIGHUP still has them read");
@@ -213,7 +236,7 @@ impl Watch {
     fn new(files: Vec<PathBuf>) -> std::io::Result<Self> {
         use inotify::{CreateFlags, WatchFlags};
         let events = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        let what = WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO | WatchFlags::CREATE | WatchFlags::DELETE;
+        let what = WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO | WatchFlags::DELETE;
         for file in &files {
             let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
             inotify::add_watch(&events, folder, what)?;
@@ -229,15 +252,15 @@ impl Watch {
     /// Waits until a file is another.
     async fn changed(&mut self) {
         loop {
+            let another = |(file, seen): &(PathBuf, Stamp)| stamp(file).is_some_and(|now| Some(now) != *seen);
+            if self.seen.iter().any(another) {
+                return;
+            }
             if let Err(error) = self.something().await {
                 tracing::error!(%error, "the configuration's files cannot be watched any more; SIGHUP still has them read");
                 return std::future::pending().await;
             }
             tokio::time::sleep(SETTLED).await;
-            let another = |(file, seen): &(PathBuf, Stamp)| stamp(file).is_some_and(|now| Some(now) != *seen);
-            if self.seen.iter().any(another) {
-                return;
-            }
         }
     }
 

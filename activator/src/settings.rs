@@ -3,15 +3,14 @@
 //!
 //! **Invariant:** a slot keeps its number for as long as the process lives, and a model's name its slot, also when it is gone for a while.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use protocol::{ApiError, answer::ModelCard};
-use serde_json::{Map, Value, value::RawValue};
+use serde_json::{
+    Map, Value,
+    value::{RawValue, to_raw_value},
+};
 
 use crate::{
     config::{Config, ModelEntry},
@@ -31,6 +30,8 @@ pub struct Route {
     pub digest: Option<String>,
     /// A request's deadline where it names none.
     pub timeout: Duration,
+    /// Requests held at most.
+    pub hold_max: usize,
     /// Fields of requests that say nothing of them.
     pub sampling: Map<String, Value>,
 }
@@ -94,8 +95,8 @@ impl Ledger {
             std::iter::once(route.card.id.clone()).chain(aliases).map(|name| (name, route.clone())).collect::<Vec<_>>()
         };
         let by_name = routes.iter().flat_map(names).collect();
-        let open = config.tenants.is_empty() && config.issuers.is_empty();
-        let tenants = Tenants::new(&config.tenants, issuers, config.anonymous || open, &mut self.tenants);
+        let anonymous = config.anonymous || config.asks_nobody();
+        let tenants = Tenants::new(&config.tenants, issuers, anonymous, &mut self.tenants);
         let mut admin_keys = Keys::default();
         for key in &config.admin_keys {
             admin_keys.add(key.clone(), ());
@@ -112,6 +113,7 @@ impl Ledger {
             card,
             digest: digest.clone(),
             timeout: entry.timeout.unwrap_or(config.timeout),
+            hold_max: policy.hold_max,
             sampling: entry.sampling.clone(),
         };
         let next = SlotId(self.slots.len());
@@ -152,24 +154,35 @@ impl Settings {
 }
 
 impl Route {
-    /// A request's body with the model's fields where it says nothing of them.
-    pub fn with_sampling(&self, body: Bytes) -> Bytes {
-        if self.sampling.is_empty() {
+    /// A request's body as the runtime is to read it: with the model's own name where an alias was `asked` for, and with its sampling where
+    /// the request says nothing of it.
+    pub fn own(&self, body: Bytes, asked: Option<&str>, sampled: bool) -> Bytes {
+        let alias = asked.is_some_and(|asked| asked != self.card.id);
+        if !(alias || sampled && !self.sampling.is_empty()) {
             return body;
         }
         // What has been parsed before is an object. Its values are not read again.
         let Ok(mut fields) = serde_json::from_slice::<indexed::Fields>(&body) else { return body };
-        // A field that is null says nothing, too.
-        fields.0.retain(|(name, value)| value.get() != "null" || !self.sampling.contains_key(name));
-        let said: BTreeSet<String> = fields.0.iter().map(|(name, _)| name.clone()).collect();
-        for (name, value) in self.sampling.iter().filter(|(name, _)| !said.contains(*name)) {
-            if name == "max_tokens" && said.contains("max_completion_tokens") {
-                continue;
-            }
-            let Ok(value) = serde_json::value::to_raw_value(value) else { continue };
-            fields.0.push((name.clone(), value));
+        if alias {
+            fields.0.retain(|(name, _)| name != "model");
+            fields.0.extend(to_raw_value(&self.card.id).map(|name| ("model".to_owned(), name)));
+        }
+        if sampled {
+            self.add_sampling(&mut fields);
         }
         serde_json::to_vec(&fields).map_or(body, Bytes::from)
+    }
+
+    fn add_sampling(&self, fields: &mut indexed::Fields) {
+        // A field that is null says nothing, too.
+        let said = |name: &str| fields.0.iter().any(|(said, value)| said == name && value.get() != "null");
+        let other = |name: &str| name == "max_tokens" && said("max_completion_tokens");
+        let unsaid = |name: &str| !said(name) && !other(name);
+        let missing: Vec<_> = self.sampling.iter().filter(|(name, _)| unsaid(name)).collect();
+        fields.0.retain(|(name, _)| missing.iter().all(|(missing, _)| *missing != name));
+        for (name, value) in missing {
+            fields.0.extend(to_raw_value(value).map(|value| (name.clone(), value)));
+        }
     }
 }
 
@@ -249,7 +262,7 @@ mod tests {
         let entry = ModelEntry { sampling: sampling.as_object().unwrap().clone(), ..ModelEntry::new("a", "a") };
         let (settings, _) = settings(&mut Ledger::default(), &[entry]);
         let merged = |body: &str| {
-            let body = settings.route(None).unwrap().with_sampling(Bytes::copy_from_slice(body.as_bytes()));
+            let body = settings.route(None).unwrap().own(Bytes::copy_from_slice(body.as_bytes()), None, true);
             String::from_utf8(body.to_vec()).unwrap()
         };
         let all = r#"{"seed":1.50,"temperature":0.5,"max_tokens":9,"stop":["x"]}"#;
@@ -262,6 +275,13 @@ mod tests {
             merged(r#"{"max_completion_tokens":3,"stop":[],"temperature":1}"#),
             r#"{"max_completion_tokens":3,"stop":[],"temperature":1}"#
         );
+        assert_eq!(
+            merged(r#"{"max_completion_tokens":null,"stop":"z","temperature":1}"#),
+            r#"{"max_completion_tokens":null,"stop":"z","temperature":1,"max_tokens":9}"#
+        );
         assert_eq!(merged("[]"), "[]");
+        let route = settings.route(None).unwrap();
+        let renamed = route.own(Bytes::from_static(br#"{"model":"o","prompt": [1, 2]}"#), Some("o"), false);
+        assert_eq!(renamed, r#"{"prompt":[1, 2],"model":"a"}"#);
     }
 }

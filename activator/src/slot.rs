@@ -36,6 +36,9 @@ pub const BACK_OFF_FIRST: Duration = Duration::from_millis(250);
 /// No back-off is longer.
 pub const BACK_OFF_MAX: Duration = Duration::from_secs(30);
 
+/// A model that is kept is started again at once only if it lived at least so long.
+pub const SHORT_LIFE: Duration = Duration::from_secs(30);
+
 /// As many failures in a row turn held requests away instead of holding them further.
 pub const FAILURES_HELD_THROUGH: u32 = 3;
 
@@ -56,6 +59,8 @@ pub struct Policy {
     pub start_timeout: Duration,
     /// From drain to exit; a slower runtime is killed.
     pub drain_timeout: Duration,
+    /// The same where nobody hurries: as long as what it answers may take.
+    pub renew_timeout: Duration,
     /// Requests held at most, besides those that lost their runtime.
     pub hold_max: usize,
     /// Requests that are let through at the same time; further ones are held.
@@ -96,6 +101,8 @@ pub enum State {
     Starting {
         /// Which.
         launch: LaunchId,
+        /// Since when.
+        began: Instant,
         /// Killed if not ready by then.
         give_up_at: Instant,
     },
@@ -242,6 +249,11 @@ pub struct Slot {
     /// Launches in a row that never became ready.
     failures: u32,
     launches: u64,
+    /// To be started as soon as that can be, though nobody asks.
+    wanted: bool,
+    /// Lives in a row that ended soon after they were ready, and when the last began.
+    short_lives: u32,
+    ready_at: Option<Instant>,
     closing: bool,
 }
 
@@ -255,6 +267,9 @@ impl Slot {
             pace: Pace::default(),
             failures: 0,
             launches: 0,
+            wanted: false,
+            short_lives: 0,
+            ready_at: None,
             closing: false,
         }
     }
@@ -352,10 +367,7 @@ impl Slot {
         let start = self.pace.start.unwrap_or_default();
         let (ready_in, busy) = match &self.state {
             State::Ready { in_flight, .. } => (Duration::ZERO, in_flight.len()),
-            State::Starting { give_up_at, .. } => {
-                let began = give_up_at.checked_sub(self.policy.start_timeout).unwrap_or(now);
-                (start.saturating_sub(now.saturating_duration_since(began)), 0)
-            }
+            State::Starting { began, .. } => (start.saturating_sub(now.saturating_duration_since(*began)), 0),
             State::Cold | State::Draining { .. } => (start, 0),
             State::Failed { until, .. } => (until.saturating_duration_since(now) + start, 0),
         };

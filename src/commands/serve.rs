@@ -29,8 +29,10 @@ use store::Store;
 pub fn start(args: &Serve, environment: &Environment) -> ExitCode {
     allocator::keep_small();
     logging::start(environment);
+    // Before it is read, so that no change of it is missed.
+    let source = source(args, environment);
     match tie_to_parent(args.exit_with).and_then(|()| resolve(args, environment)) {
-        Ok(config) => activator::serve(config, source(args, environment)),
+        Ok(config) => activator::serve(config, source),
         Err(error) => exit::report(Err(error)),
     }
 }
@@ -40,7 +42,7 @@ fn source(args: &Serve, environment: &Environment) -> Option<Source> {
     let file = args.config.clone()?;
     let (args, environment) = (args.clone(), environment.clone());
     let read = move || resolve(&args, &environment).map_err(|error| error.to_string());
-    Some(Source { file, read: Arc::new(read) })
+    Some(Source::new(file, Arc::new(read)))
 }
 
 /// SIGTERM when the parent is gone, so that nothing is left of a command that was killed while it served.
@@ -76,7 +78,6 @@ fn resolve(args: &Serve, environment: &Environment) -> Result<Config> {
     let tenants = file.tenants.iter().map(|(name, tenant)| tenant.entry(name)).collect::<Result<Vec<_>>>()?;
     let issuers: Vec<_> = file.issuers.iter().map(|issuer| issuer.entry(&folder)).collect();
     let known = !tenants.is_empty() || !issuers.is_empty();
-    let by_platform = listen.is_none() && environment.has_platform() && !known;
     let mut models = models(&args.models, &file, &folder, environment)?;
     if known {
         // Who comes next is decided where tenants are known, not in the engine's own queue.
@@ -91,7 +92,8 @@ fn resolve(args: &Serve, environment: &Environment) -> Result<Config> {
         models,
         tenants,
         issuers,
-        anonymous: args.anonymous || file.anonymous.unwrap_or(by_platform),
+        anonymous: args.anonymous || file.anonymous.unwrap_or_default(),
+        platform: listen.is_none() && environment.has_platform(),
         admin_keys: configuration::keys("operators.keys", &file.operators.keys)?,
         tls: file.tls.as_ref().map(|tls| tls.entry(&folder)),
         audit: args.audit.clone().or(file.audit.map(|path| folder.join(path))),

@@ -154,7 +154,7 @@ pub struct Tenant {
     pub weight: Option<u32>,
     /// Where requests wait, higher goes first; every 5 s of waiting count as 1 [default: 0]
     pub priority: Option<u8>,
-    /// Requests of its that may wait for one model
+    /// Requests of its that may wait for one model [default: its share, by weight, of the model's hold_max]
     pub hold_max: Option<usize>,
 }
 
@@ -170,6 +170,8 @@ pub struct Issuer {
     pub jwks: String,
     /// The claim that names the tenant, as a path with dots [default: tenant]
     pub tenant_claim: Option<String>,
+    /// Tenants that it may speak for; required where there are several issuers [default: all]
+    pub tenants: Option<Vec<String>>,
 }
 
 /// `30s`, `500ms`, `2m`, `1h`.

@@ -107,6 +107,7 @@ impl file::Issuer {
             audience: self.audience.clone(),
             keys,
             tenant_claim: self.tenant_claim.clone().unwrap_or_else(|| "tenant".into()),
+            tenants: self.tenants.clone(),
         }
     }
 }

@@ -15,12 +15,11 @@ mod writer;
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 pub use verify::{Broken, Verified, verify};
 use writer::Writer;
@@ -95,42 +94,66 @@ pub struct AuditError {
     pub error: io::Error,
 }
 
-/// The way to the file. Cheap to clone; when the last is dropped, all is written and the file closed.
+/// What the writer is told.
+#[derive(Debug)]
+enum Entry {
+    Line(Box<Line>),
+    /// Write what came before, and end.
+    End,
+}
+
+/// The way to the file. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Audit {
-    lines: mpsc::Sender<Line>,
-    written: Arc<std::sync::Mutex<Option<std::thread::JoinHandle<()>>>>,
+    entries: mpsc::Sender<Entry>,
+    writing: watch::Receiver<Writing>,
+}
+
+/// How the writer fares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writing {
+    /// Lines reach the disk.
+    Well,
+    /// They do not, at the moment.
+    Badly,
+    /// It has ended, and all is written.
+    Done,
 }
 
 /// Room for one line.
 #[derive(Debug)]
-pub struct Room(mpsc::OwnedPermit<Line>);
+pub struct Room(mpsc::OwnedPermit<Entry>);
 
 impl Audit {
     /// Goes on behind the file's last line, or begins one.
     ///
     /// # Errors
-    /// It cannot be opened or read.
+    /// It cannot be opened or read, it is no audit, or another process writes it.
     pub fn open(path: &Path) -> Result<Self, AuditError> {
-        let writer = Writer::open(path).map_err(|error| AuditError { path: path.into(), error })?;
-        let (lines, read) = mpsc::channel(LINES_MAX);
-        let thread = std::thread::Builder::new().name("audit".into()).spawn(move || writer.run(read));
-        let thread = thread.map_err(|error| AuditError { path: path.into(), error })?;
-        Ok(Self { lines, written: Arc::new(std::sync::Mutex::new(Some(thread))) })
+        let started = Writer::open(path).and_then(Self::start);
+        started.map_err(|error| AuditError { path: path.into(), error })
     }
 
-    /// Room for one line; waits while there is none.
+    fn start(writer: Writer) -> io::Result<Self> {
+        let (entries, read) = mpsc::channel(LINES_MAX);
+        let (told, writing) = watch::channel(Writing::Well);
+        let thread = std::thread::Builder::new().name("audit".into());
+        thread.spawn(move || writer.run(read, &told))?;
+        Ok(Self { entries, writing })
+    }
+
+    /// Room for one line; waits while there is none, and while lines do not reach the disk.
     pub async fn room(&self) -> Option<Room> {
-        self.lines.clone().reserve_owned().await.ok().map(Room)
+        self.writing.clone().wait_for(|writing| *writing == Writing::Well).await.ok()?;
+        self.entries.clone().reserve_owned().await.ok().map(Room)
     }
 
-    /// Waits until all is written. Nothing can be added afterwards but by those who have room already.
-    pub fn finish(self) {
-        let thread = self.written.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        drop(self.lines);
-        if let Some(thread) = thread
-            && thread.join().is_err()
-        {
+    /// Has what came so far written, and waits for that. What comes later is not recorded: it was cut.
+    pub async fn finish(self) {
+        let mut writing = self.writing.clone();
+        // A writer that has failed is told of below.
+        let _ = self.entries.send(Entry::End).await;
+        if writing.wait_for(|writing| *writing == Writing::Done).await.is_err() {
             tracing::error!("the audit's writer failed");
         }
     }
@@ -139,7 +162,7 @@ impl Audit {
 impl Room {
     /// Writes it.
     pub fn write(self, line: Line) {
-        self.0.send(line);
+        self.0.send(Entry::Line(Box::new(line)));
     }
 }
 

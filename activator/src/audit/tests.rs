@@ -25,7 +25,7 @@ async fn write(path: &Path, lines: std::ops::Range<u64>) {
     for n in lines {
         audit.room().await.unwrap().write(line(n));
     }
-    tokio::task::spawn_blocking(|| audit.finish()).await.unwrap();
+    audit.finish().await;
 }
 
 #[tokio::test]
@@ -76,8 +76,33 @@ async fn a_line_that_was_cut_is_put_aside_and_the_chain_goes_on() {
 async fn something_else_is_no_audit() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("audit.jsonl");
-    fs::write(&path, "x".repeat(1 << 20)).unwrap();
-    assert!(Audit::open(&path).is_err());
+    for other in ["x".repeat(1 << 20), "a list of things to buy\n".to_owned()] {
+        fs::write(&path, &other).unwrap();
+        assert!(Audit::open(&path).is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), other, "it was left alone");
+    }
     assert!(Audit::open(folder.path()).is_err());
     assert!(matches!(verify(&folder.path().join("nothing")), Err(Broken::Io(_))));
+}
+
+#[tokio::test]
+async fn two_processes_cannot_write_one_audit() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.jsonl");
+    let audit = Audit::open(&path).unwrap();
+    assert!(Audit::open(&path).unwrap_err().to_string().contains("another process"));
+    audit.finish().await;
+    assert!(Audit::open(&path).is_ok());
+}
+
+/// On a disk without room.
+#[tokio::test]
+async fn while_nothing_can_be_written_nobody_gets_room() {
+    let file = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let writer = Writer { file, path: "/dev/full".into(), bytes: 0, seq: 0, prev: GENESIS.into() };
+    let audit = Audit::start(writer).unwrap();
+    audit.room().await.unwrap().write(line(1));
+    let refused =
+        async { while tokio::time::timeout(std::time::Duration::from_millis(50), audit.room()).await.is_ok() {} };
+    tokio::time::timeout(std::time::Duration::from_secs(10), refused).await.unwrap();
 }

@@ -13,6 +13,8 @@ const LINE_BYTES_MAX: u64 = 64 << 10;
 /// What precedes a line's hash, and what follows it.
 const BEFORE: &str = ",\"hash\":\"";
 const AFTER: &str = "\"}";
+/// How the first line begins.
+const FIRST: &[u8] = b"{\"seq\":1,";
 
 /// An audit without a fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,7 +111,9 @@ pub(super) fn end(file: &File) -> io::Result<End> {
         }
         whole -= 1;
     }
-    if from > 0 {
+    // All that can be there without a whole line is the first one's beginning.
+    let begins = tail.iter().zip(FIRST).all(|(there, written)| there == written);
+    if from > 0 || !begins {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "its end is no audit's; move it away"));
     }
     Ok(End { bytes: 0, seq: 0, hash: String::new(), rest: (!tail.is_empty()).then_some(tail) })

@@ -8,9 +8,13 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::sync::mpsc;
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
+use tokio::sync::{mpsc, watch};
 
-use super::{GENESIS, Line, link, verify};
+use super::{Entry, GENESIS, Line, Writing, link, verify};
 
 /// Lines that are written and flushed together at most.
 const BATCH_MAX: usize = 1024;
@@ -18,12 +22,12 @@ const BATCH_MAX: usize = 1024;
 const RETRY: Duration = Duration::from_secs(1);
 
 pub(super) struct Writer {
-    file: File,
-    path: PathBuf,
+    pub file: File,
+    pub path: PathBuf,
     /// Bytes that are whole lines.
-    bytes: u64,
-    seq: u64,
-    prev: String,
+    pub bytes: u64,
+    pub seq: u64,
+    pub prev: String,
 }
 
 impl Writer {
@@ -31,6 +35,10 @@ impl Writer {
     pub fn open(path: &Path) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         let file = options.read(true).append(true).create(true).mode(0o600).open(path)?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
+            Errno::WOULDBLOCK => io::Error::other("another process writes it; two chains in one file would be none"),
+            error => error.into(),
+        })?;
         let end = verify::end(&file)?;
         let mut writer = Self { file, path: path.into(), bytes: end.bytes, seq: end.seq, prev: end.hash };
         if let Some(rest) = end.rest {
@@ -47,28 +55,40 @@ impl Writer {
         let mut aside = self.path.clone().into_os_string();
         aside.push(format!(".broken-{now}"));
         tracing::warn!(aside = %aside.display(), bytes = rest.len(), "the audit's last line is not whole and was put aside");
-        std::fs::write(&aside, rest)?;
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(0o600).open(&aside)?.write_all(rest)?;
         self.file.set_len(self.bytes)
     }
 
-    /// Until nobody can write any more.
-    pub fn run(mut self, mut lines: mpsc::Receiver<Line>) {
-        let mut batch = Vec::new();
-        while lines.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
+    /// Until it is told to end, or nobody can write any more.
+    pub fn run(mut self, mut entries: mpsc::Receiver<Entry>, told: &watch::Sender<Writing>) {
+        let (mut batch, mut ends) = (Vec::new(), false);
+        while !ends && entries.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
             let mut text = String::new();
-            for line in batch.drain(..) {
-                self.seq += 1;
-                let (line, hash) = link(self.seq, line, &self.prev);
-                text.push_str(&line);
-                self.prev = hash;
+            for entry in batch.drain(..) {
+                match entry {
+                    Entry::Line(line) => text.push_str(&self.link(*line)),
+                    Entry::End => ends = true,
+                }
             }
-            self.append(text.as_bytes());
+            self.append(text.as_bytes(), told);
         }
+        // The file is let go of before that is told.
+        drop(self);
+        told.send_replace(Writing::Done);
+    }
+
+    fn link(&mut self, line: Line) -> String {
+        self.seq += 1;
+        let (text, hash) = link(self.seq, line, &self.prev);
+        self.prev = hash;
+        text
     }
 
     /// Again and again, until it is on disk.
-    fn append(&mut self, text: &[u8]) {
+    fn append(&mut self, text: &[u8], told: &watch::Sender<Writing>) {
         while let Err(error) = self.file.write_all(text).and_then(|()| self.file.sync_data()) {
+            told.send_replace(Writing::Badly);
             tracing::error!(path = %self.path.display(), %error, "the audit cannot be written; new requests wait for it");
             std::thread::sleep(RETRY);
             // What was written in part is written again.
@@ -76,6 +96,7 @@ impl Writer {
                 tracing::error!(%error, "the audit's last line may be there twice");
             }
         }
+        told.send_if_modified(|writing| std::mem::replace(writing, Writing::Well) != Writing::Well);
         self.bytes += text.len() as u64;
     }
 }

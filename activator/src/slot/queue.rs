@@ -3,7 +3,7 @@
 //! Each tenant has one line, first come first served. Between lines the one comes next whose turn is due: a turn of a line of weight *w* lasts
 //! 1/*w* in a time of its own (start-time fair queueing, Goyal, Vin and Cheng 1996), so that with lines that never run dry each gets its share,
 //! and one that comes back from a pause has no debt and no credit. A higher priority goes first, but a line gains one step of priority for each
-//! [`AGEING`] that its head has waited. Who was let in before and has lost its runtime comes before all.
+//! [`AGEING`] that it has waited for a turn. Who was let in before and has lost its runtime comes before all.
 //!
 //! **Invariant:** pure. Time is an argument.
 
@@ -15,7 +15,7 @@ use std::{
 
 use super::RequestId;
 
-/// As long as this a head waits for each step of priority that it gains.
+/// As long as this a line waits for each step of priority that it gains.
 pub const AGEING: Duration = Duration::from_secs(5);
 
 /// A turn of weight 1.
@@ -49,6 +49,8 @@ struct Line {
     priority: u8,
     /// When its next turn begins, in turns' own time.
     due: u64,
+    /// When it had its last turn; before that, when its head came.
+    served: Option<Instant>,
     waiting: BTreeMap<RequestId, Instant>,
 }
 
@@ -58,7 +60,7 @@ pub struct Queue {
     /// First of all.
     returned: BTreeSet<RequestId>,
     lines: BTreeMap<TenantId, Line>,
-    /// The beginning of the turn that was taken last.
+    /// The earliest turn that is due.
     now: u64,
     len: usize,
 }
@@ -85,12 +87,14 @@ impl Queue {
             weight: claim.weight,
             priority: claim.priority,
             due: 0,
+            served: None,
             waiting: BTreeMap::new(),
         });
         // A tenant's newest terms count.
         (line.weight, line.priority) = (claim.weight.clamp(1, WEIGHT_MAX), claim.priority);
         if line.waiting.is_empty() {
             line.due = line.due.max(self.now);
+            line.served = None;
         }
         line.waiting.insert(request, now);
         self.len += 1;
@@ -108,15 +112,20 @@ impl Queue {
         }
         let turn = |(tenant, line): (&TenantId, &Line)| {
             let (head, since) = line.waiting.first_key_value()?;
-            let aged = now.saturating_duration_since(*since).as_secs() / AGEING.as_secs();
+            // Not its head's age alone: a long line that is served all the time does not age.
+            let since = line.served.map_or(*since, |served| served.max(*since));
+            let aged = now.saturating_duration_since(since).as_secs() / AGEING.as_secs();
             Some(((u64::from(line.priority) + aged, Reverse(line.due), Reverse(*head)), *tenant))
         };
         let (_, tenant) = self.lines.iter().filter_map(turn).max()?;
         let line = self.lines.get_mut(&tenant)?;
         let (request, _) = line.waiting.pop_first()?;
-        // Turns taken early, by priority, do not move the others' time.
-        self.now = self.now.max(line.due);
         line.due += TURN / u64::from(line.weight);
+        line.served = Some(now);
+        let just_served = line.due;
+        // Turns taken early, by priority, do not move the others' time: it is that of whoever is furthest behind.
+        let waiting = self.lines.values().filter(|line| !line.waiting.is_empty()).map(|line| line.due).min();
+        self.now = self.now.max(waiting.unwrap_or(just_served));
         self.len -= 1;
         self.forget();
         Some(request)
@@ -187,6 +196,32 @@ mod tests {
         queue.push(RequestId(3), &claim(0, 1, 0), later);
         assert_eq!([queue.pop(later), queue.pop(later), queue.pop(later)], [1, 2, 3].map(|n| Some(RequestId(n))));
         assert_eq!(queue.pop(later), None);
+    }
+
+    #[test]
+    fn a_flood_that_came_first_does_not_keep_others_waiting_for_its_end() {
+        let (mut queue, start) = (Queue::default(), Instant::now());
+        (0..1000).for_each(|n| queue.push(RequestId(n), &claim(0, 1, 0), start));
+        let mut now = start + Duration::from_secs(6);
+        (1000..1100).for_each(|n| queue.push(RequestId(n), &claim(1, 1, 0), now));
+        let of_the_second = (0..100)
+            .filter(|_| {
+                now += Duration::from_secs(1);
+                queue.pop(now).unwrap().0 >= 1000
+            })
+            .count();
+        assert!((45..=55).contains(&of_the_second), "{of_the_second}");
+    }
+
+    #[test]
+    fn turns_taken_by_priority_do_not_change_the_shares_of_the_others() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        (0..100).for_each(|n| queue.push(RequestId(n), &claim(0, 1, 9), now));
+        (100..200).for_each(|n| queue.push(RequestId(n), &claim(1, 1, 0), now));
+        (0..100).for_each(|_| assert!(queue.pop(now).unwrap().0 < 100));
+        (200..300).for_each(|n| queue.push(RequestId(n), &claim(2, 1, 0), now));
+        let of_the_last = (0..40).filter(|_| queue.pop(now).unwrap().0 >= 200).count();
+        assert!((19..=21).contains(&of_the_last), "{of_the_last}");
     }
 
     #[test]

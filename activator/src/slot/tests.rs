@@ -10,6 +10,7 @@ const POLICY: Policy = Policy {
     idle: Duration::from_secs(30),
     start_timeout: Duration::from_secs(60),
     drain_timeout: Duration::from_secs(10),
+    renew_timeout: Duration::from_secs(300),
     hold_max: 2,
     concurrency: usize::MAX,
     keep: false,
@@ -347,7 +348,8 @@ fn a_model_that_is_kept_is_there_without_being_asked_for() {
     assert_eq!(story.then(Event::Wanted), vec![], "it comes");
     story.then(Event::BecameReady(FIRST));
     assert_eq!(story.slot.deadline(), None, "it is not drained");
-    assert_eq!(story.then(Event::Exited(FIRST, died())), vec![Effect::Launch(SECOND)]);
+    assert_eq!(story.then(Event::Exited(FIRST, died())), vec![], "soon after it was ready: not at once");
+    assert_eq!(story.due(), vec![Effect::Launch(SECOND)]);
     story.then(Event::NewPolicy(POLICY));
     story.then(Event::BecameReady(SECOND));
     assert_eq!(story.due(), vec![Effect::Drain(SECOND)]);
@@ -357,6 +359,39 @@ fn a_model_that_is_kept_is_there_without_being_asked_for() {
     story.then(Event::Close { give_up_at: story.now });
     assert_eq!(story.then(Event::Exited(LaunchId(3), died())), vec![], "and it ends with the rest");
     assert_eq!(story.then(Event::Wanted), vec![]);
+}
+
+#[test]
+fn a_kept_model_that_dies_again_and_again_is_started_less_and_less_often() {
+    let mut story = Story::with(Policy { keep: true, ..POLICY });
+    story.then(Event::Wanted);
+    let mut pause = |launch, lived| {
+        story.then(Event::BecameReady(LaunchId(launch)));
+        story.now += lived;
+        if story.then(Event::Exited(LaunchId(launch), died())) == vec![Effect::Launch(LaunchId(launch + 1))] {
+            return 0;
+        }
+        let since = story.now;
+        assert_eq!(story.due(), vec![Effect::Launch(LaunchId(launch + 1))]);
+        (story.now - since).as_millis()
+    };
+    let (short, long) = (Duration::from_secs(1), SHORT_LIFE);
+    let pauses =
+        [(1, short), (2, short), (3, short), (4, long), (5, short)].map(|(launch, lived)| pause(launch, lived));
+    assert_eq!(pauses, [250, 500, 1000, 0, 250]);
+}
+
+#[test]
+fn a_wish_to_be_started_is_remembered_while_that_cannot_be() {
+    let mut story =
+        Story::new().after([arrived(1), Event::BecameReady(FIRST), Event::Left(request(1)), Event::Unwanted]);
+    assert_eq!(story.then(Event::Wanted), vec![], "it drains");
+    assert_eq!(story.then(Event::Exited(FIRST, died())), vec![Effect::Launch(SECOND)]);
+    assert_eq!(story.then(Event::Exited(SECOND, died())), vec![]);
+    assert_eq!(story.due(), vec![Effect::Launch(LaunchId(3))], "it failed, and is still wanted");
+    story.then(Event::Unwanted);
+    assert_eq!(story.then(Event::Exited(LaunchId(3), died())), vec![]);
+    assert_eq!(story.phase(), (Phase::Cold, 0, 0));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-use super::{Claim, Effect, Failure, LaunchId, Policy, Refusal, RequestId, Slot, State, back_off};
+use super::{Claim, Effect, Failure, LaunchId, Policy, Refusal, RequestId, SHORT_LIFE, Slot, State, back_off};
 
 /// One event being worked into a slot.
 pub(super) struct Turn {
@@ -122,11 +122,9 @@ impl Turn {
 
     pub fn became_ready(&mut self, ready: LaunchId) {
         match self.slot.state {
-            State::Starting { launch, give_up_at } if launch == ready => {
-                let began = give_up_at.checked_sub(self.slot.policy.start_timeout);
-                let took = began.map(|began| self.now.saturating_duration_since(began));
-                self.slot.pace.start = took.or(self.slot.pace.start);
-                self.slot.failures = 0;
+            State::Starting { launch, began, .. } if launch == ready => {
+                self.slot.pace.start = Some(self.now.saturating_duration_since(began));
+                (self.slot.failures, self.slot.wanted, self.slot.ready_at) = (0, false, Some(self.now));
                 self.slot.state = State::Ready { launch, in_flight: BTreeMap::new(), idle_since: self.now };
                 self.admit_held();
             }
@@ -185,7 +183,9 @@ impl Turn {
             State::Starting { .. } => self.fail(death),
             State::Draining { failure: Some(failure), .. } => self.fail(failure),
             State::Draining { failure: None, .. } | State::Ready { .. } | State::Cold | State::Failed { .. } => {
-                self.start_if_wanted();
+                let short = self.slot.ready_at.take().is_some_and(|at| self.now - at < SHORT_LIFE);
+                self.slot.short_lives = if short { self.slot.short_lives.saturating_add(1) } else { 0 };
+                self.start_if_wanted(self.slot.short_lives);
             }
         }
     }
@@ -211,7 +211,7 @@ impl Turn {
             }
             State::Failed { .. } => {
                 self.slot.state = State::Cold;
-                self.start_if_wanted();
+                self.start_if_wanted(0);
             }
         }
     }
@@ -221,30 +221,33 @@ impl Turn {
             State::Failed { .. } => {
                 self.slot.failures = 0;
                 self.slot.state = State::Cold;
-                self.start_if_wanted();
+                self.start_if_wanted(0);
             }
             State::Cold | State::Starting { .. } | State::Ready { .. } | State::Draining { .. } => {}
         }
     }
 
     pub fn wanted(&mut self) {
-        if !self.slot.closing {
-            self.start_if_cold();
+        if self.slot.closing {
+            return;
         }
+        self.start_if_cold();
+        self.slot.wanted = !matches!(self.slot.state, State::Ready { .. });
     }
 
     pub fn renew(&mut self) {
         match self.slot.state {
             State::Failed { .. } => self.snapshot_changed(),
             State::Starting { launch, .. } => self.kill(launch, None),
-            State::Ready { launch, .. } => self.drain(launch, self.now + self.slot.policy.drain_timeout),
+            State::Ready { launch, .. } => self.drain(launch, self.now + self.slot.policy.renew_timeout),
             State::Cold | State::Draining { .. } => {}
         }
     }
 
     pub fn unwanted(&mut self) {
+        self.slot.wanted = false;
         match self.slot.state {
-            State::Ready { launch, .. } => self.drain(launch, self.now + self.slot.policy.drain_timeout),
+            State::Ready { launch, .. } => self.drain(launch, self.now + self.slot.policy.renew_timeout),
             State::Starting { launch, .. } if self.slot.held.is_empty() => self.kill(launch, None),
             State::Cold | State::Starting { .. } | State::Draining { .. } | State::Failed { .. } => {}
         }
@@ -259,7 +262,7 @@ impl Turn {
     }
 
     pub fn close(&mut self, by: Instant) {
-        self.slot.closing = true;
+        (self.slot.closing, self.slot.wanted) = (true, false);
         for request in self.slot.held.take() {
             self.refuse(request, Refusal::Closing);
         }
@@ -285,12 +288,20 @@ impl Turn {
     fn start(&mut self) {
         self.slot.launches += 1;
         let launch = LaunchId(self.slot.launches);
-        self.slot.state = State::Starting { launch, give_up_at: self.now + self.slot.policy.start_timeout };
+        let give_up_at = self.now + self.slot.policy.start_timeout;
+        self.slot.state = State::Starting { launch, began: self.now, give_up_at };
         self.effects.push(Effect::Launch(launch));
     }
 
-    fn start_if_wanted(&mut self) {
-        if !self.slot.held.is_empty() || (self.slot.policy.keep && !self.slot.closing) {
+    /// Who dies as soon as it is there is not started again and again without a pause, but for who asks.
+    fn start_if_wanted(&mut self, short_lives: u32) {
+        let kept = self.slot.policy.keep && !self.slot.closing;
+        if !self.slot.held.is_empty() || self.slot.wanted {
+            self.start();
+        } else if kept && short_lives > 0 {
+            let failure = Failure::internal("it ended soon after it was ready");
+            self.slot.state = State::Failed { until: self.now + back_off(short_lives), failure };
+        } else if kept {
             self.start();
         }
     }

@@ -11,10 +11,12 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{
     Algorithm, DecodingKey, Validation, decode, decode_header,
     jwk::{AlgorithmParameters, JwkSet},
 };
+use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::sync::{Notify, watch};
 
@@ -74,6 +76,8 @@ pub struct IssuerEntry {
     pub keys: KeySource,
     /// The claim that names the tenant: `tenant`, or a path such as `org.id`.
     pub tenant_claim: String,
+    /// Tenants that it may speak for; `None`: all. Required where there are several issuers.
+    pub tenants: Option<Vec<String>>,
 }
 
 /// What a good token says.
@@ -152,6 +156,11 @@ impl Issuer {
         self.said(token, header.alg, kid)
     }
 
+    /// Whether a token of this issuer can be this tenant's.
+    pub fn may_speak_for(&self, tenant: &str) -> bool {
+        self.entry.tenants.as_ref().is_none_or(|tenants| tenants.iter().any(|name| name == tenant))
+    }
+
     fn knows(&self, kid: Option<&str>) -> bool {
         kid.is_none_or(|kid| self.keys.load().find(kid).is_some())
     }
@@ -227,7 +236,33 @@ fn read(source: &KeySource) -> Result<JwkSet, String> {
     if bytes.len() as u64 > JWKS_BYTES_MAX {
         return Err(wrong(&"the document is larger than 1 MiB"));
     }
-    serde_json::from_slice(&bytes).map_err(|error| wrong(&error))
+    parse(&bytes).map_err(|why| wrong(&why))
+}
+
+/// Keys of kinds that are not known, or that are for something else, are passed over (RFC 7517, section 5).
+fn parse(bytes: &[u8]) -> Result<JwkSet, String> {
+    #[derive(Deserialize)]
+    struct Document {
+        keys: Vec<Value>,
+    }
+    let document: Document = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    let for_signatures = |key: &Value| key.get("use").is_none_or(|what| what == "sig");
+    let keys: Vec<_> =
+        document.keys.into_iter().filter(for_signatures).filter_map(|key| serde_json::from_value(key).ok()).collect();
+    if keys.is_empty() { Err("it has no key that can be used here".into()) } else { Ok(JwkSet { keys }) }
+}
+
+/// Who says to have signed a token. Nothing of that is checked.
+pub fn issuer(token: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Claims {
+        iss: String,
+    }
+    if token.len() > TOKEN_BYTES_MAX {
+        return None;
+    }
+    let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    Some(serde_json::from_slice::<Claims>(&claims).ok()?.iss)
 }
 
 /// Whether an URL is one that keys may come from.
@@ -246,6 +281,17 @@ pub fn is_allowed(url: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_of_other_kinds_are_passed_over() {
+        let good = r#"{"kty":"OKP","crv":"Ed25519","kid":"a","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
+        let odd = r#"{"kty":"EC","crv":"secp256k1","kid":"b","x":"","y":""},{"kty":"NEW"},7"#;
+        let enc = good.replace("\"kty\"", "\"use\":\"enc\",\"kty\"");
+        assert_eq!(parse(format!("{{\"keys\":[{odd},{enc},{good}]}}").as_bytes()).map(|keys| keys.keys.len()), Ok(1));
+        for nothing in ["", "{}", "{\"keys\":[]}", "{\"keys\":[7]}"] {
+            assert!(parse(nothing.as_bytes()).is_err(), "{nothing}");
+        }
+    }
 
     #[test]
     fn keys_come_over_tls_or_from_this_machine() {

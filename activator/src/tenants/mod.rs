@@ -51,7 +51,7 @@ pub struct TenantEntry {
     pub weight: u32,
     /// Higher goes first.
     pub priority: u8,
-    /// Requests of its that may wait for one model; `None`: as many as may wait at all.
+    /// Requests of its that may wait for one model; `None`: its share, by weight, of all that may.
     pub hold_max: Option<usize>,
 }
 
@@ -80,6 +80,16 @@ pub struct Tenant {
     pub entry: TenantEntry,
     models: Option<BTreeSet<String>>,
     usage: Arc<Usage>,
+    /// Of all tenants, nobody's requests included where there may be any.
+    weights: u64,
+}
+
+impl Tenant {
+    /// Its part of all that may wait, so that no tenant can take the others' room.
+    fn share(&self, all: usize) -> usize {
+        let share = all as u128 * u128::from(self.entry.weight) / u128::from(self.weights.max(1));
+        usize::try_from(share).unwrap_or(all).max(1)
+    }
 }
 
 /// The names in a client's certificate, which was checked: an extension of its requests.
@@ -128,14 +138,15 @@ impl Caller {
     }
 
     /// Its place among those who wait.
-    pub fn claim(&self, deadline: Instant) -> Claim {
+    /// `hold_max`: as many requests may wait for the model.
+    pub fn claim(&self, hold_max: usize, deadline: Instant) -> Claim {
         match &self.tenant {
-            None => Claim { tenant: TenantId(0), weight: 1, priority: 0, hold_max: usize::MAX, deadline },
+            None => Claim { tenant: TenantId(0), weight: 1, priority: 0, hold_max, deadline },
             Some(tenant) => Claim {
                 tenant: tenant.id,
                 weight: tenant.entry.weight,
                 priority: tenant.entry.priority,
-                hold_max: tenant.entry.hold_max.unwrap_or(usize::MAX),
+                hold_max: tenant.entry.hold_max.unwrap_or_else(|| tenant.share(hold_max)),
                 deadline,
             },
         }
@@ -175,10 +186,11 @@ impl Tenants {
     /// `anonymous`: who shows nothing is served, too. The entries have been checked ([`crate::Config::check`]).
     pub fn new(entries: &[TenantEntry], issuers: Vec<Arc<Issuer>>, anonymous: bool, book: &mut Book) -> Self {
         let mut tenants = Self { issuers, anonymous, ..Self::default() };
+        let weights = entries.iter().map(|entry| u64::from(entry.weight)).sum::<u64>() + u64::from(anonymous);
         for entry in entries {
             let (id, usage) = book.of(&entry.name);
             let models = entry.models.as_ref().map(|models| models.iter().cloned().collect());
-            let tenant = Arc::new(Tenant { id, entry: entry.clone(), models, usage });
+            let tenant = Arc::new(Tenant { id, entry: entry.clone(), models, usage, weights });
             tenants.by_name.insert(entry.name.clone(), tenant.clone());
             for key in &entry.keys {
                 tenants.keys.add(key.clone(), tenant.clone());
@@ -195,22 +207,24 @@ impl Tenants {
     /// # Errors
     /// 401, and 403 for a good token of a tenant that there is not.
     pub async fn identify(&self, headers: &HeaderMap, client_names: &[String]) -> Result<Caller, ApiError> {
-        if let Some(value) = headers.get(AUTHORIZATION) {
-            // What is shown must be right, or is ignored where nobody has to show anything.
-            return match value.to_str().ok().and_then(bearer) {
-                Some(token) if token.starts_with(key::PREFIX) => self.by_key(token),
-                Some(token) if !self.issuers.is_empty() && token.matches('.').count() == 2 => {
-                    self.by_token(token).await
-                }
-                _ if self.anonymous => Ok(Caller::anonymous()),
-                _ => Err(unauthorized("This is no API key of this server.")),
-            };
+        let shown = headers.get(AUTHORIZATION).and_then(|value| bearer(value.to_str().ok()?));
+        match shown {
+            Some(token) if token.starts_with(key::PREFIX) => return self.by_key(token),
+            Some(token) if !self.issuers.is_empty() && token.matches('.').count() == 2 => {
+                return self.by_token(token).await;
+            }
+            // Clients that cannot but send something send anything.
+            Some(_) | None => {}
         }
         let known = client_names.iter().find_map(|name| Some((name, self.client_names.get(name)?)));
         if let Some((name, tenant)) = known {
             return Ok(Caller { tenant: Some(tenant.clone()), by: format!("certificate:{name}") });
         }
-        if self.anonymous { Ok(Caller::anonymous()) } else { Err(unauthorized("An API key is required.")) }
+        match headers.contains_key(AUTHORIZATION) {
+            _ if self.anonymous => Ok(Caller::anonymous()),
+            true => Err(unauthorized("This is no API key of this server.")),
+            false => Err(unauthorized("An API key is required.")),
+        }
     }
 
     fn by_key(&self, key: &str) -> Result<Caller, ApiError> {
@@ -222,11 +236,14 @@ impl Tenants {
     }
 
     async fn by_token(&self, token: &str) -> Result<Caller, ApiError> {
-        let mut why = jwt::BadToken("there is no issuer of tokens");
-        for issuer in &self.issuers {
+        let mut why = jwt::BadToken("the token is another issuer's");
+        // Said and not proven yet: it only chooses who is asked to prove it.
+        let said = jwt::issuer(token);
+        for issuer in self.issuers.iter().filter(|issuer| said.as_ref() == Some(&issuer.entry.issuer)) {
             match issuer.check(token).await {
                 Ok(said) => {
-                    let tenant = self.by_name.get(&said.tenant).ok_or_else(|| {
+                    let tenant = self.by_name.get(&said.tenant).filter(|_| issuer.may_speak_for(&said.tenant));
+                    let tenant = tenant.ok_or_else(|| {
                         let message = "The token is good, but its tenant is not known to this server.";
                         ApiError::new(ErrorKind::Forbidden, message)
                     })?;

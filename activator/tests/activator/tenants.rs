@@ -125,7 +125,8 @@ async fn over_its_bounds_a_tenant_is_told_when_to_come_back_and_no_slot_hears_of
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_waits_is_let_through_as_the_bounds_of_the_model_and_the_shares_of_tenants_say() {
     let ((acme, key), (umbrella, second)) = (tenant("acme"), tenant("umbrella"));
-    let umbrella = TenantEntry { priority: 3, hold_max: Some(1), ..umbrella };
+    let (acme, umbrella) =
+        (TenantEntry { hold_max: Some(3), ..acme }, TenantEntry { priority: 3, hold_max: Some(1), ..umbrella });
     let house = House::with(&[Start::Ready], |_, config| {
         config.tenants = vec![acme, umbrella];
         config.models[0].concurrency = Some(1);
@@ -183,7 +184,7 @@ async fn a_models_own_sampling_and_names_are_used() {
     let body = json!({"model": "gpt", "seed": 1, "messages": [{"role": "user", "content": "hi"}]});
     let seen = house.ask(&body).await.json().await["body"].clone();
     let seen: Value = serde_json::from_str(seen.as_str().unwrap()).unwrap();
-    assert_eq!((&seen["temperature"], &seen["model"]), (&json!(0.25), &json!("gpt")));
+    assert_eq!((&seen["temperature"], &seen["model"]), (&json!(0.25), &json!("m")));
     assert_eq!(house.slot().await["name"], "m");
 }
 
@@ -228,6 +229,7 @@ async fn tokens_are_taken_from_their_issuer_alone_and_keys_may_change() {
         audience: "pilotlight".into(),
         keys: KeySource::File(path.clone()),
         tenant_claim: "org.tenant".into(),
+        tenants: None,
     };
     let house = House::with(&[Start::Ready], |_, config| {
         config.tenants = vec![TenantEntry::new("acme")];

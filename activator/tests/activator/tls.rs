@@ -142,13 +142,13 @@ async fn new_certificates_are_used_without_a_restart_and_wrong_ones_never() {
     let certificates = tempfile::tempdir().unwrap();
     let entry = write(certificates.path(), &old.sign("localhost"));
     let config = activator::Config { tls: Some(entry), ..files.config() };
-    let source = Source {
+    let source = Source::new(
         file,
-        read: Arc::new({
+        Arc::new({
             let config = config.clone();
             move || Ok(config.clone())
         }),
-    };
+    );
     let activator = Activator::begin(config.clone(), Some(source)).await.unwrap();
     assert_eq!(ask(&activator, &client(&old, None, "h2"), None).await, Ok(200));
     std::fs::write(certificates.path().join("tls.crt"), "no certificate").unwrap();

@@ -85,11 +85,10 @@ impl App {
         }
     }
 
-    /// The service, if it answers to this name. An activator has chosen it already, by whatever name it knows.
+    /// The service, if it answers to this name.
     pub async fn model(&self, name: &str) -> Result<Arc<Service>, ApiError> {
         let service = self.service().await?;
-        let meant = self.behind_activator || service.model == name;
-        if meant { Ok(service) } else { Err(ApiError::model_not_found(name)) }
+        if service.model == name { Ok(service) } else { Err(ApiError::model_not_found(name)) }
     }
 }
 
