@@ -4,7 +4,7 @@
 //! (The store's own sources read the variables of their ecosystems, such as `HF_TOKEN`, as those define them.)
 
 use crate::exit::{Error, Result};
-use activator::KnativeLabels;
+use activator::{Inherited, KnativeLabels};
 use std::{
     env,
     ffi::OsString,
@@ -14,6 +14,9 @@ use std::{
 
 /// Where the API listens when neither a flag nor `PORT` says.
 const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+
+/// The first descriptor of those that systemd hands over (sd_listen_fds(3)).
+const SYSTEMD_FIRST: i32 = 3;
 
 /// What the variables say.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +31,13 @@ pub struct Environment {
     home: Option<OsString>,
     data_home: Option<OsString>,
     user_home: Option<OsString>,
+    /// What started this process: its program's file and its arguments.
+    command: Vec<OsString>,
+    /// `PILOTLIGHT_SUCCESSOR`: a process like this one hands its sockets over.
+    succeeds: bool,
+    /// `LISTEN_PID`, `LISTEN_FDS`: a service manager that listens for us (systemd's socket activation).
+    listen_pid: Option<String>,
+    listen_fds: Option<String>,
     /// `PILOTLIGHT_LOG`, else `RUST_LOG`: a filter in tracing-subscriber's syntax.
     pub log: Option<String>,
 }
@@ -45,6 +55,10 @@ impl Environment {
             home: set("PILOTLIGHT_HOME"),
             data_home: set("XDG_DATA_HOME"),
             user_home: set("HOME"),
+            command: env::current_exe().map(OsString::from).into_iter().chain(env::args_os().skip(1)).collect(),
+            succeeds: set(activator::SUCCESSOR).is_some(),
+            listen_pid: text("LISTEN_PID"),
+            listen_fds: text("LISTEN_FDS"),
             log: text("PILOTLIGHT_LOG").or_else(|| text("RUST_LOG")),
         }
     }
@@ -54,6 +68,21 @@ impl Environment {
         let Some(port) = &self.port else { return Ok(LISTEN) };
         let port: u16 = port.parse().map_err(|_| Error::Usage(format!("PORT is {port:?}, which is no port number")))?;
         Ok((Ipv4Addr::UNSPECIFIED, port).into())
+    }
+
+    /// What starts another process like this one.
+    pub fn command(&self) -> &[OsString] {
+        &self.command
+    }
+
+    /// Listening sockets that came with the process: the API's, and the admin port's where there are two.
+    pub fn inherited(&self) -> Option<Inherited> {
+        if self.succeeds {
+            return Some(Inherited::handed());
+        }
+        let ours = self.listen_pid.as_ref()?.parse() == Ok(std::process::id());
+        let count: u32 = self.listen_fds.as_ref()?.parse().ok().filter(|count| ours && *count > 0)?;
+        Some(Inherited { api: SYSTEMD_FIRST, admin: (count > 1).then_some(SYSTEMD_FIRST + 1), ready: None })
     }
 
     /// A platform says where we listen; its network decides who reaches that.

@@ -89,7 +89,8 @@ fn ask(server: &Serve, model: &str, n: u64, leave_after: Option<u64>) -> Outcome
 }
 
 fn write_config(path: &Path, snapshot: &Path, idle_ms: u64) {
-    let model = |name: &&str| format!("[models.{name}]\nsnapshot = {:?}\nconcurrency = 40\n", snapshot.display().to_string());
+    let model =
+        |name: &&str| format!("[models.{name}]\nsnapshot = {:?}\nconcurrency = 40\n", snapshot.display().to_string());
     let models: String = MODELS.iter().map(|name| model(&name)).collect();
     let new = path.with_extension("new");
     std::fs::write(&new, format!("idle = \"{idle_ms}ms\"\nstandby = 1\n{models}")).unwrap();
@@ -146,20 +147,20 @@ fn memory_kib(id: u32) -> u64 {
 
 #[test]
 fn whatever_happens_to_runtimes_clients_get_every_token_once() {
-    let seed = number("CHAOS_SEED").unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64 | 1);
+    let seed = number("CHAOS_SEED")
+        .unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64 | 1);
     let time = Duration::from_secs(number("CHAOS_SECONDS").unwrap_or(60));
     println!("CHAOS_SEED={seed} CHAOS_SECONDS={}", time.as_secs());
     let folder = tempfile::tempdir().unwrap();
     let (config, snapshot) = (folder.path().join("pilotlight.toml"), golden("llama3-tiny", "f32"));
     write_config(&config, &snapshot, 60_000);
     let server = Serve::start(&["--config", config.to_str().unwrap(), "--threads", "1"]);
-    let expected: BTreeMap<_, _> = MODELS
-        .iter()
-        .flat_map(|model| (0..REQUESTS).map(|n| ((*model, n), ask(&server, model, n, None))))
-        .collect();
+    let expected: BTreeMap<_, _> =
+        MODELS.iter().flat_map(|model| (0..REQUESTS).map(|n| ((*model, n), ask(&server, model, n, None)))).collect();
     assert!(expected.values().all(|outcome| matches!(outcome, Outcome::Whole { .. })), "{expected:?}");
 
-    let (over, whole, refused, left) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let (over, whole, refused, left) =
+        (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let client = |n: usize| {
         let mut dice = Dice(seed.wrapping_add(n as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         while !over.load(Ordering::Relaxed) {
@@ -195,7 +196,10 @@ fn whatever_happens_to_runtimes_clients_get_every_token_once() {
     MODELS.iter().for_each(|model| drop(server.until_slot(model, "cold")));
     until("standbys alone are left", || (process::children(server.id()).len() <= 1).then_some(()));
     let (whole, refused, left) = (whole.into_inner(), refused.into_inner(), left.into_inner());
-    println!("{whole} whole, {refused} refused, {left} left; {counts:?}; memory {before} to {after} KiB; {} files open", open_files(server.id()));
+    println!(
+        "{whole} whole, {refused} refused, {left} left; {counts:?}; memory {before} to {after} KiB; {} files open",
+        open_files(server.id())
+    );
     assert!(whole > CLIENTS as u64 && counts["killed"] > 0, "nothing was tried");
     assert!(after < before + 32 * 1024, "memory grew from {before} to {after} KiB");
     assert!(open_files(server.id()) < 40, "descriptors are left");

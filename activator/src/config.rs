@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     slot::{Policy, WEIGHT_MAX},
+    sockets::Inherited,
     tenants::{
         TenantEntry,
         jwt::{self, IssuerEntry, KeySource},
@@ -110,6 +111,10 @@ pub struct Config {
     pub timeout: Duration,
     /// Larger bodies are refused.
     pub body_bytes_max: usize,
+    /// Listening sockets that came with the process, in place of [`Config::listen`] and [`Config::admin`].
+    pub inherited: Option<Inherited>,
+    /// What starts the process that succeeds this one (SIGUSR2): a program and its arguments. Empty: nothing does.
+    pub successor: Vec<OsString>,
     /// The program to launch a runtime with, and its arguments (`pilotlight runtime …`).
     pub runtime_command: Vec<OsString>,
     /// Labels of the metrics.
@@ -137,6 +142,8 @@ impl Default for Config {
             drain_timeout: Duration::from_secs(60),
             timeout: Duration::from_secs(300),
             body_bytes_max: protocol::BODY_BYTES_MAX,
+            inherited: None,
+            successor: Vec::new(),
             runtime_command: Vec::new(),
             knative: KnativeLabels::default(),
         }

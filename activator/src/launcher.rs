@@ -58,8 +58,19 @@ pub async fn launch(command: &[OsString]) -> Result<Launched, LaunchError> {
     let pidfd =
         rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|error| LaunchError::Watch(error.into()))?;
     let (child, events) = child::adopt(pid, pidfd, control).map_err(LaunchError::Watch)?;
-    let endpoint = Endpoint::connect(http).await.map_err(LaunchError::Sockets)?;
-    Ok(Launched { child, events, endpoint })
+    match Endpoint::connect(http).await {
+        Ok(endpoint) => Ok(Launched { child, events, endpoint }),
+        Err(error) => {
+            // It died before it was a runtime. Nobody else waits for it.
+            child.kill();
+            tokio::spawn(reap(events));
+            Err(LaunchError::Sockets(error))
+        }
+    }
+}
+
+async fn reap(mut events: ChildEvents) {
+    while events.next().await.is_some() {}
 }
 
 fn stream_pair() -> io::Result<(tokio::net::UnixStream, OwnedFd)> {

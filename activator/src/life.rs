@@ -1,14 +1,23 @@
 //! The activator's own life: check, bind, serve, drain, end.
 //!
 //! On SIGTERM or SIGINT readiness fails first; then requests that run, wait or still arrive are served until none is left
-//! or the drain timeout has passed; then connections are closed, and runtimes drained. A second signal ends it all at once.
+//! or the drain timeout has passed; then connections are closed, and runtimes drained. A second signal ends it all at once. On SIGUSR2 a
+//! successor takes the ports over first (`succession`).
 
-use std::{fs::File, io, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::UNIX_EPOCH};
+use std::{
+    fs::File,
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use arc_swap::ArcSwap;
 use protocol::answer::ModelCard;
 use tokio::{
-    net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
@@ -31,14 +40,19 @@ use crate::{
     scaler::{Command, Scaler},
     server::Server,
     settings::Seen,
+    sockets::{self, NoSocket},
+    succession::{self, Legacy},
     tls::Tls,
 };
 
 /// Threads that serve. One could do; the second keeps probes fast while the first is busy.
 const WORKER_THREADS: usize = 2;
 
+/// Connections without a request are closed after this time, where another process accepts.
+const LINGER: Duration = Duration::from_secs(5);
+
 /// How long the audit's last lines may take.
-const AUDIT_MAX: std::time::Duration = std::time::Duration::from_secs(5);
+const AUDIT_MAX: Duration = Duration::from_secs(5);
 
 /// Why `serve` did not begin, or how it was cut short.
 #[derive(Debug, thiserror::Error)]
@@ -121,34 +135,78 @@ fn serve_until_signal(config: Config, source: Option<Source>) -> Result<(), Serv
         async {
             // Before anything is said to listen, so that no signal is missed.
             let mut signals = Signals::new()?;
-            let activator = Activator::begin(config, source).await?;
+            let successor = config.successor.clone();
+            let mut activator = Activator::begin(config, source).await?;
             eprintln!("admin on http://{}", activator.admin());
             let scheme = if activator.speaks_tls { "https" } else { "http" };
             eprintln!("listening on {scheme}://{}", activator.api());
-            signals.next().await;
-            activator.drain_unless(signals.next()).await
+            if let Some(ready) = activator.take_ready() {
+                succession::say_ready(ready);
+            }
+            loop {
+                match signals.next().await {
+                    Asked::End => return activator.drain_unless(signals.ended(), Ending::Served).await,
+                    Asked::HandOver => match succession::hand_over(&successor, &activator.legacy).await {
+                        Ok(pid) => {
+                            tracing::info!(
+                                pid,
+                                "another process accepts from now on; this one ends when it has answered"
+                            );
+                            return activator.drain_unless(signals.ended(), Ending::Succeeded).await;
+                        }
+                        Err(error) => tracing::error!(%error, "nothing succeeds this process, which goes on"),
+                    },
+                }
+            }
         }
         .instrument(span),
     )
 }
 
-/// SIGTERM and SIGINT.
+/// What signals ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    /// SIGTERM, SIGINT.
+    End,
+    /// SIGUSR2.
+    HandOver,
+}
+
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hand_over: Signal,
 }
 
 impl Signals {
     fn new() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hand_over: signal(SignalKind::user_defined2())?,
+        })
     }
 
-    async fn next(&mut self) {
+    async fn next(&mut self) -> Asked {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => Asked::End,
+            _ = self.interrupt.recv() => Asked::End,
+            _ = self.hand_over.recv() => Asked::HandOver,
         }
     }
+
+    async fn ended(&mut self) {
+        while self.next().await != Asked::End {}
+    }
+}
+
+/// Why this process ends, as far as clients are concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// Nobody takes over: who still comes is served, too.
+    Served,
+    /// Somebody accepts in its place.
+    Succeeded,
 }
 
 /// A running activator.
@@ -159,9 +217,11 @@ pub struct Activator {
     gate: Gate,
     scaler: JoinHandle<()>,
     draining: watch::Sender<bool>,
-    drain_timeout: std::time::Duration,
+    drain_timeout: Duration,
     audit: Option<Audit>,
     speaks_tls: bool,
+    legacy: Legacy,
+    ready: Option<OwnedFd>,
     /// Takes new configurations in, where they come from somewhere.
     reloads: Option<JoinHandle<()>>,
 }
@@ -173,10 +233,19 @@ impl Activator {
     }
 
     /// Checks the configuration, looks at the snapshots, binds both ports and accepts.
-    pub async fn begin(config: Config, source: Option<Source>) -> Result<Self, ServeError> {
+    pub async fn begin(mut config: Config, source: Option<Source>) -> Result<Self, ServeError> {
         config.check()?;
         raise_descriptor_limit();
-        let (admin_port, api_port) = (bind(config.admin).await?, bind(config.listen).await?);
+        let opened = sockets::open(config.inherited, config.listen, config.admin).await;
+        let opened = opened.map_err(|NoSocket { address, error }| ServeError::Bind { address, error })?;
+        let (api_port, admin_port) = (opened.api, opened.admin);
+        if config.inherited.is_some() {
+            // Who may reach us is decided by where the sockets are, not by what the configuration would have bound.
+            (config.listen, config.admin) = (api_port.local_addr()?, admin_port.local_addr()?);
+            config.check()?;
+        }
+        let legacy =
+            Legacy { api: api_port.as_fd().try_clone_to_owned()?, admin: admin_port.as_fd().try_clone_to_owned()? };
         let audit = config.audit.as_deref().map(Audit::open).transpose()?;
         let tls = config.tls.as_ref().map(Tls::load).transpose().map_err(ServeError::Tls)?;
         let hangup = source.is_some().then(reload::hangup).transpose()?;
@@ -219,8 +288,15 @@ impl Activator {
             draining,
             drain_timeout: config.drain_timeout,
             audit,
+            legacy,
+            ready: opened.ready,
             reloads: source.zip(hangup).map(watch),
         })
+    }
+
+    /// Where to tell that we accept, once.
+    fn take_ready(&mut self) -> Option<OwnedFd> {
+        self.ready.take()
     }
 
     /// Where clients ask.
@@ -235,19 +311,31 @@ impl Activator {
 
     /// Serves what is under way and what still comes, bounded by the drain timeout, and ends.
     pub async fn drain(self) {
+        self.end(Ending::Served).await;
+    }
+
+    async fn end(self, ending: Ending) {
         let deadline = Instant::now() + self.drain_timeout;
         tracing::info!("draining");
         if let Some(reloads) = &self.reloads {
             reloads.abort();
         }
         self.draining.send_replace(true);
+        // What nobody accepts any more must not be left in a queue of ours.
+        drop(self.legacy);
         let commands = self.gate.commands();
-        let (reply, quiet) = oneshot::channel();
-        send(commands, Command::WhenQuiet(reply)).await;
-        if tokio::time::timeout_at(deadline, quiet).await.is_err() {
-            tracing::warn!("requests are still running at the end of the drain timeout");
-        }
-        if tokio::time::timeout_at(deadline, self.api.stop()).await.is_err() {
+        let linger = match ending {
+            Ending::Served => {
+                let (reply, quiet) = oneshot::channel();
+                send(commands, Command::WhenQuiet(reply)).await;
+                if tokio::time::timeout_at(deadline, quiet).await.is_err() {
+                    tracing::warn!("requests are still running at the end of the drain timeout");
+                }
+                Duration::ZERO
+            }
+            Ending::Succeeded => LINGER,
+        };
+        if tokio::time::timeout_at(deadline, self.api.stop(linger)).await.is_err() {
             tracing::warn!("connections are cut at the end of the drain timeout");
         }
         send(commands, Command::Close { give_up_at: deadline.into_std() }).await;
@@ -257,10 +345,10 @@ impl Activator {
     }
 
     /// Drains, unless the other future is done earlier: then every runtime is killed, and that is the end.
-    async fn drain_unless(self, interrupted: impl Future<Output = ()>) -> Result<(), ServeError> {
+    async fn drain_unless(self, interrupted: impl Future<Output = ()>, ending: Ending) -> Result<(), ServeError> {
         let (commands, audit) = (self.gate.commands().clone(), self.audit.clone());
         tokio::select! {
-            () = self.drain() => Ok(()),
+            () = self.end(ending) => Ok(()),
             () = interrupted => {
                 send(&commands, Command::Kill).await;
                 // Closed when the scaler has seen the last runtime's exit.
@@ -316,10 +404,6 @@ pub(crate) fn look_at(model: &ModelEntry) -> Result<Seen, ServeError> {
     };
     let card = ModelCard::new(&model.name, modified.map_or(0, |since| since.as_secs()));
     Ok(Seen { entry: model.clone(), card, digest })
-}
-
-async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
-    TcpListener::bind(address).await.map_err(|error| ServeError::Bind { address, error })
 }
 
 /// One descriptor per client: as many as the system lets us have.

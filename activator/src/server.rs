@@ -42,7 +42,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Server {
     /// Where.
     pub address: SocketAddr,
-    stop: oneshot::Sender<()>,
+    stop: oneshot::Sender<Duration>,
     stopped: tokio::task::JoinHandle<()>,
 }
 
@@ -56,9 +56,11 @@ impl Server {
         Ok(Self { address, stop, stopped })
     }
 
-    /// Accepts nothing more, lets every request that has begun finish, and closes all connections.
-    pub async fn stop(self) {
-        drop(self.stop);
+    /// Accepts nothing more, lets every request that has begun finish, and closes all connections: those without a request after `linger`, so
+    /// that who has just sent one is not cut off.
+    pub async fn stop(self, linger: Duration) {
+        // A task that has ended needs no word.
+        let _ = self.stop.send(linger);
         if let Err(error) = self.stopped.await {
             tracing::error!(%error, "a port's task failed");
         }
@@ -73,14 +75,14 @@ struct Door {
     builder: auto::Builder<TokioExecutor>,
 }
 
-async fn serve(listener: TcpListener, door: Door, mut stopping: oneshot::Receiver<()>) {
+async fn serve(listener: TcpListener, door: Door, mut stopping: oneshot::Receiver<Duration>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let graceful = GracefulShutdown::new();
-    loop {
+    let linger = loop {
         let place = room.clone().acquire_owned().await.expect("the semaphore is never closed");
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = &mut stopping => break,
+            linger = &mut stopping => break linger.unwrap_or_default(),
         };
         match accepted {
             Ok((stream, _)) => connect(stream, place, door.clone(), graceful.watcher()),
@@ -89,8 +91,10 @@ async fn serve(listener: TcpListener, door: Door, mut stopping: oneshot::Receive
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
-    }
+    };
     drop(listener);
+    // All room is free once every connection is closed.
+    let _all_closed = tokio::time::timeout(linger, room.acquire_many(CONNECTIONS_MAX as u32)).await;
     graceful.shutdown().await;
 }
 

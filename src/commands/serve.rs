@@ -108,6 +108,8 @@ fn resolve(args: &Serve, environment: &Environment) -> Result<Config> {
             Some(asked) => body_bytes_max(asked)?,
             None => default.body_bytes_max,
         },
+        inherited: environment.inherited(),
+        successor: environment.command().to_vec(),
         runtime_command: runtime_command(args)?,
         knative: environment.knative(),
     })

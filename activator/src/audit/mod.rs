@@ -128,7 +128,7 @@ impl Audit {
     /// Goes on behind the file's last line, or begins one.
     ///
     /// # Errors
-    /// It cannot be opened or read, it is no audit, or another process writes it.
+    /// It cannot be opened or read, or it is no audit.
     pub fn open(path: &Path) -> Result<Self, AuditError> {
         let started = Writer::open(path).and_then(Self::start);
         started.map_err(|error| AuditError { path: path.into(), error })

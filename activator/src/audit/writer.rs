@@ -8,10 +8,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use rustix::{
-    fs::{FlockOperation, flock},
-    io::Errno,
-};
+use rustix::fs::{FlockOperation, flock};
 use tokio::sync::{mpsc, watch};
 
 use super::{Entry, GENESIS, Line, Writing, link, verify};
@@ -35,19 +32,28 @@ impl Writer {
     pub fn open(path: &Path) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         let file = options.read(true).append(true).create(true).mode(0o600).open(path)?;
-        flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
-            Errno::WOULDBLOCK => io::Error::other("another process writes it; two chains in one file would be none"),
-            error => error.into(),
-        })?;
-        let end = verify::end(&file)?;
-        let mut writer = Self { file, path: path.into(), bytes: end.bytes, seq: end.seq, prev: end.hash };
-        if let Some(rest) = end.rest {
-            writer.put_aside(&rest)?;
-        }
-        if writer.prev.is_empty() {
-            writer.prev = GENESIS.into();
-        }
+        let mut writer = Self { file, path: path.into(), bytes: u64::MAX, seq: 0, prev: GENESIS.into() };
+        writer.locked(Self::go_on)?;
         Ok(writer)
+    }
+
+    /// Does something that no other process does at the same time: one that is succeeded writes until its last answer.
+    fn locked<T>(&mut self, act: impl FnOnce(&mut Self) -> io::Result<T>) -> io::Result<T> {
+        flock(&self.file, FlockOperation::LockExclusive)?;
+        let done = act(self);
+        flock(&self.file, FlockOperation::Unlock)?;
+        done
+    }
+
+    /// Finds the end of the chain, where others have written since.
+    fn go_on(&mut self) -> io::Result<()> {
+        if self.file.metadata()?.len() == self.bytes {
+            return Ok(());
+        }
+        let end = verify::end(&self.file)?;
+        (self.bytes, self.seq) = (end.bytes, end.seq);
+        self.prev = if end.hash.is_empty() { GENESIS.into() } else { end.hash };
+        end.rest.map_or(Ok(()), |rest| self.put_aside(&rest))
     }
 
     fn put_aside(&mut self, rest: &[u8]) -> io::Result<()> {
@@ -64,39 +70,45 @@ impl Writer {
     pub fn run(mut self, mut entries: mpsc::Receiver<Entry>, told: &watch::Sender<Writing>) {
         let (mut batch, mut ends) = (Vec::new(), false);
         while !ends && entries.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
-            let mut text = String::new();
+            let mut lines = Vec::new();
             for entry in batch.drain(..) {
                 match entry {
-                    Entry::Line(line) => text.push_str(&self.link(*line)),
+                    Entry::Line(line) => lines.push(*line),
                     Entry::End => ends = true,
                 }
             }
-            self.append(text.as_bytes(), told);
+            self.append(&lines, told);
         }
         // The file is let go of before that is told.
         drop(self);
         told.send_replace(Writing::Done);
     }
 
-    fn link(&mut self, line: Line) -> String {
-        self.seq += 1;
-        let (text, hash) = link(self.seq, line, &self.prev);
-        self.prev = hash;
-        text
-    }
-
     /// Again and again, until it is on disk.
-    fn append(&mut self, text: &[u8], told: &watch::Sender<Writing>) {
-        while let Err(error) = self.file.write_all(text).and_then(|()| self.file.sync_data()) {
+    fn append(&mut self, lines: &[Line], told: &watch::Sender<Writing>) {
+        while let Err(error) = self.locked(|writer| writer.write(lines)) {
             told.send_replace(Writing::Badly);
             tracing::error!(path = %self.path.display(), %error, "the audit cannot be written; new requests wait for it");
             std::thread::sleep(RETRY);
-            // What was written in part is written again.
-            if let Err(error) = self.file.set_len(self.bytes) {
-                tracing::error!(%error, "the audit's last line may be there twice");
-            }
         }
         told.send_if_modified(|writing| std::mem::replace(writing, Writing::Well) != Writing::Well);
-        self.bytes += text.len() as u64;
+    }
+
+    fn write(&mut self, lines: &[Line]) -> io::Result<()> {
+        self.go_on()?;
+        let (mut text, mut seq, mut prev) = (String::new(), self.seq, self.prev.clone());
+        for line in lines {
+            seq += 1;
+            let (linked, hash) = link(seq, line.clone(), &prev);
+            text.push_str(&linked);
+            prev = hash;
+        }
+        if let Err(error) = self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_data()) {
+            // What was written in part is written again.
+            self.file.set_len(self.bytes)?;
+            return Err(error);
+        }
+        (self.bytes, self.seq, self.prev) = (self.bytes + text.len() as u64, seq, prev);
+        Ok(())
     }
 }

@@ -1,0 +1,119 @@
+//! The activator's hop alone, for `benches/hop.py` and `benches/hold.py`: the real activator on one thread, before runtimes that answer at once
+//! with the same bytes; and those bytes without it.
+//!
+//! ```text
+//! hop serve [MODELS]     the activator, with so many models (default 1) of which none has weights; prints both addresses
+//! hop upstream PATH      the same answer by HTTP/1.1, on a free port of 127.0.0.1 (printed) and on a Unix socket
+//! ```
+#![allow(missing_docs, clippy::unwrap_used, reason = "a bench's own part")]
+
+use activator::{Activator, Config, ModelEntry};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
+use protocol::control::{CONTROL_FD, FromRuntime, HTTP_FD, RestoreTimings, ToRuntime};
+use std::{
+    convert::Infallible,
+    os::fd::{FromRawFd, OwnedFd},
+};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// About what a short answer has.
+const ANSWER: &str = r#"{"id":"chatcmpl-0","object":"chat.completion","created":0,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"A lighthouse is a tower with a light that guides ships."},"finish_reason":"stop","logprobs":null}],"usage":{"prompt_tokens":12,"completion_tokens":12,"total_tokens":24}}"#;
+
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["runtime"] => runtime.block_on(be_a_runtime()),
+        ["serve"] => runtime.block_on(serve(1)),
+        ["serve", models] => runtime.block_on(serve(models.parse().unwrap())),
+        ["upstream", path] => runtime.block_on(upstream(path)),
+        _ => panic!("hop serve [MODELS] | hop upstream PATH"),
+    }
+}
+
+async fn serve(models: usize) {
+    let folder = std::env::temp_dir().join(format!("hop-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let snapshot = folder.join("m.snapshot");
+    std::fs::write(&snapshot, "no weights").unwrap();
+    let name = |n| if n == 0 { "m".to_owned() } else { format!("m{n}") };
+    let this = std::env::current_exe().unwrap();
+    let config = Config {
+        listen: ([127, 0, 0, 1], 0).into(),
+        admin: ([127, 0, 0, 1], 0).into(),
+        models: (0..models).map(|n| ModelEntry::new(name(n), &snapshot)).collect(),
+        idle: std::time::Duration::from_secs(3600),
+        runtime_command: vec![this.into(), "runtime".into()],
+        ..Config::default()
+    };
+    let activator = Activator::start(config).await.unwrap();
+    println!("{} {}", activator.api(), activator.admin());
+    tokio::signal::ctrl_c().await.unwrap();
+    activator.drain().await;
+    let _ = std::fs::remove_dir_all(folder);
+}
+
+/// Ready at once, or, where `HOP_GATE` names a file, as soon as that is there.
+async fn be_a_runtime() {
+    // SAFETY: the activator has mapped both descriptors for us, and nothing else in this process uses them.
+    let (control, socket) = unsafe { (OwnedFd::from_raw_fd(CONTROL_FD), OwnedFd::from_raw_fd(HTTP_FD)) };
+    let say = |message: &FromRuntime| {
+        rustix::net::send(&control, &serde_json::to_vec(message).unwrap(), rustix::net::SendFlags::empty()).unwrap();
+    };
+    say(&FromRuntime::Launched { launch_us: 0 });
+    let mut packet = vec![0; 1 << 16];
+    let mut hear = || {
+        let (_, bytes) = rustix::net::recv(&control, &mut packet, rustix::net::RecvFlags::empty()).unwrap();
+        let message = packet.get(..bytes).filter(|packet| !packet.is_empty()).map(serde_json::from_slice::<ToRuntime>);
+        message.unwrap_or_else(|| std::process::exit(0)).unwrap()
+    };
+    hear();
+    if let Some(gate) = std::env::var_os("HOP_GATE") {
+        while !std::path::Path::new(&gate).exists() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+    let socket = std::os::unix::net::UnixStream::from(socket);
+    socket.set_nonblocking(true).unwrap();
+    tokio::spawn(answer_on(tokio::net::UnixStream::from_std(socket).unwrap()));
+    say(&FromRuntime::Ready { restore: RestoreTimings::default() });
+    tokio::task::block_in_place(|| {
+        hear();
+        say(&FromRuntime::Drained);
+    });
+    std::process::exit(0);
+}
+
+async fn upstream(path: &str) {
+    let _ = std::fs::remove_file(path);
+    let unix = tokio::net::UnixListener::bind(path).unwrap();
+    let tcp = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    println!("{}", tcp.local_addr().unwrap());
+    loop {
+        tokio::select! {
+            stream = unix.accept() => drop(tokio::spawn(answer_on(stream.unwrap().0))),
+            stream = tcp.accept() => {
+                let stream = stream.unwrap().0;
+                stream.set_nodelay(true).unwrap();
+                tokio::spawn(answer_on(stream));
+            }
+        }
+    }
+}
+
+async fn answer_on(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    let answer = service_fn(|request: Request<Incoming>| async {
+        let _ = request.into_body().collect().await;
+        let mut response = Response::new(Full::new(Bytes::from_static(ANSWER.as_bytes())));
+        response.headers_mut().insert("content-type", http::HeaderValue::from_static("application/json"));
+        Ok::<_, Infallible>(response)
+    });
+    let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer).await;
+}
