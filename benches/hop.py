@@ -25,7 +25,7 @@ import tempfile
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "What is a lighthouse? " * 10}], "max_tokens": 12, "seed": 1})
 NGINX = """
-daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.log crit;
+daemon off; {user} worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.log crit;
 events {{ worker_connections 1024; }}
 http {{
     access_log off; keepalive_requests 1000000000; client_body_temp_path {folder}/b; proxy_temp_path {folder}/p;
@@ -79,7 +79,9 @@ def peers(folder, socket):
             continue
         port = free_port()
         config = folder / f"{name}.conf"
-        config.write_text(text.format(folder=folder, socket=socket, port=port))
+        # Started by root, nginx works as a user who may not enter the folder.
+        user = "user root;" if os.getuid() == 0 else ""
+        config.write_text(text.format(folder=folder, socket=socket, port=port, user=user))
         process = subprocess.Popen([program, *command[1:], str(config)], stderr=subprocess.DEVNULL)
         started[name] = (process, f"127.0.0.1:{port}")
     return started

@@ -231,7 +231,7 @@ impl Api {
         body.bytes = route.own(body.bytes, wanted.model.as_deref(), wanted.sampled);
         account.tokens.expect(body.bytes.len());
         let caller = account.caller();
-        let forward = Forward {
+        let forward = Box::new(Forward {
             gate: self.gate.clone(),
             metrics: self.metrics.clone(),
             slot: route.slot,
@@ -249,7 +249,7 @@ impl Api {
             wake: None,
             arrived: come.arrived,
             deadline,
-        };
+        });
         let answer = match allowed(caller, route) {
             Err(error) => Err(error),
             Ok(()) if wanted.stream => self.stream(forward, settings.early_headers_after).await,
@@ -261,7 +261,7 @@ impl Api {
     }
 
     /// The runtime's own headers if they come soon, else ours.
-    async fn stream(&self, forward: Forward, early: Duration) -> Result<Response, ApiError> {
+    async fn stream(&self, forward: Box<Forward>, early: Duration) -> Result<Response, ApiError> {
         let (deadline, early) = (forward.deadline, at(forward.arrived, early));
         let mut answer: Pending = Box::pin(forward.answer());
         match tokio::time::timeout_at(early, &mut answer).await {

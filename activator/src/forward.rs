@@ -114,17 +114,18 @@ impl Lost {
 
 impl Forward {
     /// Waits for the runtime, asks it, and waits for the first byte of its answer's body.
-    pub async fn answer(self) -> Result<Answer, ApiError> {
+    pub async fn answer(self: Box<Self>) -> Result<Answer, ApiError> {
         self.within(None, &Trail::default()).await
     }
 
-    async fn within(self, lost: Option<LaunchId>, trail: &Trail) -> Result<Answer, ApiError> {
+    async fn within(self: Box<Self>, lost: Option<LaunchId>, trail: &Trail) -> Result<Answer, ApiError> {
         let deadline = self.deadline;
         let answer = tokio::time::timeout_at(deadline, self.attempts(lost, trail));
         answer.await.unwrap_or_else(|_| Err(ApiError::deadline_exceeded()))
     }
 
-    async fn attempts(mut self, mut lost: Option<LaunchId>, trail: &Trail) -> Result<Answer, ApiError> {
+    // Boxed on its way: a request that is held should cost little.
+    async fn attempts(mut self: Box<Self>, mut lost: Option<LaunchId>, trail: &Trail) -> Result<Answer, ApiError> {
         for _ in 0..LIVES_MAX {
             let suspect = self.deaths > DEATHS_MAX;
             let admitted = self.gate.admit(self.slot, self.claim, (lost, suspect), self.wake.is_some()).await;
@@ -144,7 +145,7 @@ impl Forward {
                         if trail.choices.is_empty() && head.status.is_success() {
                             self.metrics.first_token(&self.model, grant.cold, self.arrived.elapsed());
                         }
-                        let (forward, Admitted { grant, ticket }) = (Box::new(self), admitted);
+                        let (forward, Admitted { grant, ticket }) = (self, admitted);
                         let since = Instant::now();
                         return Ok(Answer { head, first, rest, forward, grant, since, _ticket: ticket });
                     }

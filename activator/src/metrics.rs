@@ -157,6 +157,10 @@ impl Metrics {
     fn register_callers(&self, registry: &mut Registry) {
         let refused = "Requests turned away before they were read: who asks is unknown, or over quota";
         registry.register("refused", refused, self.refused.clone());
+        // So that the first is seen as a change.
+        for why in ["unknown", "over_quota"] {
+            self.refused.get_or_create(&Why { why }).inc_by(0);
+        }
         registry.register("held_seconds", "From a request's arrival to its being let through", self.held_for.clone());
         let first = "From a request's arrival to the first byte of its answer, of whole answers to all of it, by how its model was found";
         registry.register("first_token_seconds", first, self.first_token.clone());

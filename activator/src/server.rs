@@ -110,17 +110,28 @@ fn connect(stream: TcpStream, place: OwnedSemaphorePermit, door: Door, watcher: 
         tracing::debug!(%error, "a connection ended before it began");
         return;
     }
-    let served = async move {
-        match &door.tls {
-            None => door.answer(stream, &door.router, watcher).await,
-            Some(tls) => match tls.accept(stream).await {
-                Ok((stream, names)) => door.answer(stream, &door.router.clone().layer(Extension(names)), watcher).await,
-                Err(error) => tracing::debug!(%error, "a TLS handshake failed"),
-            },
-        }
-        drop(place);
-    };
-    tokio::spawn(served.in_current_span());
+    // Two tasks, so that a connection in the clear does not have the size of one under TLS.
+    match door.tls.clone() {
+        None => drop(tokio::spawn(
+            async move {
+                door.answer(stream, &door.router, watcher).await;
+                drop(place);
+            }
+            .in_current_span(),
+        )),
+        Some(tls) => drop(tokio::spawn(
+            async move {
+                match tls.accept(stream).await {
+                    Ok((stream, names)) => {
+                        door.answer(stream, &door.router.clone().layer(Extension(names)), watcher).await;
+                    }
+                    Err(error) => tracing::debug!(%error, "a TLS handshake failed"),
+                }
+                drop(place);
+            }
+            .in_current_span(),
+        )),
+    }
 }
 
 impl Door {

@@ -172,6 +172,19 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_written_into_it_is_right_or_told(at in 0..ALL.len(), removed in 0..40usize, put in ".{0,20}") {
+            let mut bytes = ALL.as_bytes().to_vec();
+            let end = (at + removed).min(bytes.len());
+            bytes.splice(at..end, put.into_bytes());
+            let text = String::from_utf8_lossy(&bytes);
+            if let Err(why) = parse(&text) {
+                proptest::prop_assert!(why.contains("line"), "{}", why);
+            }
+        }
+    }
+
     #[test]
     fn what_is_wrong_is_said_with_its_place() {
         for (text, parts) in [

@@ -13,7 +13,7 @@ export async function isForEverybody(page) {
     order.push(await page.evaluate(() => document.activeElement.id));
     await page.keyboard.press("Tab");
   }
-  assert.deepEqual(order, ["model", "system", "user", "temperature", "max-tokens", "stream", "ask"]);
+  assert.deepEqual(order, ["model", "key", "system", "user", "temperature", "max-tokens", "stream", "ask"]);
   const paper = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
   const light = await paper();
   await page.emulateMedia({ colorScheme: "dark" });

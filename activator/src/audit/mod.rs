@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, watch};
 
-pub use verify::{Broken, Verified, verify};
+pub use verify::{Broken, Verified, verify, verify_lines};
 use writer::Writer;
 
 /// Lines that are not written yet, and requests that have not ended.

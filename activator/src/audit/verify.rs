@@ -48,7 +48,14 @@ pub enum Broken {
 /// # Errors
 /// The first that is wrong.
 pub fn verify(path: &Path) -> Result<Verified, Broken> {
-    let mut reader = BufReader::new(File::open(path)?);
+    verify_lines(BufReader::new(File::open(path)?))
+}
+
+/// The same of an audit that comes from elsewhere.
+///
+/// # Errors
+/// The first line that is wrong.
+pub fn verify_lines(mut reader: impl BufRead) -> Result<Verified, Broken> {
     let (mut byte, mut lines, mut prev) = (0, 0, GENESIS.to_owned());
     loop {
         let mut text = Vec::new();

@@ -236,11 +236,14 @@ fn read(source: &KeySource) -> Result<JwkSet, String> {
     if bytes.len() as u64 > JWKS_BYTES_MAX {
         return Err(wrong(&"the document is larger than 1 MiB"));
     }
-    parse(&bytes).map_err(|why| wrong(&why))
+    parse_keys(&bytes).map_err(|why| wrong(&why))
 }
 
-/// Keys of kinds that are not known, or that are for something else, are passed over (RFC 7517, section 5).
-fn parse(bytes: &[u8]) -> Result<JwkSet, String> {
+/// A document of keys. Those of kinds that are not known, or that are for something else, are passed over (RFC 7517, section 5).
+///
+/// # Errors
+/// It is none, or has no key that is of use.
+pub fn parse_keys(bytes: &[u8]) -> Result<JwkSet, String> {
     #[derive(Deserialize)]
     struct Document {
         keys: Vec<Value>,
@@ -287,9 +290,12 @@ mod tests {
         let good = r#"{"kty":"OKP","crv":"Ed25519","kid":"a","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
         let odd = r#"{"kty":"EC","crv":"secp256k1","kid":"b","x":"","y":""},{"kty":"NEW"},7"#;
         let enc = good.replace("\"kty\"", "\"use\":\"enc\",\"kty\"");
-        assert_eq!(parse(format!("{{\"keys\":[{odd},{enc},{good}]}}").as_bytes()).map(|keys| keys.keys.len()), Ok(1));
+        assert_eq!(
+            parse_keys(format!("{{\"keys\":[{odd},{enc},{good}]}}").as_bytes()).map(|keys| keys.keys.len()),
+            Ok(1)
+        );
         for nothing in ["", "{}", "{\"keys\":[]}", "{\"keys\":[7]}"] {
-            assert!(parse(nothing.as_bytes()).is_err(), "{nothing}");
+            assert!(parse_keys(nothing.as_bytes()).is_err(), "{nothing}");
         }
     }
 
