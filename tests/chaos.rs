@@ -43,7 +43,7 @@ enum Outcome {
 }
 
 fn request(model: &str, n: u64) -> Value {
-    json!({"model": model, "prompt": [3, 10 + n, 7, 5 + n], "max_tokens": 20 + 8 * n, "temperature": if n % 2 == 0 { 0.0 } else { 0.9 },
+    json!({"model": model, "prompt": [3, 10 + n, 7, 5 + n], "max_tokens": 20 + 8 * n, "temperature": if n.is_multiple_of(2) { 0.0 } else { 0.9 },
         "seed": n, "ignore_eos": true, "stream": true, "stream_options": {"include_usage": true}})
 }
 
@@ -91,7 +91,7 @@ fn ask(server: &Serve, model: &str, n: u64, leave_after: Option<u64>) -> Outcome
 fn write_config(path: &Path, snapshot: &Path, idle_ms: u64) {
     let model =
         |name: &&str| format!("[models.{name}]\nsnapshot = {:?}\nconcurrency = 40\n", snapshot.display().to_string());
-    let models: String = MODELS.iter().map(|name| model(&name)).collect();
+    let models: String = MODELS.iter().map(model).collect();
     let new = path.with_extension("new");
     std::fs::write(&new, format!("idle = \"{idle_ms}ms\"\nstandby = 1\n{models}")).unwrap();
     std::fs::rename(new, path).unwrap();
