@@ -82,7 +82,9 @@ impl Environment {
         }
         let ours = self.listen_pid.as_ref()?.parse() == Ok(std::process::id());
         let count: u32 = self.listen_fds.as_ref()?.parse().ok().filter(|count| ours && *count > 0)?;
-        Some(Inherited { api: SYSTEMD_FIRST, admin: (count > 1).then_some(SYSTEMD_FIRST + 1), ready: None })
+        let count = i32::try_from(count).unwrap_or(i32::MAX - SYSTEMD_FIRST);
+        let others = (SYSTEMD_FIRST + 2).min(SYSTEMD_FIRST + count)..SYSTEMD_FIRST + count;
+        Some(Inherited { api: SYSTEMD_FIRST, admin: (count > 1).then_some(SYSTEMD_FIRST + 1), ready: None, others })
     }
 
     /// A platform says where we listen; its network decides who reaches that.

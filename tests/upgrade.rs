@@ -53,11 +53,21 @@ fn a_successor_takes_the_ports_over_and_no_request_fails() {
     let folder = tempfile::tempdir().unwrap();
     let audit = folder.path().join("audit.jsonl");
     let model = format!("tiny={}", golden("llama3-tiny", "f32").display());
-    let mut server =
-        Serve::start(&["--model", &model, "--idle", "60s", "--audit", audit.to_str().unwrap(), "--threads", "1"]);
+    let mut server = Serve::start(&[
+        "--model",
+        &model,
+        "--idle",
+        "60s",
+        "--audit",
+        audit.to_str().unwrap(),
+        "--threads",
+        "1",
+        "--drain-timeout",
+        "100ms",
+    ]);
     let expected = text(&server, 30);
-    // One that began with the first process ends with it, however long that takes.
-    let long = request(400).to_string();
+    // One that began with the first process ends with it, however long that takes: the drain timeout is for who is told to end.
+    let long = request(480).to_string();
     let mut held = open(server.api, "POST", "/v1/completions", JSON, long.as_bytes()).unwrap();
     assert!(held.event().unwrap().is_some());
     let (over, answered) = (AtomicBool::new(false), AtomicU64::new(0));

@@ -18,6 +18,7 @@ use crate::{
     child::{self, Child, ChildEvents},
     control,
     endpoint::Endpoint,
+    succession::SUCCESSOR,
 };
 
 /// Why no runtime could be started.
@@ -54,10 +55,17 @@ pub struct Launched {
 pub async fn launch(command: &[OsString]) -> Result<Launched, LaunchError> {
     let (control, their_control) = control::pair().map_err(LaunchError::Sockets)?;
     let (http, their_http) = stream_pair().map_err(LaunchError::Sockets)?;
-    let pid = spawn(command, their_control, their_http)?;
-    let pidfd =
-        rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|error| LaunchError::Watch(error.into()))?;
-    let (child, events) = child::adopt(pid, pidfd, control).map_err(LaunchError::Watch)?;
+    let mut process = spawn(command, their_control, their_http)?;
+    let pid = Pid::from_child(&process);
+    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(std::io::Error::from);
+    let (child, events) = match pidfd.and_then(|pidfd| child::adopt(pid, pidfd, control)) {
+        Ok(adopted) => adopted,
+        Err(error) => {
+            // Nobody else waits for it. It ends at once.
+            let _ = process.kill().and_then(|()| process.wait());
+            return Err(LaunchError::Watch(error));
+        }
+    };
     match Endpoint::connect(http).await {
         Ok(endpoint) => Ok(Launched { child, events, endpoint }),
         Err(error) => {
@@ -79,16 +87,15 @@ fn stream_pair() -> io::Result<(tokio::net::UnixStream, OwnedFd)> {
     Ok((tokio::net::UnixStream::from_std(ours)?, theirs.into()))
 }
 
-fn spawn(command: &[OsString], control: OwnedFd, http: OwnedFd) -> Result<Pid, LaunchError> {
+fn spawn(command: &[OsString], control: OwnedFd, http: OwnedFd) -> Result<std::process::Child, LaunchError> {
     let program = &command[0];
     let mut process = Command::new(program);
-    process.args(&command[1..]).stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+    process.args(&command[1..]).stdin(Stdio::null()).stdout(Stdio::null()).process_group(0).env_remove(SUCCESSOR);
     process
         .fd_mappings(vec![
             FdMapping { parent_fd: control, child_fd: CONTROL_FD },
             FdMapping { parent_fd: http, child_fd: HTTP_FD },
         ])
         .expect("the two descriptors differ");
-    let child = process.spawn().map_err(|error| LaunchError::Spawn { program: program.clone(), error })?;
-    Ok(Pid::from_child(&child))
+    process.spawn().map_err(|error| LaunchError::Spawn { program: program.clone(), error })
 }

@@ -5,6 +5,7 @@
 //! successor takes the ports over first (`succession`).
 
 use std::{
+    ffi::OsString,
     fs::File,
     io,
     net::SocketAddr,
@@ -16,7 +17,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use protocol::answer::ModelCard;
+use protocol::{answer::ModelCard, deadline::TIMEOUT_MAX};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot, watch},
@@ -40,7 +41,7 @@ use crate::{
     scaler::{Command, Scaler},
     server::Server,
     settings::Seen,
-    sockets::{self, NoSocket},
+    sockets::{self, Claimed, NoSocket},
     succession::{self, Legacy},
     tls::Tls,
 };
@@ -123,6 +124,8 @@ pub fn serve(config: Config, source: Option<Source>) -> ExitCode {
 }
 
 fn serve_until_signal(config: Config, source: Option<Source>) -> Result<(), ServeError> {
+    // Before anything else is opened: what was inherited is known by its number alone.
+    let claimed = sockets::claim(config.inherited.clone())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKER_THREADS).enable_all().build()?;
     let knative = config.knative.clone();
     let span = tracing::info_span!(
@@ -136,28 +139,17 @@ fn serve_until_signal(config: Config, source: Option<Source>) -> Result<(), Serv
             // Before anything is said to listen, so that no signal is missed.
             let mut signals = Signals::new()?;
             let successor = config.successor.clone();
-            let mut activator = Activator::begin(config, source).await?;
+            let mut activator = Activator::with(config, source, claimed).await?;
             eprintln!("admin on http://{}", activator.admin());
             let scheme = if activator.speaks_tls { "https" } else { "http" };
             eprintln!("listening on {scheme}://{}", activator.api());
-            if let Some(ready) = activator.take_ready() {
+            if let Some(ready) = activator.ready.take() {
                 succession::say_ready(ready);
             }
-            loop {
-                match signals.next().await {
-                    Asked::End => return activator.drain_unless(signals.ended(), Ending::Served).await,
-                    Asked::HandOver => match succession::hand_over(&successor, &activator.legacy).await {
-                        Ok(pid) => {
-                            tracing::info!(
-                                pid,
-                                "another process accepts from now on; this one ends when it has answered"
-                            );
-                            return activator.drain_unless(signals.ended(), Ending::Succeeded).await;
-                        }
-                        Err(error) => tracing::error!(%error, "nothing succeeds this process, which goes on"),
-                    },
-                }
-            }
+            let ending = activator.until_it_ends(&mut signals, &successor).await;
+            // By a signal, or because somebody succeeds: then the first signal only says to hurry.
+            let asked = u32::from(ending != Ending::Succeeded);
+            activator.drain_unless(ending, signals.count(asked)).await
         }
         .instrument(span),
     )
@@ -198,6 +190,25 @@ impl Signals {
     async fn ended(&mut self) {
         while self.next().await != Asked::End {}
     }
+
+    /// How often this process was asked to end, so many times already, as it goes on.
+    fn count(mut self, asked: u32) -> watch::Receiver<u32> {
+        let (told, count) = watch::channel(asked);
+        tokio::spawn(async move {
+            loop {
+                self.ended().await;
+                told.send_modify(|count| *count += 1);
+            }
+        });
+        count
+    }
+}
+
+/// Pends until this process was asked to end so often.
+async fn asked(mut count: watch::Receiver<u32>, often: u32) {
+    if count.wait_for(|count| *count >= often).await.is_err() {
+        std::future::pending().await
+    }
 }
 
 /// Why this process ends, as far as clients are concerned.
@@ -205,7 +216,9 @@ impl Signals {
 enum Ending {
     /// Nobody takes over: who still comes is served, too.
     Served,
-    /// Somebody accepts in its place.
+    /// Who listens for us lets those who come wait for the next process.
+    Managed,
+    /// Another process accepts in its place. Nobody hurries.
     Succeeded,
 }
 
@@ -221,6 +234,7 @@ pub struct Activator {
     audit: Option<Audit>,
     speaks_tls: bool,
     legacy: Legacy,
+    managed: bool,
     ready: Option<OwnedFd>,
     /// Takes new configurations in, where they come from somewhere.
     reloads: Option<JoinHandle<()>>,
@@ -233,10 +247,16 @@ impl Activator {
     }
 
     /// Checks the configuration, looks at the snapshots, binds both ports and accepts.
-    pub async fn begin(mut config: Config, source: Option<Source>) -> Result<Self, ServeError> {
+    pub async fn begin(config: Config, source: Option<Source>) -> Result<Self, ServeError> {
+        Self::with(config, source, Claimed::default()).await
+    }
+
+    /// With sockets that came with the process.
+    async fn with(mut config: Config, source: Option<Source>, claimed: Claimed) -> Result<Self, ServeError> {
         config.check()?;
         raise_descriptor_limit();
-        let opened = sockets::open(config.inherited, config.listen, config.admin).await;
+        let managed = claimed.managed;
+        let opened = sockets::open(claimed, config.listen, config.admin).await;
         let opened = opened.map_err(|NoSocket { address, error }| ServeError::Bind { address, error })?;
         let (api_port, admin_port) = (opened.api, opened.admin);
         if config.inherited.is_some() {
@@ -289,14 +309,31 @@ impl Activator {
             drain_timeout: config.drain_timeout,
             audit,
             legacy,
+            managed,
             ready: opened.ready,
             reloads: source.zip(hangup).map(watch),
         })
     }
 
-    /// Where to tell that we accept, once.
-    fn take_ready(&mut self) -> Option<OwnedFd> {
-        self.ready.take()
+    /// Serves until a signal, or until another process has taken over.
+    async fn until_it_ends(&self, signals: &mut Signals, successor: &[OsString]) -> Ending {
+        let by_signal = if self.managed { Ending::Managed } else { Ending::Served };
+        loop {
+            if signals.next().await == Asked::End {
+                return by_signal;
+            }
+            let handed = tokio::select! {
+                handed = succession::hand_over(successor, &self.legacy) => handed,
+                () = signals.ended() => return by_signal,
+            };
+            match handed {
+                Ok(pid) => {
+                    tracing::info!(pid, "another process accepts from now on; this one ends when it has answered");
+                    return Ending::Succeeded;
+                }
+                Err(error) => tracing::error!(%error, "nothing succeeds this process, which goes on"),
+            }
+        }
     }
 
     /// Where clients ask.
@@ -311,11 +348,20 @@ impl Activator {
 
     /// Serves what is under way and what still comes, bounded by the drain timeout, and ends.
     pub async fn drain(self) {
-        self.end(Ending::Served).await;
+        self.end(Ending::Served, std::future::pending()).await;
     }
 
-    async fn end(self, ending: Ending) {
-        let deadline = Instant::now() + self.drain_timeout;
+    /// `hurry`: the drain timeout begins then at the latest.
+    async fn end(self, ending: Ending, hurry: impl Future<Output = ()>) {
+        let drain_timeout = self.drain_timeout;
+        let give_up = async {
+            if ending == Ending::Succeeded {
+                // As long as any request may take.
+                let _late = tokio::time::timeout(TIMEOUT_MAX, hurry).await;
+            }
+            tokio::time::sleep(drain_timeout).await;
+        };
+        tokio::pin!(give_up);
         tracing::info!("draining");
         if let Some(reloads) = &self.reloads {
             reloads.abort();
@@ -324,32 +370,37 @@ impl Activator {
         // What nobody accepts any more must not be left in a queue of ours.
         drop(self.legacy);
         let commands = self.gate.commands();
-        let linger = match ending {
-            Ending::Served => {
+        let finished = async {
+            if ending == Ending::Served {
                 let (reply, quiet) = oneshot::channel();
                 send(commands, Command::WhenQuiet(reply)).await;
-                if tokio::time::timeout_at(deadline, quiet).await.is_err() {
-                    tracing::warn!("requests are still running at the end of the drain timeout");
-                }
-                Duration::ZERO
+                // A scaler that has ended is quiet.
+                let _ = quiet.await;
+                self.api.stop(Duration::ZERO).await;
+            } else {
+                tokio::join!(self.api.stop(LINGER), self.admin.stop(LINGER));
             }
-            Ending::Succeeded => LINGER,
         };
-        if tokio::time::timeout_at(deadline, self.api.stop(linger)).await.is_err() {
-            tracing::warn!("connections are cut at the end of the drain timeout");
-        }
-        send(commands, Command::Close { give_up_at: deadline.into_std() }).await;
+        let give_up_at = tokio::select! {
+            () = finished => Instant::now() + drain_timeout,
+            () = &mut give_up => {
+                tracing::warn!("requests and connections are cut at the end of the drain timeout");
+                Instant::now()
+            }
+        };
+        let give_up_at = give_up_at.into_std();
+        send(commands, Command::Close { give_up_at }).await;
         finish(self.scaler).await;
         finish_audit(self.audit).await;
         tracing::info!("drained");
     }
 
-    /// Drains, unless the other future is done earlier: then every runtime is killed, and that is the end.
-    async fn drain_unless(self, interrupted: impl Future<Output = ()>, ending: Ending) -> Result<(), ServeError> {
+    /// Drains, unless it is asked twice to end: then every runtime is killed, and that is the end.
+    async fn drain_unless(self, ending: Ending, count: watch::Receiver<u32>) -> Result<(), ServeError> {
         let (commands, audit) = (self.gate.commands().clone(), self.audit.clone());
         tokio::select! {
-            () = self.end(ending) => Ok(()),
-            () = interrupted => {
+            () = self.end(ending, asked(count.clone(), 1)) => Ok(()),
+            () = asked(count, 2) => {
                 send(&commands, Command::Kill).await;
                 // Closed when the scaler has seen the last runtime's exit.
                 commands.closed().await;

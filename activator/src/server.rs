@@ -79,9 +79,12 @@ async fn serve(listener: TcpListener, door: Door, mut stopping: oneshot::Receive
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let graceful = GracefulShutdown::new();
     let linger = loop {
-        let place = room.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let accept = async {
+            let place = room.clone().acquire_owned().await.expect("the semaphore is never closed");
+            (listener.accept().await, place)
+        };
+        let (accepted, place) = tokio::select! {
+            accepted = accept => accepted,
             linger = &mut stopping => break linger.unwrap_or_default(),
         };
         match accepted {

@@ -44,11 +44,14 @@ impl Legacy {
     }
 }
 
-/// Starts a successor and waits until it accepts.
+/// Starts a successor and waits until it accepts. Dropping the future ends it.
 ///
 /// # Errors
 /// It does not; nothing has changed.
 pub async fn hand_over(command: &[OsString], legacy: &Legacy) -> io::Result<u32> {
+    if std::process::id() == 1 {
+        return Err(io::Error::other("this is process 1: all others end with it; replace the container instead"));
+    }
     let [api, admin] = legacy.try_clone()?;
     let (ours, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let program = command.first().ok_or_else(|| io::Error::other("there is no command to succeed this process"))?;
@@ -58,28 +61,37 @@ pub async fn hand_over(command: &[OsString], legacy: &Legacy) -> io::Result<u32>
     process
         .fd_mappings(mappings.map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd }).collect())
         .map_err(io::Error::other)?;
-    let child = process.spawn()?;
+    let mut successor = Successor(Some(process.spawn()?));
     // The pipe's other end, of which the command still holds a copy.
     drop(process);
     let mut said = [0];
     let mut ours = pipe::Receiver::from_owned_fd(ours)?;
     let read = tokio::time::timeout(READY_WITHIN, ours.read(&mut said)).await;
     match read {
-        Ok(Ok(1)) if said == [READY] => Ok(child.id()),
-        Ok(Ok(_)) => Err(end(child, "it ended before it accepted")),
-        Ok(Err(error)) => Err(end(child, &error.to_string())),
-        Err(_) => Err(end(child, "it did not accept in time")),
+        Ok(Ok(1)) if said == [READY] => Ok(successor.release()),
+        Ok(Ok(_)) => Err(io::Error::other("it ended before it accepted")),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(io::Error::other("it did not accept in time")),
     }
 }
 
-/// One that has ended already is only reaped.
-fn end(mut child: std::process::Child, why: &str) -> io::Error {
-    let ended = child.kill().and_then(|()| child.wait());
-    io::Error::other(format!(
-        "process {}: {why}; {}",
-        child.id(),
-        ended.map_or_else(|e| e.to_string(), |status| status.to_string())
-    ))
+/// A process that does not accept yet. Dropping it ends it.
+struct Successor(Option<std::process::Child>);
+
+impl Successor {
+    /// It lives on; its pid.
+    fn release(&mut self) -> u32 {
+        self.0.take().map_or(0, |child| child.id())
+    }
+}
+
+impl Drop for Successor {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            // One that has ended already is only reaped.
+            let _ = child.kill().and_then(|()| child.wait());
+        }
+    }
 }
 
 /// Tells the predecessor that this process accepts.

@@ -84,7 +84,9 @@ pub fn child(options: Options) -> ExitCode {
     run(options, async move |options| {
         // A terminal signals its whole process group, a supervisor its whole control group: the activator decides when
         // this process ends. A stream that nobody reads replaces the signal's default action.
-        let _ignored = [signal(SignalKind::interrupt()), signal(SignalKind::terminate())];
+        let ignored =
+            [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup(), SignalKind::user_defined2()];
+        let _ignored = ignored.map(signal);
         child::run(control, http, options, launch).await
     })
 }

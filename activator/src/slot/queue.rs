@@ -110,12 +110,15 @@ impl Queue {
         if let Some(request) = self.returned.pop_first() {
             return Some(request);
         }
+        // Waiting makes nobody more than the first among those who wait: between equals their turns decide.
+        let waiting = self.lines.values().filter(|line| !line.waiting.is_empty());
+        let highest = waiting.map(|line| u64::from(line.priority)).max()?;
         let turn = |(tenant, line): (&TenantId, &Line)| {
             let (head, since) = line.waiting.first_key_value()?;
             // Not its head's age alone: a long line that is served all the time does not age.
             let since = line.served.map_or(*since, |served| served.max(*since));
             let aged = now.saturating_duration_since(since).as_secs() / AGEING.as_secs();
-            Some(((u64::from(line.priority) + aged, Reverse(line.due), Reverse(*head)), *tenant))
+            Some((((u64::from(line.priority) + aged).min(highest), Reverse(line.due), Reverse(*head)), *tenant))
         };
         let (_, tenant) = self.lines.iter().filter_map(turn).max()?;
         let line = self.lines.get_mut(&tenant)?;
@@ -191,7 +194,7 @@ mod tests {
         queue.push(RequestId(0), &claim(0, 1, 0), start);
         let later = start + AGEING * 3;
         (1..=2).for_each(|n| queue.push(RequestId(n), &claim(1, 1, 2), later));
-        // Three steps gained are more than two.
+        // Three steps gained are as good as two, and it came first.
         assert_eq!(queue.pop(later), Some(RequestId(0)));
         queue.push(RequestId(3), &claim(0, 1, 0), later);
         assert_eq!([queue.pop(later), queue.pop(later), queue.pop(later)], [1, 2, 3].map(|n| Some(RequestId(n))));
@@ -211,6 +214,22 @@ mod tests {
             })
             .count();
         assert!((45..=55).contains(&of_the_second), "{of_the_second}");
+    }
+
+    #[test]
+    fn shares_are_as_the_weights_however_long_turns_take() {
+        let (mut queue, mut now) = (Queue::default(), Instant::now());
+        for tenant in 0..2 {
+            let claim = claim(tenant, if tenant == 0 { 3 } else { 1 }, 0);
+            (0..100).for_each(|n| queue.push(RequestId(u64::from(tenant) * 100 + n), &claim, now));
+        }
+        let of_the_first = (0..40)
+            .filter(|_| {
+                now += AGEING * 2;
+                queue.pop(now).unwrap().0 < 100
+            })
+            .count();
+        assert_eq!(of_the_first, 30);
     }
 
     #[test]

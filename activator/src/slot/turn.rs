@@ -102,7 +102,8 @@ impl Turn {
     fn start_if_cold(&mut self) {
         match self.slot.state {
             State::Cold => self.start(),
-            State::Failed { until, .. } if until <= self.now => self.start(),
+            // Who asks does not wait because a life was short.
+            State::Failed { until, .. } if until <= self.now || self.slot.failures == 0 => self.start(),
             State::Starting { .. } | State::Ready { .. } | State::Draining { .. } | State::Failed { .. } => {}
         }
     }
@@ -179,11 +180,13 @@ impl Turn {
         if self.slot.launch() != Some(gone) {
             return;
         }
+        let unasked = matches!(self.slot.state, State::Ready { .. });
         match std::mem::replace(&mut self.slot.state, State::Cold) {
             State::Starting { .. } => self.fail(death),
             State::Draining { failure: Some(failure), .. } => self.fail(failure),
             State::Draining { failure: None, .. } | State::Ready { .. } | State::Cold | State::Failed { .. } => {
-                let short = self.slot.ready_at.take().is_some_and(|at| self.now - at < SHORT_LIFE);
+                let since = self.slot.ready_at.take();
+                let short = unasked && since.is_some_and(|at| self.now.saturating_duration_since(at) < SHORT_LIFE);
                 self.slot.short_lives = if short { self.slot.short_lives.saturating_add(1) } else { 0 };
                 self.start_if_wanted(self.slot.short_lives);
             }
@@ -254,6 +257,9 @@ impl Turn {
     }
 
     pub fn new_policy(&mut self, policy: Policy) {
+        if self.slot.policy.keep && !policy.keep {
+            self.slot.wanted = false;
+        }
         self.slot.policy = policy;
         self.admit_held();
         if policy.keep {

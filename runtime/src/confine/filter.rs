@@ -6,8 +6,10 @@
 
 use libc::*;
 use seccompiler::{
-    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, SeccompCondition,
-    SeccompFilter, SeccompRule, apply_filter, apply_filter_all_threads, sock_filter,
+    BackendError, BpfProgram, SeccompAction,
+    SeccompCmpArgLen::Dword,
+    SeccompCmpOp::{Eq, MaskedEq, Ne},
+    SeccompCondition, SeccompFilter, SeccompRule, apply_filter, apply_filter_all_threads, sock_filter,
 };
 use std::{collections::BTreeMap, env::consts::ARCH};
 
@@ -96,6 +98,24 @@ const SIGNALS: &[c_long] = &[SYS_kill, SYS_tgkill, SYS_rt_sigqueueinfo, SYS_rt_t
 /// Whose first word does not say which process.
 const SIGNALS_TO_ANY: &[c_long] = &[SYS_tkill, SYS_pidfd_send_signal];
 
+/// What other processes share by name or number.
+const SHARED: &[c_long] = &[SYS_mq_open, SYS_shmget, SYS_shmat, SYS_msgget, SYS_semget];
+
+/// Another process that would outlive this one's end. Threads come by `clone`, with a flag; `clone3` hides its flags in memory, and is said not to
+/// be there, so that libc uses the other.
+#[cfg(target_arch = "x86_64")]
+const FORKS: &[c_long] = &[SYS_fork, SYS_vfork];
+#[cfg(not(target_arch = "x86_64"))]
+const FORKS: &[c_long] = &[];
+
+/// Typing into the terminal that an error stream may be.
+const TERMINAL: [u64; 2] = [TIOCSTI as u64, TIOCLINUX as u64];
+/// Having the kernel send signals to others.
+const OWNERS: [u64; 3] = [F_SETOWN as u64, F_SETOWN_EX, F_SETSIG];
+/// The crate libc does not have them everywhere.
+const F_SETSIG: u64 = 10;
+const F_SETOWN_EX: u64 = 15;
+
 /// What belongs to a name and is no content: Landlock does not know them.
 const ATTRIBUTES: &[c_long] = &[
     SYS_fchmodat,
@@ -105,6 +125,8 @@ const ATTRIBUTES: &[c_long] = &[
     SYS_lsetxattr,
     SYS_removexattr,
     SYS_lremovexattr,
+    // Content, but younger Landlocks alone know it.
+    SYS_truncate,
     SETXATTRAT,
     REMOVEXATTRAT,
 ];
@@ -120,7 +142,6 @@ const FILES: &[c_long] = &[
     SYS_unlinkat,
     RENAMEAT,
     SYS_renameat2,
-    SYS_truncate,
 ];
 
 /// Some of these by their first names, which only the oldest architecture has.
@@ -140,11 +161,21 @@ const FILES_ONCE: &[c_long] = &[];
 /// In words: the kernel does not, or there is no filter for this architecture.
 pub fn install(allowed: Allowed, threads: Threads) -> Result<(), String> {
     let program = program(allowed).map_err(|error| error.to_string())?;
-    let installed = match threads {
-        Threads::This => apply_filter(&program),
-        Threads::All => apply_filter_all_threads(&program),
+    let install = |program: &BpfProgram| match threads {
+        Threads::This => apply_filter(program),
+        Threads::All => apply_filter_all_threads(program),
     };
-    installed.map_err(|error| error.to_string())
+    if !allowed.driver {
+        let not_there = without_clone3().map_err(|error| error.to_string())?;
+        install(&not_there).map_err(|error| error.to_string())?;
+    }
+    install(&program).map_err(|error| error.to_string())
+}
+
+fn without_clone3() -> Result<BpfProgram, BackendError> {
+    let rules = Rules::from([(SYS_clone3, Vec::new())]);
+    let not_there = SeccompAction::Errno(ENOSYS as u32);
+    SeccompFilter::new(rules, SeccompAction::Allow, not_there, ARCH.try_into()?)?.try_into()
 }
 
 fn program(allowed: Allowed) -> Result<BpfProgram, BackendError> {
@@ -163,12 +194,23 @@ fn rules(allowed: Allowed) -> Result<Rules, BackendError> {
         let rule = SeccompRule::new(vec![SeccompCondition::new(0, Dword, Ne, word)?])?;
         Ok::<Rules, BackendError>(calls.iter().map(|call| (*call, vec![rule.clone()])).collect())
     };
+    let if_second_is = |words: &[u64]| {
+        let rule = |word: &u64| SeccompRule::new(vec![SeccompCondition::new(1, Dword, Eq, *word)?]);
+        words.iter().map(rule).collect::<Result<Vec<SeccompRule>, BackendError>>()
+    };
     let mut rules = always(ALWAYS);
     if allowed.driver {
         rules.extend(unless_first_is(AF_UNIX as u64, &[SYS_socket, SYS_socketpair])?);
     } else {
         rules.extend([SOCKETS, PROGRAMS, SIGNALS_TO_ANY, ATTRIBUTES, ATTRIBUTES_ONCE].into_iter().flat_map(always));
         rules.extend(unless_first_is(u64::from(std::process::id()), SIGNALS)?);
+        rules.extend([SHARED, FORKS].into_iter().flat_map(always));
+        // Limits of this process alone.
+        rules.extend(unless_first_is(0, &[SYS_prlimit64])?);
+        rules.insert(SYS_ioctl, if_second_is(&TERMINAL)?);
+        rules.insert(SYS_fcntl, if_second_is(&OWNERS)?);
+        let no_thread = SeccompCondition::new(0, Dword, MaskedEq(CLONE_THREAD as u64), 0)?;
+        rules.insert(SYS_clone, vec![SeccompRule::new(vec![no_thread])?]);
     }
     if !allowed.files {
         rules.extend([FILES, FILES_ONCE].into_iter().flat_map(always));

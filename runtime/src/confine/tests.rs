@@ -6,7 +6,7 @@ use crate::{Folder, Options};
 use models::ComputeDevice;
 use rustix::{
     io::Errno,
-    process::{DumpableBehavior, Resource, dumpable_behavior, getpid, getppid, getrlimit, test_kill_process},
+    process::{DumpableBehavior, Resource, dumpable_behavior, getpid, getppid, getrlimit, prlimit, test_kill_process},
     thread::no_new_privs,
 };
 use std::{
@@ -111,6 +111,8 @@ fn on_a_cpu(folder: &Path) {
         no_sockets(Errno::PERM);
         refused("a program", Command::new(PROGRAM).status(), Errno::PERM);
         refused("a signal", test_kill_process(getppid().unwrap()).map_err(io::Error::from), Errno::PERM);
+        let limits = prlimit(getppid(), Resource::Nofile, getrlimit(Resource::Nofile)).map(drop);
+        refused("limits of another process", limits.map_err(io::Error::from), Errno::PERM);
         refused("a mode", fs::set_permissions(&outside, Permissions::from_mode(0o777)), Errno::PERM);
         test_kill_process(getpid()).unwrap();
         match &landlock {
