@@ -109,7 +109,7 @@ const FORKS: &[c_long] = &[SYS_fork, SYS_vfork];
 const FORKS: &[c_long] = &[];
 
 /// Typing into the terminal that an error stream may be.
-const TERMINAL: [u64; 2] = [TIOCSTI as u64, TIOCLINUX as u64];
+const TERMINAL: [u64; 2] = [TIOCSTI, TIOCLINUX];
 /// Having the kernel send signals to others.
 const OWNERS: [u64; 3] = [F_SETOWN as u64, F_SETOWN_EX, F_SETSIG];
 /// The crate libc does not have them everywhere.
