@@ -259,6 +259,7 @@ impl Activator {
         let opened = sockets::open(claimed, config.listen, config.admin).await;
         let opened = opened.map_err(|NoSocket { address, error }| ServeError::Bind { address, error })?;
         let (api_port, admin_port) = (opened.api, opened.admin);
+        let configured = [config.listen, config.admin];
         if config.inherited.is_some() {
             // Who may reach us is decided by where the sockets are, not by what the configuration would have bound.
             (config.listen, config.admin) = (api_port.local_addr()?, admin_port.local_addr()?);
@@ -278,7 +279,7 @@ impl Activator {
         let (draining, readiness) = watch::channel(false);
         let readiness = Readiness::new(readiness);
 
-        let mut intake = Intake::new(&config, commands, tls.clone());
+        let mut intake = Intake::new(&config, configured, commands, tls.clone());
         let settings = Arc::new(ArcSwap::from_pointee(intake.take(&config).await?));
         let door = Door::new(admin_port.local_addr()?, settings.clone());
         let admin = Admin {
@@ -354,12 +355,15 @@ impl Activator {
     /// `hurry`: the drain timeout begins then at the latest.
     async fn end(self, ending: Ending, hurry: impl Future<Output = ()>) {
         let drain_timeout = self.drain_timeout;
+        // One time for all of it, but where nobody hurries: then as long as any request may take.
+        let deadline = Instant::now() + drain_timeout;
         let give_up = async {
             if ending == Ending::Succeeded {
-                // As long as any request may take.
                 let _late = tokio::time::timeout(TIMEOUT_MAX, hurry).await;
+                tokio::time::sleep(drain_timeout).await;
+            } else {
+                tokio::time::sleep_until(deadline).await;
             }
-            tokio::time::sleep(drain_timeout).await;
         };
         tokio::pin!(give_up);
         tracing::info!("draining");
@@ -382,7 +386,7 @@ impl Activator {
             }
         };
         let give_up_at = tokio::select! {
-            () = finished => Instant::now() + drain_timeout,
+            () = finished => if ending == Ending::Succeeded { Instant::now() + drain_timeout } else { deadline },
             () = &mut give_up => {
                 tracing::warn!("requests and connections are cut at the end of the drain timeout");
                 Instant::now()

@@ -71,7 +71,9 @@ pub struct Intake {
     files: Vec<PathBuf>,
     /// Somebody has to show who they are.
     asks: bool,
-    /// What cannot change while we serve.
+    /// Where the ports are.
+    bound: [std::net::SocketAddr; 2],
+    /// What cannot change while we serve, as it was configured.
     fixed: Fixed,
 }
 
@@ -99,10 +101,16 @@ impl Fixed {
 }
 
 impl Intake {
-    /// Of a scaler without a slot.
-    pub fn new(config: &Config, commands: mpsc::Sender<Command>, tls: Option<Tls>) -> Self {
-        let (ledger, fixed) = (Ledger::default(), Fixed::of(config));
-        Self { ledger, issuers: Vec::new(), commands, tls, files: Vec::new(), asks: !config.asks_nobody(), fixed }
+    /// Of a scaler without a slot. `configured`: where the ports were to be, had none been inherited.
+    pub fn new(
+        config: &Config,
+        configured: [std::net::SocketAddr; 2],
+        commands: mpsc::Sender<Command>,
+        tls: Option<Tls>,
+    ) -> Self {
+        let fixed = Fixed { ports: configured, ..Fixed::of(config) };
+        let (bound, asks) = ([config.listen, config.admin], !config.asks_nobody());
+        Self { ledger: Ledger::default(), issuers: Vec::new(), commands, tls, files: Vec::new(), asks, bound, fixed }
     }
 
     /// Looks at all files, then tells the scaler; the settings are to be used from now on.
@@ -157,7 +165,7 @@ impl Intake {
             );
         }
         // Whoever reaches the port reaches where it was bound, whatever the file says now.
-        [config.listen, config.admin] = self.fixed.ports;
+        [config.listen, config.admin] = self.bound;
         if self.asks && config.asks_nobody() && !config.anonymous {
             return tracing::error!(
                 "the new configuration has no tenants and would serve everybody; the old one stays, unless it says anonymous = true"

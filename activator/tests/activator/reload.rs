@@ -1,7 +1,10 @@
 //! A configuration that changes while requests run.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -22,6 +25,8 @@ struct Changing {
     house: House,
     now: Arc<Mutex<Result<Config, String>>>,
     version: u32,
+    /// How often it was read.
+    reads: Arc<AtomicUsize>,
 }
 
 impl Changing {
@@ -33,12 +38,16 @@ impl Changing {
         let mut config = files.config();
         change(&mut config);
         let now = Arc::new(Mutex::new(Ok(config.clone())));
+        let reads = Arc::new(AtomicUsize::new(0));
         let read = {
-            let now = now.clone();
-            Arc::new(move || now.lock().unwrap().clone())
+            let (now, reads) = (now.clone(), reads.clone());
+            Arc::new(move || {
+                reads.fetch_add(1, Ordering::Relaxed);
+                now.lock().unwrap().clone()
+            })
         };
         let activator = Activator::begin(config, Some(Source::new(file, read))).await.unwrap();
-        Self { house: House { activator, files }, now, version: 0 }
+        Self { house: House { activator, files }, now, version: 0, reads }
     }
 
     fn change(&mut self, config: Result<Config, String>) {
@@ -48,6 +57,20 @@ impl Changing {
         let folder = self.house.files.folder.path();
         std::fs::write(folder.join("new"), self.version.to_string()).unwrap();
         std::fs::rename(folder.join("new"), folder.join("pilotlight.toml")).unwrap();
+    }
+
+    /// Changes it and waits until that was taken in or refused: one reading begins only when the one before is over.
+    async fn settle(&mut self, config: Result<Config, String>) {
+        for _ in 0..2 {
+            let before = self.reads.load(Ordering::Relaxed);
+            self.change(config.clone());
+            let read = async {
+                while self.reads.load(Ordering::Relaxed) == before {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), read).await.expect("it was never read");
+        }
     }
 
     fn config(&self) -> Config {
@@ -98,8 +121,7 @@ async fn another_snapshot_is_served_once_what_runs_has_been_answered() {
     let mut changing = Changing::new(|_| ()).await;
     let pid = changing.house.ask(&chat("", false)).await.json().await["pid"].clone();
     // The same configuration read again changes nothing.
-    changing.change(Ok(changing.config()));
-    tokio::time::sleep(Duration::from_millis(400)).await;
+    changing.settle(Ok(changing.config())).await;
     assert_eq!(changing.house.ask(&chat("", false)).await.json().await["pid"], pid);
     let mut config = changing.config();
     let other = changing.house.files.folder.path().join("other.snapshot");
@@ -126,8 +148,7 @@ async fn a_wrong_configuration_changes_nothing_and_a_right_one_locks_tenants_out
     let mut twice = right.clone();
     twice.models.push(right.models[0].clone());
     for wrong in [Err("line 3: no".to_owned()), Ok(nowhere), Ok(twice)] {
-        changing.change(wrong);
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        changing.settle(wrong).await;
         assert_eq!(ask(&changing).await, 200);
     }
     let mut locked = right;
