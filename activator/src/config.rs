@@ -5,6 +5,7 @@ use std::{collections::HashSet, ffi::OsString, net::SocketAddr, path::PathBuf, t
 use serde_json::{Map, Value};
 
 use crate::{
+    placement::Rules,
     slot::{Policy, WEIGHT_MAX},
     sockets::Inherited,
     tenants::{
@@ -31,6 +32,16 @@ pub struct ModelEntry {
     pub idle: Option<Duration>,
     /// It is always there: started with `serve`, and again whenever it ends.
     pub keep: bool,
+    /// Runtimes that are always there; `keep` is at least one.
+    pub min_replicas: usize,
+    /// Runtimes at most.
+    pub max_replicas: usize,
+    /// Requests at once that each runtime is to have, where there may be several; `None`: 70 % of `concurrency`, else of 64.
+    pub target: Option<f64>,
+    /// What each of its runtimes needs of a slice; `None`: its snapshot's size, and a quarter.
+    pub memory: Option<u64>,
+    /// Slices, by name, that it may be on; `None`: any.
+    pub slices: Option<Vec<String>>,
     /// Requests that its runtime works on at the same time; further ones are held. `None`: the runtime sees to it.
     pub concurrency: Option<usize>,
     /// In place of [`Config::hold_max`].
@@ -52,6 +63,11 @@ impl ModelEntry {
             aliases: Vec::new(),
             idle: None,
             keep: false,
+            min_replicas: 0,
+            max_replicas: 1,
+            target: None,
+            memory: None,
+            slices: None,
             concurrency: None,
             hold_max: None,
             timeout: None,
@@ -59,6 +75,19 @@ impl ModelEntry {
             sampling: Map::new(),
         }
     }
+}
+
+/// Models that have to do with each other, by name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GroupEntry {
+    /// Its own name, for errors.
+    pub name: String,
+    /// Its models.
+    pub models: Vec<String>,
+    /// They may be there at the same time.
+    pub together: bool,
+    /// While one of them is there, no model outside of the group is.
+    pub alone: bool,
 }
 
 /// Who we are to Knative; labels of the metrics where set.
@@ -91,6 +120,12 @@ pub struct Config {
     pub platform: bool,
     /// Good for what changes something on the admin port. Without any, only a loopback address has that.
     pub admin_keys: Vec<KeyHash>,
+    /// Who may be there with whom.
+    pub groups: Vec<GroupEntry>,
+    /// No model has to go for another that has not been ready for so long.
+    pub residence: Duration,
+    /// Runtimes that have to go for others' in a minute, at most.
+    pub swaps_per_minute: u32,
     /// Where requests are recorded.
     pub audit: Option<PathBuf>,
     /// The API port speaks TLS.
@@ -132,6 +167,9 @@ impl Default for Config {
             anonymous: false,
             platform: false,
             admin_keys: Vec::new(),
+            groups: Vec::new(),
+            residence: Rules::default().residence,
+            swaps_per_minute: Rules::default().swaps_per_minute,
             audit: None,
             tls: None,
             idle: Duration::from_secs(30),
@@ -183,6 +221,12 @@ pub enum ConfigError {
     /// A key that is good for two.
     #[error("the key {0} is given twice")]
     KeyTwice(String),
+    /// Numbers of runtimes that cannot be.
+    #[error("model '{0}': {1}")]
+    Replicas(String, &'static str),
+    /// A group that cannot be.
+    #[error("group '{0}': {1}")]
+    Group(String, String),
     /// Fields that a request could not have.
     #[error("model '{0}', sampling: {1}")]
     Sampling(String, String),
@@ -207,12 +251,14 @@ impl Config {
             ("timeout", self.timeout.is_zero()),
             ("start timeout", self.start_timeout.is_zero()),
             ("the body limit", self.body_bytes_max == 0),
+            ("placement.swaps_per_minute", self.swaps_per_minute == 0),
         ] {
             if zero {
                 return Err(ConfigError::Zero(name));
             }
         }
         self.check_models()?;
+        self.check_groups()?;
         self.check_tenants()?;
         self.check_issuers()?;
         let said = self.anonymous || self.platform || self.listen.ip().is_loopback();
@@ -248,7 +294,22 @@ impl Config {
             if let Some((name, _)) = zero.into_iter().find(|(_, zero)| *zero) {
                 return Err(ConfigError::Zero(name));
             }
+            check_replicas(model)?;
             check_sampling(model)?;
+        }
+        Ok(())
+    }
+
+    fn check_groups(&self) -> Result<(), ConfigError> {
+        let models: HashSet<&str> = self.models.iter().map(|model| model.name.as_str()).collect();
+        for group in &self.groups {
+            let wrong = |why: String| Err(ConfigError::Group(group.name.clone(), why));
+            if let Some(unknown) = group.models.iter().find(|name| !models.contains(name.as_str())) {
+                return wrong(format!("models names '{unknown}', which is no model of this configuration"));
+            }
+            if group.models.is_empty() {
+                return wrong("it names no models".into());
+            }
         }
         Ok(())
     }
@@ -327,10 +388,43 @@ impl Config {
             renew_timeout: self.drain_timeout.max(model.timeout.unwrap_or(self.timeout)),
             hold_max: model.hold_max.unwrap_or(self.hold_max),
             concurrency: model.concurrency.unwrap_or(usize::MAX),
-            keep: model.keep,
+            min: model.min_replicas.max(usize::from(model.keep)),
+            max: model.max_replicas.max(1),
+            target: model
+                .target
+                .unwrap_or_else(|| model.concurrency.unwrap_or(CONCURRENCY_DEFAULT) as f64 * UTILIZATION),
         }
     }
 }
+
+/// Where nothing else is said, a runtime is full at so many requests: its engine's default.
+const CONCURRENCY_DEFAULT: usize = 64;
+
+/// So much of what a runtime can take it is to have: Knative's default.
+const UTILIZATION: f64 = 0.7;
+
+fn check_replicas(model: &ModelEntry) -> Result<(), ConfigError> {
+    let wrong = |why| Err(ConfigError::Replicas(model.name.clone(), why));
+    if model.max_replicas == 0 {
+        return wrong("max_replicas must be above 0");
+    }
+    if model.min_replicas.max(usize::from(model.keep)) > model.max_replicas {
+        return wrong("min_replicas is above max_replicas");
+    }
+    if model.max_replicas > REPLICAS_MAX {
+        return wrong("max_replicas is at most 1000");
+    }
+    if model.target.is_some_and(|target| !(target > 0.0 && target.is_finite())) {
+        return wrong("target must be a number above 0");
+    }
+    if model.memory == Some(0) {
+        return wrong("memory must be above 0");
+    }
+    Ok(())
+}
+
+/// More runtimes of one model are a slip of the pen.
+const REPLICAS_MAX: usize = 1000;
 
 /// As a request would be read that says the same.
 fn check_sampling(model: &ModelEntry) -> Result<(), ConfigError> {

@@ -128,7 +128,7 @@ impl Forward {
     async fn attempts(mut self: Box<Self>, mut lost: Option<LaunchId>, trail: &Trail) -> Result<Answer, ApiError> {
         for _ in 0..LIVES_MAX {
             let suspect = self.deaths > DEATHS_MAX;
-            let admitted = self.gate.admit(self.slot, self.claim, (lost, suspect), self.wake.is_some()).await;
+            let admitted = self.gate.admit(self.slot, self.claim.clone(), (lost, suspect), self.wake.is_some()).await;
             let admitted = admitted.map_err(|refusal| self.refused(refusal))?;
             let grant = &admitted.grant;
             if grant.blameless && self.kills < KILLS_MAX {

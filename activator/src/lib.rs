@@ -4,7 +4,7 @@
 //! server ─► probes ─► traffic ─► api (tenants, body, check, route) ─► hold ─► forward ─► endpoint ─► runtime
 //!                                                              │ ▲
 //!                                          Arrive, Leave       ▼ │ admitted or refused
-//!              dashboard, admin ─► scaler (the one owner: slot machines, children, standbys, deadlines)
+//!              dashboard, admin ─► scaler (the one owner: fleet of slots and their placement, children, standbys)
 //! ```
 //!
 //! **Invariants:** knows no tensor, no Wasm and no tokenizer: it depends on neither Burn nor wasmtime. Survives the death
@@ -26,6 +26,7 @@ mod dashboard;
 mod door;
 mod endpoint;
 mod events;
+mod fleet;
 mod forward;
 mod headers;
 mod hold;
@@ -33,12 +34,14 @@ mod launcher;
 mod life;
 mod machine;
 mod metrics;
+pub mod placement;
 mod playground;
 mod probes;
 mod reload;
 mod scaler;
 mod server;
 mod settings;
+pub mod slices;
 pub mod slot;
 mod sockets;
 mod succession;
@@ -47,7 +50,7 @@ pub mod tls;
 mod traffic;
 mod watched;
 
-pub use config::{Config, ConfigError, KnativeLabels, ModelEntry};
+pub use config::{Config, ConfigError, GroupEntry, KnativeLabels, ModelEntry};
 pub use life::{Activator, ServeError, serve};
 pub use reload::{Reader, Source};
 pub use sockets::Inherited;

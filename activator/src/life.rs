@@ -41,6 +41,7 @@ use crate::{
     scaler::{Command, Scaler},
     server::Server,
     settings::Seen,
+    slices::{self, Slice},
     sockets::{self, Claimed, NoSocket},
     succession::{self, Legacy},
     tls::Tls,
@@ -274,12 +275,13 @@ impl Activator {
         let metrics = Metrics::new(&config.knative);
         let (commands, orders) = mpsc::channel(COMMANDS_MAX);
         let gate = Gate::new(commands.clone());
-        let (scaler, phases) = Scaler::new(&config, orders, metrics.clone());
+        let slices: Arc<[Slice]> = slices::here().into();
+        let (scaler, phases) = Scaler::new(&config, slices.clone(), orders, metrics.clone());
         let scaler = tokio::spawn(scaler.run().in_current_span());
         let (draining, readiness) = watch::channel(false);
         let readiness = Readiness::new(readiness);
 
-        let mut intake = Intake::new(&config, configured, commands, tls.clone());
+        let mut intake = Intake::new(&config, configured, commands, tls.clone(), &slices);
         let settings = Arc::new(ArcSwap::from_pointee(intake.take(&config).await?));
         let door = Door::new(admin_port.local_addr()?, settings.clone());
         let admin = Admin {
@@ -458,7 +460,7 @@ pub(crate) fn look_at(model: &ModelEntry) -> Result<Seen, ServeError> {
         }
     };
     let card = ModelCard::new(&model.name, modified.map_or(0, |since| since.as_secs()));
-    Ok(Seen { entry: model.clone(), card, digest })
+    Ok(Seen { entry: model.clone(), card, digest, bytes: metadata.len() })
 }
 
 /// One descriptor per client: as many as the system lets us have.

@@ -88,6 +88,9 @@ pub struct Metrics {
     held: Family<Model, Gauge<i64, AtomicI64>>,
     in_flight: Family<Model, Gauge<i64, AtomicI64>>,
     state: Family<InPhase, Gauge<i64, AtomicI64>>,
+    replicas: Family<Model, Gauge<i64, AtomicI64>>,
+    waits_for_room: Family<Model, Gauge<i64, AtomicI64>>,
+    evictions: Family<Model, Counter<u64, AtomicU64>>,
     cold_starts: Family<Outcome, Counter<u64, AtomicU64>>,
     launch: Family<Model, Histogram>,
     restore: Family<Model, Histogram>,
@@ -122,6 +125,9 @@ impl Metrics {
             held: Family::default(),
             in_flight: Family::default(),
             state: Family::default(),
+            replicas: Family::default(),
+            waits_for_room: Family::default(),
+            evictions: Family::default(),
             cold_starts: Family::default(),
             launch: Family::new_with_constructor(seconds),
             restore: Family::new_with_constructor(seconds),
@@ -141,6 +147,10 @@ impl Metrics {
         registry.register("held", "Requests that wait for a model's runtime", metrics.held.clone());
         registry.register("in_flight", "Requests being answered by a model's runtime", metrics.in_flight.clone());
         registry.register("slot_state", "1 for the state that the slot is in", metrics.state.clone());
+        registry.register("replicas", "Runtimes of a model that answer", metrics.replicas.clone());
+        let waits = "Runtimes that a model is to have and that wait for room on a slice";
+        registry.register("waits_for_room", waits, metrics.waits_for_room.clone());
+        registry.register("evictions", "Runtimes that had to go for another model's", metrics.evictions.clone());
         registry.register("cold_starts", "Launches, by how they ended", metrics.cold_starts.clone());
         registry.register("launch_seconds", "From a runtime's start to its being launched", metrics.launch.clone());
         registry.register("restore_seconds", "From launched to ready for a first token", metrics.restore.clone());
@@ -187,8 +197,10 @@ impl Metrics {
             let label = InPhase { model: model.to_owned(), state: phase.name() };
             self.state.get_or_create(&label).set(i64::from(phase == Phase::Cold));
         }
-        self.held.get_or_create(&label).set(0);
-        self.in_flight.get_or_create(&label).set(0);
+        for gauges in [&self.held, &self.in_flight, &self.replicas, &self.waits_for_room] {
+            gauges.get_or_create(&label).set(0);
+        }
+        self.evictions.get_or_create(&label).inc_by(0);
         for histograms in [&self.launch, &self.restore] {
             drop(histograms.get_or_create(&label));
         }
@@ -199,16 +211,28 @@ impl Metrics {
         ["died", "interrupted", "given_up"].into_iter().for_each(|outcome| zero(&self.lost, outcome));
     }
 
-    /// A model's engine now stands like this; `before` is what it said last.
-    pub fn engine(&self, model: &str, before: &Stats, now: &Stats) {
+    /// A model's engines now stand like this, together.
+    pub fn engines<'a>(&self, model: &str, engines: impl Iterator<Item = &'a Stats>) {
+        let mut sum = Stats::default();
+        for engine in engines {
+            sum.running += engine.running;
+            sum.waiting += engine.waiting;
+            sum.kv_blocks_used += engine.kv_blocks_used;
+            sum.kv_blocks_idle += engine.kv_blocks_idle;
+            sum.kv_blocks_total += engine.kv_blocks_total;
+        }
         let gauge = |family: &Family<InPhase, Gauge<i64, AtomicI64>>, state, value: u32| {
             family.get_or_create(&InPhase { model: model.to_owned(), state }).set(i64::from(value));
         };
-        gauge(&self.sequences, "running", now.running);
-        gauge(&self.sequences, "waiting", now.waiting);
-        gauge(&self.kv_blocks, "used", now.kv_blocks_used);
-        gauge(&self.kv_blocks, "idle", now.kv_blocks_idle);
-        gauge(&self.kv_blocks, "total", now.kv_blocks_total);
+        gauge(&self.sequences, "running", sum.running);
+        gauge(&self.sequences, "waiting", sum.waiting);
+        gauge(&self.kv_blocks, "used", sum.kv_blocks_used);
+        gauge(&self.kv_blocks, "idle", sum.kv_blocks_idle);
+        gauge(&self.kv_blocks, "total", sum.kv_blocks_total);
+    }
+
+    /// One of a model's engines has counted so far; `before` is what it said last.
+    pub fn engine_counted(&self, model: &str, before: &Stats, now: &Stats) {
         let label = Model { model: model.to_owned() };
         self.preempted.get_or_create(&label).inc_by(now.preempted.saturating_sub(before.preempted));
         self.reused.get_or_create(&label).inc_by(now.reused_tokens.saturating_sub(before.reused_tokens));
@@ -231,10 +255,18 @@ impl Metrics {
         let label = Model { model: model.to_owned() };
         self.held.get_or_create(&label).set(slot.held() as i64);
         self.in_flight.get_or_create(&label).set(slot.in_flight() as i64);
+        self.replicas.get_or_create(&label).set(slot.ready_count() as i64);
+        self.waits_for_room.get_or_create(&label).set(slot.waits_for_room() as i64);
         for phase in Phase::ALL {
             let label = InPhase { model: model.to_owned(), state: phase.name() };
             self.state.get_or_create(&label).set(i64::from(phase == slot.phase()));
         }
+    }
+
+    /// One of its runtimes has to go for another model's.
+    pub fn evicted(&self, model: &str) {
+        tracing::info!(model, "makes room for another model");
+        self.evictions.get_or_create(&Model { model: model.to_owned() }).inc();
     }
 
     /// A runtime became ready.

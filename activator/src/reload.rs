@@ -25,6 +25,7 @@ use crate::{
     life::{ServeError, look_at},
     scaler::Command,
     settings::{Ledger, Seen, Settings},
+    slices::Slice,
     tenants::jwt::Issuer,
     tls::{Tls, TlsEntry},
     watched,
@@ -107,10 +108,12 @@ impl Intake {
         configured: [std::net::SocketAddr; 2],
         commands: mpsc::Sender<Command>,
         tls: Option<Tls>,
+        slices: &[Slice],
     ) -> Self {
+        let ledger = Ledger::new(slices.iter().map(|slice| slice.name.clone()).collect());
         let fixed = Fixed { ports: configured, ..Fixed::of(config) };
         let (bound, asks) = ([config.listen, config.admin], !config.asks_nobody());
-        Self { ledger: Ledger::default(), issuers: Vec::new(), commands, tls, files: Vec::new(), asks, bound, fixed }
+        Self { ledger, issuers: Vec::new(), commands, tls, files: Vec::new(), asks, bound, fixed }
     }
 
     /// Looks at all files, then tells the scaler; the settings are to be used from now on.
@@ -128,10 +131,10 @@ impl Intake {
         if let (Some(tls), Some(entry)) = (&self.tls, &config.tls) {
             tls.reload(entry).map_err(ServeError::Tls)?;
         }
-        let (settings, slots) = self.ledger.enter(config, seen, self.issuers.clone());
+        let (settings, slots, rules) = self.ledger.enter(config, seen, self.issuers.clone());
         let (done, told) = oneshot::channel();
         let gone = |_| ServeError::System(std::io::Error::other("the scaler has ended"));
-        self.commands.send(Command::Reconfigure(slots, done)).await.map_err(|_| gone(()))?;
+        self.commands.send(Command::Reconfigure(slots, rules, done)).await.map_err(|_| gone(()))?;
         told.await.map_err(|_| gone(()))?;
         Ok(settings)
     }

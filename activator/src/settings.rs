@@ -13,7 +13,8 @@ use serde_json::{
 };
 
 use crate::{
-    config::{Config, ModelEntry},
+    config::{Config, GroupEntry, ModelEntry},
+    placement::{Group, Need, Rules},
     scaler::SlotId,
     slot::Policy,
     tenants::{Book, Caller, Tenants, jwt::Issuer, key::Keys},
@@ -59,6 +60,8 @@ pub struct Seen {
     pub card: ModelCard,
     /// Its digest.
     pub digest: Option<String>,
+    /// Its size.
+    pub bytes: u64,
 }
 
 /// What a slot is to be.
@@ -70,6 +73,10 @@ pub struct SlotSpec {
     pub digest: Option<String>,
     /// Times and bounds.
     pub policy: Policy,
+    /// What each of its runtimes needs of a slice.
+    pub need: Need,
+    /// Memory for keys and values, if that is said.
+    pub kv_memory_bytes: Option<u64>,
     /// Its model is gone from the configuration.
     pub retired: bool,
 }
@@ -77,17 +84,32 @@ pub struct SlotSpec {
 /// What outlives every change: numbers of slots and of tenants.
 #[derive(Debug, Default)]
 pub struct Ledger {
+    /// Names of the slices that there are.
+    slices: Vec<String>,
     slots: Vec<SlotSpec>,
     by_name: HashMap<String, SlotId>,
     tenants: Book,
 }
 
+/// A runtime needs so much beside its weights and its keys and values.
+const OVERHEAD_BYTES: u64 = 64 << 20;
+
 impl Ledger {
+    /// Nothing yet; these are the slices' names.
+    pub fn new(slices: Vec<String>) -> Self {
+        Self { slices, ..Self::default() }
+    }
+
     /// The settings and slots of a configuration that has been checked; slots that were there before keep their numbers.
-    pub fn enter(&mut self, config: &Config, seen: Vec<Seen>, issuers: Vec<Arc<Issuer>>) -> (Settings, Vec<SlotSpec>) {
+    pub fn enter(
+        &mut self,
+        config: &Config,
+        seen: Vec<Seen>,
+        issuers: Vec<Arc<Issuer>>,
+    ) -> (Settings, Vec<SlotSpec>, Rules) {
         for slot in &mut self.slots {
             // Who is held or running is answered; then it ends.
-            (slot.retired, slot.policy.keep, slot.policy.idle) = (true, false, Duration::ZERO);
+            (slot.retired, slot.policy.min, slot.policy.idle) = (true, 0, Duration::ZERO);
         }
         let routes: Vec<Arc<Route>> = seen.into_iter().map(|seen| Arc::new(self.route(config, seen))).collect();
         let names = |route: &Arc<Route>| {
@@ -102,12 +124,14 @@ impl Ledger {
             admin_keys.add(key.clone(), ());
         }
         let early_headers_after = config.early_headers_after;
-        (Settings { routes, by_name, tenants, admin_keys, early_headers_after }, self.slots.clone())
+        let settings = Settings { routes, by_name, tenants, admin_keys, early_headers_after };
+        (settings, self.slots.clone(), self.rules(config))
     }
 
     fn route(&mut self, config: &Config, seen: Seen) -> Route {
-        let Seen { entry, card, digest } = seen;
-        let policy = config.policy(&entry);
+        let Seen { entry, card, digest, bytes } = seen;
+        let (policy, need) = (config.policy(&entry), self.need(&entry, bytes));
+        let kv_memory_bytes = entry.memory.map(|memory| memory.saturating_sub(bytes.saturating_add(OVERHEAD_BYTES)));
         let route = |slot| Route {
             slot,
             card,
@@ -119,12 +143,36 @@ impl Ledger {
         let next = SlotId(self.slots.len());
         let slot = *self.by_name.entry(entry.name.clone()).or_insert(next);
         let route = route(slot);
-        let spec = SlotSpec { entry, digest, policy, retired: false };
+        let spec = SlotSpec { entry, digest, policy, need, kv_memory_bytes, retired: false };
         match self.slots.get_mut(slot.0) {
             Some(place) => *place = spec,
             None => self.slots.push(spec),
         }
         route
+    }
+
+    /// As configured, else the snapshot's size and a quarter, which keys and values rarely fill.
+    fn need(&self, entry: &ModelEntry, bytes: u64) -> Need {
+        let index = |name: &String| self.slices.iter().position(|slice| slice == name);
+        Need {
+            bytes: entry.memory.unwrap_or(bytes.saturating_add(bytes / 4)),
+            slices: entry.slices.as_ref().map(|names| names.iter().filter_map(index).collect()),
+        }
+    }
+
+    /// How models share the slices, where their names are slots.
+    fn rules(&self, config: &Config) -> Rules {
+        let slot = |name: &String| self.by_name.get(name).copied();
+        let group = |group: &GroupEntry| Group {
+            members: group.models.iter().filter_map(slot).collect(),
+            together: group.together,
+            alone: group.alone,
+        };
+        Rules {
+            residence: config.residence,
+            swaps_per_minute: config.swaps_per_minute,
+            groups: config.groups.iter().map(group).collect(),
+        }
     }
 }
 
@@ -232,10 +280,15 @@ mod tests {
     use serde_json::json;
 
     fn settings(ledger: &mut Ledger, models: &[ModelEntry]) -> (Settings, Vec<SlotSpec>) {
-        let seen =
-            |entry: &ModelEntry| Seen { entry: entry.clone(), card: ModelCard::new(&entry.name, 0), digest: None };
+        let seen = |entry: &ModelEntry| Seen {
+            entry: entry.clone(),
+            card: ModelCard::new(&entry.name, 0),
+            digest: None,
+            bytes: 100,
+        };
         let config = Config { models: models.to_vec(), ..Config::default() };
-        ledger.enter(&config, models.iter().map(seen).collect(), Vec::new())
+        let (settings, slots, _) = ledger.enter(&config, models.iter().map(seen).collect(), Vec::new());
+        (settings, slots)
     }
 
     #[test]

@@ -1,24 +1,30 @@
-//! One model's place in the activator, as a pure state machine.
+//! One model's place in the activator, as a pure state machine: who is held, and the runtimes that answer.
 //!
 //! ```text
-//!          Arrived                 BecameReady                idle, or Close
-//!  Cold ───────────► Starting ───────────────► Ready ───────────────────► Draining ──► Cold
-//!   ▲                   │  not ready in time, Broke  │ Broke        exit seen ▲ │
-//!   │                   └──────────────► Draining ◄──┘                        │ │ it ended before it
-//!   │   until           exit seen before Ready                                │ ▼ was ever ready
-//!   └─────────────────────────── Failed ◄───────────────────────────────────────┘
+//!            wanted             room              BecameReady             idle, evicted, or Close
+//!  (nothing) ──────► Placing ─────────► Starting ─────────────► Ready ────────────────────────► Draining ──► (nothing)
+//!                       │ cancelled        │  not ready in time, Broke │ Broke                       ▲
+//!                       └► (nothing)       └──────────────────────────┴─────────────────────────────┘
 //! ```
 //!
-//! **Invariants:** never two launches alive; a request is held only while a launch is alive or a retry is due; whoever
-//! is held is admitted, refused, or has left, in the order of the queue (`slot/queue.rs`), and while somebody is held a ready slot answers as
-//! many as it may; a launch is forgotten only once its exit has been seen. Nothing here reads a clock, spawns or awaits: time is an argument
-//! and [`Effect`]s are data, run by the scaler.
+//! Each runtime (*replica*) goes this way. What the slot as a whole is called ([`Phase`]) is the best that one of them has reached; a slot whose
+//! last launch never became ready *rests* (`Failed`) before the next. How many runtimes there should be follows from who asks: none, one, or
+//! as many as [`scale`] finds, between the policy's bounds.
+//!
+//! **Invariants:** never more launches alive than the policy's `max`, but for one that succeeds another ([`Event::Renew`]); a request is held only while a
+//! launch is alive or wished for, or a retry is due; whoever is held is admitted, refused, or has left, in the order of the queue
+//! (`slot/queue.rs`), and while somebody is held every ready runtime answers as many as it may; a launch is forgotten only once its exit has
+//! been seen, and gives its room back then. Nothing here reads a clock, spawns or awaits: time is an argument and [`Effect`]s are data.
 
 mod pace;
 mod queue;
+mod replica;
+mod scale;
 mod turn;
 
 pub use queue::{AGEING, Claim, TenantId, WEIGHT_MAX};
+pub use replica::{Prefixes, Ready, Replica, Stage};
+pub use scale::{LOOK, PANIC, STABLE};
 
 use std::{
     collections::BTreeMap,
@@ -29,6 +35,7 @@ use std::{
 use pace::Pace;
 use protocol::control::FailureKind;
 use queue::Queue;
+use scale::Scale;
 
 /// The first wait after a launch that never became ready; each further one in a row doubles it.
 pub const BACK_OFF_FIRST: Duration = Duration::from_millis(250);
@@ -42,6 +49,10 @@ pub const SHORT_LIFE: Duration = Duration::from_secs(30);
 /// As many failures in a row turn held requests away instead of holding them further.
 pub const FAILURES_HELD_THROUGH: u32 = 3;
 
+/// A model's index, in the order in which models came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SlotId(pub usize);
+
 /// One life of a runtime process in one slot. Unique and growing within its slot; also names its endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LaunchId(pub u64);
@@ -51,7 +62,7 @@ pub struct LaunchId(pub u64);
 pub struct RequestId(pub u64);
 
 /// A slot's times and bounds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Policy {
     /// A ready runtime that nobody asked for so long is drained.
     pub idle: Duration,
@@ -63,10 +74,14 @@ pub struct Policy {
     pub renew_timeout: Duration,
     /// Requests held at most, besides those that lost their runtime.
     pub hold_max: usize,
-    /// Requests that are let through at the same time; further ones are held.
+    /// Requests that one runtime answers at the same time; further ones are held.
     pub concurrency: usize,
-    /// It is started without a request, and never drained for want of one.
-    pub keep: bool,
+    /// So many runtimes are started without a request, and never drained for want of one.
+    pub min: usize,
+    /// No more runtimes than this, but for one that succeeds another.
+    pub max: usize,
+    /// Requests at once that each runtime is to have, where there may be several.
+    pub target: f64,
 }
 
 /// Why a launch never became ready.
@@ -84,6 +99,11 @@ impl Failure {
         Self { kind: FailureKind::Internal, message: message.into() }
     }
 
+    /// It cannot be, as it is asked for.
+    pub fn unsupported(message: impl Into<Arc<str>>) -> Self {
+        Self { kind: FailureKind::Unsupported, message: message.into() }
+    }
+
     fn retry_may_help(&self) -> bool {
         match self.kind {
             FailureKind::BadSnapshot | FailureKind::Unsupported => false,
@@ -92,48 +112,16 @@ impl Failure {
     }
 }
 
-/// Where the slot is in its life.
+/// The last launch never became ready; no other before `until`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
-    /// No process.
-    Cold,
-    /// A process is on its way to its first token.
-    Starting {
-        /// Which.
-        launch: LaunchId,
-        /// Since when.
-        began: Instant,
-        /// Killed if not ready by then.
-        give_up_at: Instant,
-    },
-    /// Requests go straight through.
-    Ready {
-        /// Whose endpoint they go to.
-        launch: LaunchId,
-        /// Who is being answered, since when.
-        in_flight: BTreeMap<RequestId, Instant>,
-        /// When the last of them ended; meaningful while there is none.
-        idle_since: Instant,
-    },
-    /// The process has been told to end, or is being killed; it is alive until its exit is seen.
-    Draining {
-        /// Which.
-        launch: LaunchId,
-        /// Killed if it has not exited by then; `None` once that has been done.
-        give_up_at: Option<Instant>,
-        /// Why it ends, if it was never ready.
-        failure: Option<Failure>,
-    },
-    /// The last launch never became ready; no other before `until`.
-    Failed {
-        /// End of the back-off.
-        until: Instant,
-        /// What the launch died of.
-        failure: Failure,
-    },
+pub struct Rest {
+    /// End of the back-off.
+    pub until: Instant,
+    /// What the launch died of.
+    pub failure: Failure,
 }
 
-/// [`State`] without its data: the words of `/slots` and of the metrics.
+/// Where the slot is in its life: the words of `/slots` and of the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs)]
@@ -162,7 +150,7 @@ impl Phase {
 }
 
 /// What happens to a slot.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// A request wants in.
     Arrived(RequestId, Claim),
@@ -170,6 +158,12 @@ pub enum Event {
     Returned(RequestId),
     /// It was answered, gave up or went away.
     Left(RequestId),
+    /// There is room for a runtime.
+    Placed(LaunchId),
+    /// There is none for one that was to succeed another, unless that goes first.
+    NoRoom(LaunchId),
+    /// The runtime is to make room for another model's: what it answers it answers, and takes nothing new.
+    Evicted(LaunchId),
     /// The runtime can produce a first token.
     BecameReady(LaunchId),
     /// No process could be started, so no exit will be seen.
@@ -186,7 +180,7 @@ pub enum Event {
     SnapshotChanged,
     /// Be started, though nobody asks.
     Wanted,
-    /// What runs is to end, and what comes is to be answered by a new launch: the snapshot is another than the one that runs.
+    /// The snapshot is another than the one that runs: new launches succeed those that are there, and those end when what they answer is over.
     Renew,
     /// Nobody needs what runs: it ends when what it answers is over.
     Unwanted,
@@ -202,6 +196,15 @@ pub enum Event {
 /// What the owner must do, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
+    /// Find room for a runtime: [`Event::Placed`], [`Event::NotLaunched`] or, for a `surge` alone, [`Event::NoRoom`] says when or why not.
+    Place {
+        /// For which.
+        launch: LaunchId,
+        /// Now, and without a runtime that would have to go for it, or not at all.
+        surge: bool,
+    },
+    /// It needs no room any more.
+    Release(LaunchId),
     /// Start a runtime and let it restore the model.
     Launch(LaunchId),
     /// Tell the runtime to finish and exit.
@@ -243,17 +246,22 @@ pub enum Refusal {
 #[derive(Clone, Debug)]
 pub struct Slot {
     policy: Policy,
-    state: State,
+    replicas: BTreeMap<LaunchId, Replica>,
+    rest: Option<Rest>,
     held: Queue,
+    /// Beginnings of the prompts of those who are held.
+    prefixes: BTreeMap<RequestId, Prefixes>,
     pace: Pace,
+    scale: Scale,
     /// Launches in a row that never became ready.
     failures: u32,
     launches: u64,
     /// To be started as soon as that can be, though nobody asks.
     wanted: bool,
-    /// Lives in a row that ended soon after they were ready, and when the last began.
+    /// As `wanted`, but once.
+    nudged: bool,
+    /// Lives in a row that ended soon after they were ready.
     short_lives: u32,
-    ready_at: Option<Instant>,
     closing: bool,
 }
 
@@ -262,32 +270,45 @@ impl Slot {
     pub fn new(policy: Policy) -> Self {
         Self {
             policy,
-            state: State::Cold,
+            replicas: BTreeMap::new(),
+            rest: None,
             held: Queue::default(),
+            prefixes: BTreeMap::new(),
             pace: Pace::default(),
+            scale: Scale::default(),
             failures: 0,
             launches: 0,
             wanted: false,
+            nudged: false,
             short_lives: 0,
-            ready_at: None,
             closing: false,
         }
     }
 
-    /// Where it is in its life.
-    pub fn state(&self) -> &State {
-        &self.state
+    /// Its runtimes, those that are wished for included.
+    pub fn replicas(&self) -> &BTreeMap<LaunchId, Replica> {
+        &self.replicas
     }
 
-    /// Where it is in its life, without the data.
+    /// Where one of its runtimes is in its life.
+    pub fn stage(&self, launch: LaunchId) -> Option<&Stage> {
+        self.replicas.get(&launch).map(|replica| &replica.stage)
+    }
+
+    /// Why it rests, if it does.
+    pub fn rest(&self) -> Option<&Rest> {
+        self.rest.as_ref()
+    }
+
+    /// Where it is in its life.
     pub fn phase(&self) -> Phase {
-        match self.state {
-            State::Cold => Phase::Cold,
-            State::Starting { .. } => Phase::Starting,
-            State::Ready { .. } => Phase::Ready,
-            State::Draining { .. } => Phase::Draining,
-            State::Failed { .. } => Phase::Failed,
-        }
+        let phase = |replica: &Replica| match replica.stage {
+            Stage::Ready(_) => (2, Phase::Ready),
+            Stage::Placing { .. } | Stage::Starting { .. } => (1, Phase::Starting),
+            Stage::Draining { .. } => (0, Phase::Draining),
+        };
+        let best = self.replicas.values().map(phase).max_by_key(|(rank, _)| *rank);
+        best.map_or(if self.rest.is_some() { Phase::Failed } else { Phase::Cold }, |(_, phase)| phase)
     }
 
     /// How many requests wait.
@@ -297,42 +318,87 @@ impl Slot {
 
     /// How many requests are being answered.
     pub fn in_flight(&self) -> usize {
-        match &self.state {
-            State::Ready { in_flight, .. } => in_flight.len(),
-            State::Cold | State::Starting { .. } | State::Draining { .. } | State::Failed { .. } => 0,
-        }
+        self.ready().map(|(_, ready)| ready.in_flight.len()).sum()
     }
 
-    /// The process that is alive, if one is.
-    pub fn launch(&self) -> Option<LaunchId> {
-        match self.state {
-            State::Starting { launch, .. } | State::Ready { launch, .. } | State::Draining { launch, .. } => {
-                Some(launch)
-            }
-            State::Cold | State::Failed { .. } => None,
+    /// How long its last start took, from having room to ready.
+    pub fn start_took(&self) -> Option<Duration> {
+        self.pace.start
+    }
+
+    /// Times and bounds.
+    pub fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    /// So many stay though nobody asks.
+    pub fn min(&self) -> usize {
+        self.policy.min
+    }
+
+    /// Runtimes that answer.
+    pub fn ready_count(&self) -> usize {
+        self.ready().count()
+    }
+
+    /// Runtimes that it is to have and for which there is no room yet.
+    pub fn waits_for_room(&self) -> usize {
+        self.replicas.values().filter(|replica| matches!(replica.stage, Stage::Placing { .. })).count()
+    }
+
+    fn ready(&self) -> impl Iterator<Item = (LaunchId, &Ready)> {
+        self.replicas.iter().filter_map(|(launch, replica)| match &replica.stage {
+            Stage::Ready(ready) => Some((*launch, ready)),
+            Stage::Placing { .. } | Stage::Starting { .. } | Stage::Draining { .. } => None,
+        })
+    }
+
+    /// Those that answer, or will.
+    fn active(&self) -> usize {
+        self.replicas.values().filter(|replica| !matches!(replica.stage, Stage::Draining { .. })).count()
+    }
+
+    /// Somebody waits, or has said that it is to be there.
+    fn is_asked_for(&self) -> bool {
+        !self.held.is_empty() || self.wanted || self.nudged
+    }
+
+    /// How many runtimes there should be.
+    fn desired(&self) -> usize {
+        let asked = usize::from(self.is_asked_for());
+        asked.max(self.policy.min).max(self.scale.desired()).min(self.policy.max.max(1))
+    }
+
+    /// Since when nobody is answered, where more is ready than must be.
+    fn quiet_since(&self) -> Option<Instant> {
+        if self.ready_count() <= self.policy.min || !self.held.is_empty() || self.in_flight() > 0 {
+            return None;
         }
+        self.ready().map(|(_, ready)| ready.idle_since).max()
     }
 
     /// When [`Event::Tick`] will next do something.
     pub fn deadline(&self) -> Option<Instant> {
-        match &self.state {
-            State::Cold => None,
-            State::Starting { give_up_at, .. } => Some(*give_up_at),
-            State::Ready { in_flight, idle_since, .. } => {
-                (in_flight.is_empty() && !self.policy.keep).then(|| *idle_since + self.policy.idle)
-            }
-            State::Draining { give_up_at, .. } => *give_up_at,
-            State::Failed { until, .. } => Some(*until),
-        }
+        let stages = self.replicas.values().filter_map(|replica| match &replica.stage {
+            Stage::Starting { give_up_at, .. } => Some(*give_up_at),
+            Stage::Draining { give_up_at, .. } => *give_up_at,
+            Stage::Placing { .. } | Stage::Ready(_) => None,
+        });
+        let quiet = self.quiet_since().map(|since| since + self.policy.idle);
+        let rest = self.rest.as_ref().map(|rest| rest.until);
+        stages.chain(quiet).chain(rest).chain(self.scale.deadline()).min()
     }
 
     /// The one transition.
     pub fn next(self, event: Event, now: Instant) -> (Self, Vec<Effect>) {
         let mut turn = turn::Turn { slot: self, now, effects: Vec::new() };
         match event {
-            Event::Arrived(request, claim) => turn.arrived(request, &claim),
+            Event::Arrived(request, claim) => turn.arrived(request, claim),
             Event::Returned(request) => turn.returned(request),
             Event::Left(request) => turn.left(request),
+            Event::Placed(launch) => turn.placed(launch),
+            Event::NoRoom(launch) => turn.no_room(launch),
+            Event::Evicted(launch) => turn.evicted(launch),
             Event::BecameReady(launch) => turn.became_ready(launch),
             Event::NotLaunched(launch, failure) => turn.not_launched(launch, failure),
             Event::Leaves(launch) => turn.leaves(launch),
@@ -346,32 +412,33 @@ impl Slot {
             Event::NewPolicy(policy) => turn.new_policy(policy),
             Event::Close { give_up_at } => turn.close(give_up_at),
         }
+        turn.settle();
         turn.slot.check_invariants();
         (turn.slot, turn.effects)
     }
 
-    /// A held request waits for something that will come: an exit, a readiness, or the end of a back-off.
+    /// A held request waits for something that will come: an exit, a readiness, room, or the end of a back-off.
     fn check_invariants(&self) {
         debug_assert!(!self.closing || self.held.is_empty());
-        debug_assert!(match &self.state {
-            State::Cold => self.held.is_empty(),
-            State::Ready { in_flight, .. } => self.held.is_empty() || in_flight.len() >= self.policy.concurrency,
-            State::Failed { failure, .. } => self.held.is_empty() || !self.turns_away(failure),
-            State::Starting { .. } | State::Draining { .. } => true,
-        });
+        debug_assert!(self.held.is_empty() || !self.replicas.is_empty() || self.rest.is_some());
+        debug_assert!(
+            self.held.is_empty() || self.ready().all(|(_, ready)| ready.in_flight.len() >= self.policy.concurrency)
+        );
     }
 
     /// When a request of this tenant would be let through, as long as starts and answers took before. Too early rather than too late: others
     /// may come before it.
     fn could_be_answered_in(&self, tenant: TenantId, now: Instant) -> Duration {
         let start = self.pace.start.unwrap_or_default();
-        let (ready_in, busy) = match &self.state {
-            State::Ready { in_flight, .. } => (Duration::ZERO, in_flight.len()),
-            State::Starting { began, .. } => (start.saturating_sub(now.saturating_duration_since(*began)), 0),
-            State::Cold | State::Draining { .. } => (start, 0),
-            State::Failed { until, .. } => (until.saturating_duration_since(now) + start, 0),
-        };
-        ready_in + self.pace.wait(self.held.of(tenant), busy, self.policy.concurrency)
+        let starts = self.replicas.values().filter_map(|replica| match replica.stage {
+            Stage::Starting { began, .. } => Some(start.saturating_sub(now.saturating_duration_since(began))),
+            Stage::Placing { .. } | Stage::Ready(_) | Stage::Draining { .. } => None,
+        });
+        let ready = self.ready_count();
+        let rest = self.rest.as_ref().map_or(Duration::ZERO, |rest| rest.until.saturating_duration_since(now));
+        let ready_in = if ready > 0 { Duration::ZERO } else { starts.min().unwrap_or(start + rest) };
+        let places = self.policy.concurrency.saturating_mul(ready.max(1));
+        ready_in + self.pace.wait(self.held.of(tenant), self.in_flight(), places)
     }
 
     /// Whether requests are answered at once with this failure rather than held for the next launch.

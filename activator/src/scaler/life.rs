@@ -45,6 +45,8 @@ pub struct Life {
     pub endpoint: Endpoint,
     /// What it is for.
     pub role: Role,
+    /// Where it is.
+    pub slice: Option<usize>,
     /// When it did what.
     pub times: Times,
     /// It was a standby when its model came.
@@ -70,11 +72,12 @@ pub struct ColdStart {
 
 impl Life {
     /// A process that has just been started.
-    pub fn new(launched: &Launched, role: Role, spawned: Instant) -> Self {
+    pub fn new(launched: &Launched, role: Role, slice: Option<usize>, spawned: Instant) -> Self {
         Self {
             child: launched.child.clone(),
             endpoint: launched.endpoint.clone(),
             role,
+            slice,
             times: Times { spawned, launched: None, handed: None, ready: None },
             was_standby: false,
             leaving: Arc::default(),
@@ -93,17 +96,17 @@ impl Life {
         });
     }
 
-    /// Hands it its model. It need not be launched yet: the message waits for it.
+    /// Hands it its model: whether that has been verified, its wrapped key, and memory for keys and values. It need not be launched yet: the
+    /// message waits for it.
     pub fn restore(
         &mut self,
         model: &str,
         snapshot: &OwnedFd,
-        verified: bool,
-        wrapped_key: Option<String>,
+        (verified, wrapped_key, kv_memory_bytes): (bool, Option<String>, Option<u64>),
         now: Instant,
     ) -> std::io::Result<()> {
         self.times.handed = Some(now);
-        let message = ToRuntime::Restore { model: model.to_owned(), kv_memory_bytes: None, verified, wrapped_key };
+        let message = ToRuntime::Restore { model: model.to_owned(), kv_memory_bytes, verified, wrapped_key };
         self.child.tell(&message, Some(snapshot))
     }
 

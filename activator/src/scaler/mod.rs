@@ -13,7 +13,7 @@ use std::{
     ffi::OsString,
     os::fd::OwnedFd,
     pin::Pin,
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     time::{Instant, SystemTime},
 };
 
@@ -24,23 +24,23 @@ use tokio::sync::{mpsc, oneshot, watch};
 use self::{
     history::History,
     life::{Life, LifeId, Role},
-    place::{Place, Waiting},
+    place::{Place, Told, Waiting},
     standby::Standby,
 };
 pub use self::{history::PastStart, life::ColdStart, place::SlotView};
+pub use crate::slot::SlotId;
 use crate::{
     child::{ChildEvent, ChildEvents, Exit},
     config::Config,
+    fleet::{Fleet, Turned},
     hold::{Arrival, Grant},
     launcher::{self, LaunchError},
     metrics::Metrics,
+    placement::Rules,
     settings::SlotSpec,
-    slot::{Effect, Event, Failure, LaunchId, Phase, Refusal, RequestId, Slot, State},
+    slices::Slice,
+    slot::{Effect, Event, Failure, LaunchId, Phase, Refusal, RequestId, Stage},
 };
-
-/// A model's index, in the order in which models came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SlotId(pub usize);
 
 /// What the scaler can be asked for.
 #[derive(Debug)]
@@ -49,8 +49,9 @@ pub enum Command {
     Arrive(Arrival),
     /// A request's place is free again.
     Leave(SlotId, RequestId),
-    /// What every slot is to be, in the order of their numbers; those that were there before are among them. Told when done.
-    Reconfigure(Vec<SlotSpec>, oneshot::Sender<()>),
+    /// What every slot is to be, in the order of their numbers; those that were there before are among them; and how they share the slices.
+    /// Told when done.
+    Reconfigure(Vec<SlotSpec>, Rules, oneshot::Sender<()>),
     /// An operator's wish for one slot.
     Wish(SlotId, Wish),
     /// Every slot, as it is now.
@@ -86,10 +87,11 @@ type Heard = Pin<Box<dyn Stream<Item = (LifeId, ChildEvent)> + Send>>;
 /// The owner. See the module.
 pub struct Scaler {
     commands: mpsc::Receiver<Command>,
+    fleet: Fleet,
+    /// By slot.
     places: Vec<Place>,
+    slices: Arc<[Slice]>,
     phases: watch::Sender<Vec<Phase>>,
-    /// Of all slots that have one, the nearest first: thousands of cold ones cost nothing.
-    deadlines: BTreeSet<(Instant, usize)>,
     /// Slots that start.
     starting: usize,
     lives: BTreeMap<LifeId, Life>,
@@ -108,15 +110,17 @@ impl Scaler {
     /// Without a slot: the first [`Command::Reconfigure`] brings them.
     pub fn new(
         config: &Config,
+        slices: Arc<[Slice]>,
         commands: mpsc::Receiver<Command>,
         metrics: Metrics,
     ) -> (Self, watch::Receiver<Vec<Phase>>) {
         let (phases, phases_seen) = watch::channel(Vec::new());
         let scaler = Self {
             commands,
+            fleet: Fleet::new(slices.iter().map(|slice| slice.bytes).collect()),
             places: Vec::new(),
+            slices,
             phases,
-            deadlines: BTreeSet::new(),
             starting: 0,
             lives: BTreeMap::new(),
             heard: SelectAll::new(),
@@ -156,16 +160,16 @@ impl Scaler {
                 self.places[slot.0].waiting.remove(&request);
                 self.step(slot, Event::Left(request)).await;
             }
-            Command::Reconfigure(specs, done) => {
-                self.reconfigure(specs).await;
+            Command::Reconfigure(specs, rules, done) => {
+                self.reconfigure(specs, rules).await;
                 // Who no longer waits needs no answer.
                 let _ = done.send(());
             }
             Command::Wish(slot, wish) => self.grant(slot, wish).await,
             Command::Views(reply) => {
-                let shown = self.places.iter().filter(|place| !place.is_gone());
+                let shown = self.fleet.slots().filter(|(slot, state)| !self.places[slot.0].is_gone(state));
                 // A reader that has gone needs no answer.
-                let _ = reply.send(shown.map(|place| self.view(place)).collect());
+                let _ = reply.send(shown.map(|(slot, _)| self.view(slot)).collect());
             }
             Command::ColdStarts(reply) => {
                 // As above.
@@ -177,20 +181,29 @@ impl Scaler {
         }
     }
 
-    async fn reconfigure(&mut self, specs: Vec<SlotSpec>) {
+    async fn reconfigure(&mut self, specs: Vec<SlotSpec>, rules: Rules) {
+        let mut policies = Vec::new();
         for (i, spec) in specs.into_iter().enumerate() {
-            let policy = match self.places.get_mut(i) {
+            policies.push(match self.places.get_mut(i) {
                 Some(place) => place.reconfigure(spec),
                 None => {
                     self.places.push(Place::new(spec));
                     self.metrics.model(&self.places[i].name);
                     self.phases.send_modify(|phases| phases.push(Phase::Cold));
+                    self.fleet.add(self.places[i].policy());
                     self.places[i].policy()
                 }
-            };
+            });
+        }
+        // Before anybody is started that would be put elsewhere by them.
+        self.fleet.configure(self.places.iter().map(Place::need).collect(), rules);
+        for (i, policy) in policies.into_iter().enumerate() {
             self.step(SlotId(i), Event::NewPolicy(policy)).await;
-            if self.places[i].runs_another_snapshot() {
-                tracing::info!(model = self.places[i].name, "another snapshot: what runs ends when it has answered");
+            if self.places[i].runs_another_snapshot(self.fleet.slot(SlotId(i))) {
+                tracing::info!(
+                    model = self.places[i].name,
+                    "another snapshot: what runs is succeeded, and ends when it has answered"
+                );
                 self.step(SlotId(i), Event::Renew).await;
             }
         }
@@ -213,8 +226,12 @@ impl Scaler {
         }
     }
 
-    fn view(&self, place: &Place) -> SlotView {
-        place.view(place.life.and_then(|life| self.lives.get(&life)).map(|life| life.child.pid()))
+    fn view(&self, slot: SlotId) -> SlotView {
+        let process = |launch, life| {
+            let slice = self.fleet.slice_of(slot, launch).and_then(|slice| self.slices.get(slice));
+            Some((self.lives.get(&life)?.child.pid(), slice.map(|slice| slice.name.clone())))
+        };
+        self.places[slot.0].view(self.fleet.slot(slot), process)
     }
 
     async fn arrive(&mut self, arrival: Arrival) {
@@ -222,79 +239,96 @@ impl Scaler {
         if reply.is_closed() {
             return;
         }
-        if self.places[slot.0].snapshot_changed() {
+        if self.places[slot.0].snapshot_changed(self.fleet.slot(slot)) {
             self.step(slot, Event::SnapshotChanged).await;
         }
-        if let Some(launch) = self.unreachable(slot, lost) {
+        for launch in self.unreachable(slot, lost) {
             self.step(slot, Event::Broke(launch, Failure::internal("the runtime's connection was lost"))).await;
         }
-        let place = &mut self.places[slot.0];
-        let is_gone = lost.is_none_or(|lost| place.slot.launch() != Some(lost));
+        let (place, state) = (&mut self.places[slot.0], self.fleet.slot(slot));
+        let is_gone = lost.is_none_or(|lost| state.stage(lost).is_none());
         if suspect && is_gone && !lost.is_some_and(|lost| place.was_killed_by_others(lost)) {
             // One that has left meanwhile is about to say so through its ticket.
             let _ = reply.send(Err(Refusal::Poison));
             return;
         }
-        let cold = place.slot.phase() != Phase::Ready;
+        let cold = state.phase() != Phase::Ready;
         place.waiting.insert(request, Waiting { reply, cold, lost, suspect });
         let event = if again { Event::Returned(request) } else { Event::Arrived(request, claim) };
         self.step(slot, event).await;
     }
 
-    /// The slot's launch, if it passes for ready and yet cannot be reached: its exit is about to be seen.
-    fn unreachable(&self, slot: SlotId, lost: Option<LaunchId>) -> Option<LaunchId> {
-        let place = &self.places[slot.0];
-        let State::Ready { launch, .. } = *place.slot.state() else { return None };
-        let closed = place.life.and_then(|life| self.lives.get(&life)).is_none_or(|life| life.endpoint.is_closed());
-        (closed || lost == Some(launch)).then_some(launch)
+    /// Launches that pass for ready and yet cannot be reached: their exits are about to be seen.
+    fn unreachable(&self, slot: SlotId, lost: Option<LaunchId>) -> Vec<LaunchId> {
+        let lives = &self.places[slot.0].lives;
+        let closed = |launch: &LaunchId| {
+            lost == Some(*launch)
+                || lives.get(launch).and_then(|life| self.lives.get(life)).is_none_or(|life| life.endpoint.is_closed())
+        };
+        let replicas = self.fleet.slot(slot).replicas().iter();
+        let ready = replicas.filter(|(_, replica)| matches!(replica.stage, Stage::Ready(_))).map(|(launch, _)| *launch);
+        ready.filter(closed).collect()
     }
 
     /// Works an event into a slot and does what follows from it.
     async fn step(&mut self, slot: SlotId, event: Event) {
-        let place = &self.places[slot.0];
-        let (was_due, was, before) = (place.slot.deadline(), place.slot.phase(), counts(&place.slot));
-        let mut events = VecDeque::from([event]);
-        while let Some(event) = events.pop_front() {
-            for effect in self.places[slot.0].advance(event, Instant::now()) {
+        let turned = self.fleet.happen(slot, event, Instant::now());
+        self.carry_out(turned).await;
+    }
+
+    async fn carry_out(&mut self, turned: Turned) {
+        let (mut turns, mut touched) = (VecDeque::from([turned]), BTreeSet::new());
+        while let Some(turned) = turns.pop_front() {
+            for key in turned.evicted {
+                self.metrics.evicted(&self.places[key.slot.0].name);
+            }
+            touched.extend(turned.touched);
+            for (slot, effect) in turned.effects {
                 match effect {
                     Effect::Launch(launch) => {
                         if let Err(failure) = self.launch(slot, launch).await {
-                            events.push_back(Event::NotLaunched(launch, failure));
+                            let failed = Event::NotLaunched(launch, failure);
+                            turns.push_back(self.fleet.happen(slot, failed, Instant::now()));
                         }
                     }
                     Effect::Drain(launch) => self.drain(slot, launch),
-                    Effect::Kill(_) => self.life_of(slot, Life::kill),
+                    Effect::Kill(launch) => self.life_of(slot, launch, Life::kill),
                     Effect::Admit(request, launch) => self.admit(slot, request, launch),
                     Effect::Refuse(request, refusal) => self.refuse(slot, request, refusal),
+                    // Dealt with by the fleet.
+                    Effect::Place { .. } | Effect::Release(_) => {}
                 }
             }
         }
-        let place = &self.places[slot.0];
-        if counts(&place.slot) != before {
-            self.metrics.slot(&place.name, &place.slot);
+        touched.into_iter().for_each(|slot| self.tell(slot));
+    }
+
+    /// Tells metrics and watchers what has become of a slot.
+    fn tell(&mut self, slot: SlotId) {
+        let (place, state) = (&mut self.places[slot.0], self.fleet.slot(slot));
+        let now = Told::of(state);
+        let before = std::mem::replace(&mut place.told, now.clone());
+        if now.counts != before.counts {
+            self.metrics.slot(&place.name, state);
         }
-        let (due, phase) = (place.slot.deadline(), place.slot.phase());
-        if due != was_due {
-            was_due.map(|at| self.deadlines.remove(&(at, slot.0)));
-            due.map(|at| self.deadlines.insert((at, slot.0)));
-        }
-        self.starting += usize::from(phase == Phase::Starting);
-        self.starting -= usize::from(was == Phase::Starting);
-        let moved = self.phases.send_if_modified(|phases| std::mem::replace(&mut phases[slot.0], phase) != phase);
-        if let (true, State::Failed { failure, .. }) = (moved, place.slot.state()) {
-            self.metrics.cold_start_failed(&place.name, &failure.message);
+        self.starting += usize::from(now.starts);
+        self.starting -= usize::from(before.starts);
+        let phase = now.counts.0;
+        self.phases.send_if_modified(|phases| std::mem::replace(&mut phases[slot.0], phase) != phase);
+        if let (true, Some(rest)) = (now.rests_until != before.rests_until, state.rest()) {
+            self.metrics.cold_start_failed(&place.name, &rest.failure.message);
         }
     }
 
-    fn life_of(&self, slot: SlotId, act: impl FnOnce(&Life)) {
-        if let Some(life) = self.places[slot.0].life.and_then(|life| self.lives.get(&life)) {
+    fn life_of(&self, slot: SlotId, launch: LaunchId, act: impl FnOnce(&Life)) {
+        if let Some(life) = self.places[slot.0].lives.get(&launch).and_then(|life| self.lives.get(life)) {
             act(life);
         }
     }
 
     fn drain(&self, slot: SlotId, launch: LaunchId) {
         let name = &self.places[slot.0].name;
-        self.life_of(slot, |life| {
+        self.life_of(slot, launch, |life| {
             tracing::info!(model = name, launch = launch.0, pid = life.child.pid(), "draining");
             if let Err(error) = life.child.tell(&ToRuntime::Drain, None) {
                 tracing::warn!(model = name, %error, "a runtime cannot be told to drain");
@@ -305,7 +339,7 @@ impl Scaler {
 
     fn admit(&mut self, slot: SlotId, request: RequestId, launch: LaunchId) {
         let place = &mut self.places[slot.0];
-        let life = place.life.and_then(|life| self.lives.get(&life)).expect("a ready slot has a process");
+        let life = place.lives.get(&launch).and_then(|life| self.lives.get(life)).expect("who is ready has a process");
         if let Some(waiting) = place.waiting.remove(&request) {
             let Waiting { reply, cold, lost, suspect: _ } = waiting;
             let blameless = lost.is_some_and(|lost| place.was_killed_by_others(lost));
@@ -328,12 +362,13 @@ impl Scaler {
         let verified = self.places[slot.0].is_verified();
         let wrapped_key = self.places[slot.0].wrapped_key();
         let file = OwnedFd::from(file);
-        let role = Role::Slot(slot, launch);
-        let id = match self.take_standby(role) {
+        let (role, slice) = (Role::Slot(slot, launch), self.fleet.slice_of(slot, launch));
+        let id = match self.take_standby(role, slice) {
             Some(id) => id,
-            None => self.begin(role).await.map_err(|error| Failure::internal(error.to_string()))?,
+            None => self.begin(role, slice).await.map_err(|error| Failure::internal(error.to_string()))?,
         };
-        self.places[slot.0].life = Some(id);
+        self.places[slot.0].lives.insert(launch, id);
+        let kv_memory_bytes = self.places[slot.0].kv_memory_bytes;
         let (name, life) = (&self.places[slot.0].name, self.lives.get_mut(&id).expect("it has just begun"));
         tracing::info!(
             model = name,
@@ -342,7 +377,7 @@ impl Scaler {
             standby = life.was_standby,
             "launching"
         );
-        if let Err(error) = life.restore(name, &file, verified, wrapped_key, Instant::now()) {
+        if let Err(error) = life.restore(name, &file, (verified, wrapped_key, kv_memory_bytes), Instant::now()) {
             // Its end will be seen, and counts as a launch that failed.
             tracing::warn!(model = name, %error, "a runtime cannot be told to restore");
             life.child.kill();
@@ -350,13 +385,13 @@ impl Scaler {
         Ok(())
     }
 
-    /// Starts a process.
-    async fn begin(&mut self, role: Role) -> Result<LifeId, LaunchError> {
+    /// Starts a process on a slice.
+    async fn begin(&mut self, role: Role, slice: Option<usize>) -> Result<LifeId, LaunchError> {
         let spawned = Instant::now();
         let launched = launcher::launch(&self.runtime_command).await?;
         self.lives_begun += 1;
         let id = LifeId(self.lives_begun);
-        self.lives.insert(id, Life::new(&launched, role, spawned));
+        self.lives.insert(id, Life::new(&launched, role, slice, spawned));
         self.heard.push(Box::pin(stream::unfold(launched.events, move |mut events: ChildEvents| async move {
             let event = events.next().await?;
             Some(((id, event), events))
@@ -374,10 +409,11 @@ impl Scaler {
                 tracing::info!(model = self.places[slot.0].name, launch = launch.0, status, "a runtime ended");
                 let killed = self.lives.remove(&id).is_some_and(|life| life.killed.load(Ordering::Acquire));
                 let place = &mut self.places[slot.0];
-                place.life = None;
+                place.lives.remove(&launch);
                 let suspects = place.ended(launch, by_others && !killed);
                 // What the next life counts starts at zero.
-                self.metrics.engine(&place.name, &std::mem::take(&mut place.engine), &Default::default());
+                place.engines.remove(&launch);
+                self.metrics.engines(&place.name, place.engines.values());
                 for request in suspects {
                     self.refuse(slot, request, Refusal::Poison);
                     self.step(slot, Event::Left(request)).await;
@@ -414,9 +450,11 @@ impl Scaler {
             (FromRuntime::Failed { kind, message }, Role::Slot(slot, launch)) => {
                 self.step(slot, Event::Broke(launch, Failure { kind, message: message.into() })).await;
             }
-            (FromRuntime::Stats(stats), Role::Slot(slot, _)) => {
+            (FromRuntime::Stats(stats), Role::Slot(slot, launch)) => {
                 let place = &mut self.places[slot.0];
-                self.metrics.engine(&place.name, &std::mem::replace(&mut place.engine, stats), &stats);
+                let before = place.engines.insert(launch, stats).unwrap_or_default();
+                self.metrics.engine_counted(&place.name, &before, &stats);
+                self.metrics.engines(&place.name, place.engines.values());
             }
             (FromRuntime::Leaving, Role::Slot(slot, launch)) => {
                 life.leaving.store(true, Ordering::Release);
@@ -446,22 +484,20 @@ impl Scaler {
         if let Err(error) = outcome {
             tracing::warn!(model = self.places[slot.0].name, %error, "a runtime broke the control protocol");
         }
-        match self.places[slot.0].slot.state() {
+        match self.fleet.slot(slot).stage(launch) {
             // Its exit tells more than its silence.
-            State::Starting { .. } => self.life_of(slot, Life::kill),
-            State::Ready { .. } => {
+            Some(Stage::Starting { .. }) => self.life_of(slot, launch, Life::kill),
+            Some(Stage::Ready(_)) => {
                 self.step(slot, Event::Broke(launch, Failure::internal("the runtime closed its control socket"))).await;
             }
-            State::Cold | State::Draining { .. } | State::Failed { .. } => {}
+            Some(Stage::Placing { .. } | Stage::Draining { .. }) | None => {}
         }
     }
 
     async fn tick(&mut self) {
         let now = Instant::now();
-        let due: Vec<usize> = self.deadlines.iter().take_while(|(at, _)| *at <= now).map(|(_, slot)| *slot).collect();
-        for slot in due {
-            self.step(SlotId(slot), Event::Tick).await;
-        }
+        let turned = self.fleet.tick(now);
+        self.carry_out(turned).await;
         let late = |life: &Life| matches!(life.role, Role::Standby { give_up_at: Some(at) } if at <= now);
         let late: Vec<LifeId> = self.lives.iter().filter(|(_, life)| late(life)).map(|(id, _)| *id).collect();
         late.into_iter().for_each(|id| self.dismiss(id));
@@ -469,7 +505,7 @@ impl Scaler {
 
     /// The next moment at which [`Scaler::tick`] or a standby's retry has something to do.
     fn deadline(&self) -> Option<Instant> {
-        let slots = self.deadlines.first().map(|(at, _)| *at);
+        let slots = self.fleet.deadline();
         let standbys = self.lives.values().filter_map(|life| match life.role {
             Role::Standby { give_up_at } => give_up_at,
             Role::Slot(..) | Role::Dismissed => None,
@@ -478,7 +514,7 @@ impl Scaler {
     }
 
     fn tell_if_quiet(&mut self) {
-        let quiet = || self.places.iter().all(|place| place.slot.held() == 0 && place.slot.in_flight() == 0);
+        let quiet = || self.fleet.slots().all(|(_, slot)| slot.held() == 0 && slot.in_flight() == 0);
         if !self.waiting_for_quiet.is_empty() && quiet() {
             for reply in self.waiting_for_quiet.drain(..) {
                 // Who no longer waits needs no answer.
@@ -502,11 +538,6 @@ impl Scaler {
         self.close(Instant::now()).await;
         self.lives.values().for_each(|life| life.child.kill());
     }
-}
-
-/// What metrics tell of a slot.
-fn counts(slot: &Slot) -> (Phase, usize, usize) {
-    (slot.phase(), slot.held(), slot.in_flight())
 }
 
 /// Pends without a deadline.

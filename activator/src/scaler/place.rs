@@ -1,11 +1,10 @@
-//! A slot with what the pure machine does not know: names, files, and who waits for an answer.
+//! What the pure machine of a slot does not know: names, files, processes, and who waits for an answer.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     fs::{File, Metadata},
     os::unix::fs::MetadataExt,
     path::PathBuf,
-    time::Instant,
 };
 
 use protocol::control::Stats;
@@ -15,8 +14,9 @@ use tokio::sync::oneshot;
 use super::life::{ColdStart, LifeId};
 use crate::{
     hold::Grant,
+    placement::Need,
     settings::SlotSpec,
-    slot::{Effect, Event, Failure, LaunchId, Phase, Policy, Refusal, RequestId, Slot, State},
+    slot::{Failure, LaunchId, Phase, Policy, Refusal, RequestId, Slot, Stage},
 };
 
 /// Launches ended by others that are remembered.
@@ -48,18 +48,21 @@ pub struct Place {
     pub snapshot: PathBuf,
     /// Of the file as it was when the configuration was read; `None` if its header could not be read.
     pub digest: Option<String>,
-    /// Where it is in its life.
-    pub slot: Slot,
-    /// The process that is alive, if one is.
-    pub life: Option<LifeId>,
+    /// The processes that are alive.
+    pub lives: BTreeMap<LaunchId, LifeId>,
+    /// What was last told of its slot.
+    pub told: Told,
     /// Who is held.
     pub waiting: HashMap<RequestId, Waiting>,
     /// The last cold start that became ready.
     pub last_cold_start: Option<ColdStart>,
-    /// What its runtime last said of its engine.
-    pub engine: Stats,
+    /// What its runtimes last said of their engines.
+    pub engines: BTreeMap<LaunchId, Stats>,
     /// As configured.
     policy: Policy,
+    need: Need,
+    /// Memory for keys and values, if that is said.
+    pub kv_memory_bytes: Option<u64>,
     /// What an operator wishes in place of the policy's `keep`.
     pinned: Option<bool>,
     /// Its model is gone from the configuration.
@@ -71,6 +74,28 @@ pub struct Place {
     verified: Option<(Stamp, File)>,
 }
 
+/// What metrics and watchers know of a slot.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Told {
+    /// Its phase, how many are held, are in flight, answer, and wait for room.
+    pub counts: (Phase, [usize; 4]),
+    /// Whether something starts.
+    pub starts: bool,
+    /// The end of its rest, if it rests.
+    pub rests_until: Option<std::time::Instant>,
+}
+
+impl Told {
+    /// Of a slot as it is.
+    pub fn of(slot: &Slot) -> Self {
+        Self {
+            counts: (slot.phase(), [slot.held(), slot.in_flight(), slot.ready_count(), slot.waits_for_room()]),
+            starts: slot.replicas().values().any(|replica| matches!(replica.stage, Stage::Starting { .. })),
+            rests_until: slot.rest().map(|rest| rest.until),
+        }
+    }
+}
+
 /// One model, as `/slots` shows it.
 #[derive(Clone, Debug, Serialize)]
 pub struct SlotView {
@@ -80,6 +105,8 @@ pub struct SlotView {
     pub state: Phase,
     /// Its processes.
     pub replicas: Vec<Replica>,
+    /// Processes that it is to have and that wait for room on a slice.
+    pub waits_for_room: usize,
     /// Requests being answered.
     pub in_flight: usize,
     /// Requests that wait.
@@ -99,24 +126,30 @@ pub struct SlotView {
 pub struct Replica {
     /// Its process id.
     pub pid: i32,
+    /// Where it is in its life.
+    pub state: Phase,
     /// Requests being answered by it.
     pub in_flight: usize,
+    /// Where it is.
+    pub slice: Option<String>,
 }
 
 impl Place {
     /// A cold slot.
     pub fn new(spec: SlotSpec) -> Self {
-        let SlotSpec { entry, digest, policy, retired } = spec;
+        let SlotSpec { entry, digest, policy, need, kv_memory_bytes, retired } = spec;
         Self {
             name: entry.name,
             snapshot: entry.snapshot,
             digest,
-            slot: Slot::new(policy),
-            life: None,
-            engine: Stats::default(),
+            lives: BTreeMap::new(),
+            told: Told::of(&Slot::new(policy)),
+            engines: BTreeMap::new(),
             waiting: HashMap::new(),
             last_cold_start: None,
             policy,
+            need,
+            kv_memory_bytes,
             pinned: None,
             retired,
             killed_by_others: VecDeque::new(),
@@ -127,8 +160,9 @@ impl Place {
 
     /// Is another from now on; the policy that its slot is to have.
     pub fn reconfigure(&mut self, spec: SlotSpec) -> Policy {
-        let SlotSpec { entry, digest, policy, retired } = spec;
+        let SlotSpec { entry, digest, policy, need, kv_memory_bytes, retired } = spec;
         (self.snapshot, self.digest, self.policy, self.retired) = (entry.snapshot, digest, policy, retired);
+        (self.need, self.kv_memory_bytes) = (need, kv_memory_bytes);
         if retired {
             self.pinned = None;
         }
@@ -153,7 +187,17 @@ impl Place {
 
     /// The policy that its slot is to have.
     pub fn policy(&self) -> Policy {
-        Policy { keep: self.pinned.unwrap_or(self.policy.keep), ..self.policy }
+        let min = match self.pinned {
+            Some(true) => self.policy.min.max(1),
+            Some(false) => 0,
+            None => self.policy.min,
+        };
+        Policy { min, ..self.policy }
+    }
+
+    /// What each of its runtimes needs.
+    pub fn need(&self) -> Need {
+        self.need.clone()
     }
 
     /// As [`Place::policy`], with an operator's wish.
@@ -163,23 +207,16 @@ impl Place {
     }
 
     /// Nothing is left of a model that is gone.
-    pub fn is_gone(&self) -> bool {
-        self.retired && self.slot.phase() == Phase::Cold
+    pub fn is_gone(&self, slot: &Slot) -> bool {
+        self.retired && slot.phase() == Phase::Cold
     }
 
     /// A process runs, or starts, another file than the one that is there now.
-    pub fn runs_another_snapshot(&self) -> bool {
-        let alive = matches!(self.slot.state(), State::Starting { .. } | State::Ready { .. });
+    pub fn runs_another_snapshot(&self, slot: &Slot) -> bool {
+        let alive = |stage: &Stage| matches!(stage, Stage::Starting { .. } | Stage::Ready(_));
+        let alive = slot.replicas().values().any(|replica| alive(&replica.stage));
         // A file that is not there is no other: what runs goes on.
         alive && !self.retired && std::fs::metadata(&self.snapshot).is_ok_and(|now| Some(stamp(&now)) != self.stamp)
-    }
-
-    /// Works one event into the slot.
-    pub fn advance(&mut self, event: Event, now: Instant) -> Vec<Effect> {
-        let slot = std::mem::replace(&mut self.slot, Slot::new(self.policy));
-        let (slot, effects) = slot.next(event, now);
-        self.slot = slot;
-        effects
     }
 
     /// Opens the snapshot and remembers which file that was.
@@ -211,26 +248,33 @@ impl Place {
     }
 
     /// Whether a slot that failed now has another file to try.
-    pub fn snapshot_changed(&self) -> bool {
-        let failed = matches!(self.slot.state(), State::Failed { .. });
-        failed && std::fs::metadata(&self.snapshot).ok().is_some_and(|now| Some(stamp(&now)) != self.stamp)
+    pub fn snapshot_changed(&self, slot: &Slot) -> bool {
+        slot.phase() == Phase::Failed
+            && std::fs::metadata(&self.snapshot).ok().is_some_and(|now| Some(stamp(&now)) != self.stamp)
     }
 
-    /// As `/slots` shows it, with the pid of its process if one is alive. Resident memory is not looked up here.
-    pub fn view(&self, pid: Option<i32>) -> SlotView {
-        let in_flight = self.slot.in_flight();
+    /// As `/slots` shows it. `process`: pid and slice of a launch, while it is alive. Resident memory is not looked up here.
+    pub fn view(&self, slot: &Slot, process: impl Fn(LaunchId, LifeId) -> Option<(i32, Option<String>)>) -> SlotView {
+        let replica = |(launch, life): (&LaunchId, &LifeId)| {
+            let (pid, slice) = process(*launch, *life)?;
+            let (state, in_flight) = match slot.stage(*launch)? {
+                Stage::Ready(ready) => (Phase::Ready, ready.in_flight.len()),
+                Stage::Placing { .. } | Stage::Starting { .. } => (Phase::Starting, 0),
+                Stage::Draining { .. } => (Phase::Draining, 0),
+            };
+            Some(Replica { pid, state, in_flight, slice })
+        };
+        let waits = slot.replicas().values().filter(|replica| matches!(replica.stage, Stage::Placing { .. }));
         SlotView {
             name: self.name.clone(),
-            state: self.slot.phase(),
-            replicas: pid.into_iter().map(|pid| Replica { pid, in_flight }).collect(),
-            in_flight,
-            held: self.slot.held(),
+            state: slot.phase(),
+            replicas: self.lives.iter().filter_map(replica).collect(),
+            waits_for_room: waits.count(),
+            in_flight: slot.in_flight(),
+            held: slot.held(),
             resident_bytes: 0,
             last_cold_start: self.last_cold_start,
-            failure: match self.slot.state() {
-                State::Failed { failure, .. } => Some(failure.message.to_string()),
-                State::Cold | State::Starting { .. } | State::Ready { .. } | State::Draining { .. } => None,
-            },
+            failure: slot.rest().map(|rest| rest.failure.message.to_string()),
             digest: self.digest.clone(),
         }
     }
@@ -255,7 +299,14 @@ mod tests {
         fs::write(&path, b"one").unwrap();
         let entry = ModelEntry::new("m", path.clone());
         let policy = Config::default().policy(&entry);
-        let mut place = Place::new(SlotSpec { entry, digest: None, policy, retired: false });
+        let mut place = Place::new(SlotSpec {
+            entry,
+            digest: None,
+            policy,
+            need: Need::default(),
+            kv_memory_bytes: None,
+            retired: false,
+        });
         place.was_verified();
         place.open_snapshot().unwrap();
         assert!(!place.is_verified(), "nothing had been opened when that was said");

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::{
     Scaler,
-    life::{LifeId, Role},
+    life::{Life, LifeId, Role},
 };
 use crate::slot::back_off;
 
@@ -19,9 +19,10 @@ pub(super) struct Standby {
 }
 
 impl Scaler {
-    /// A standby for this role, if there is one.
-    pub(super) fn take_standby(&mut self, role: Role) -> Option<LifeId> {
-        let standbys = self.lives.iter_mut().filter(|(_, life)| matches!(life.role, Role::Standby { .. }));
+    /// A standby for this role, if there is one on that slice.
+    pub(super) fn take_standby(&mut self, role: Role, slice: Option<usize>) -> Option<LifeId> {
+        let standby = |life: &Life| matches!(life.role, Role::Standby { .. }) && life.slice == slice;
+        let standbys = self.lives.iter_mut().filter(|(_, life)| standby(life));
         // A launched one before one that still starts.
         let (id, life) = standbys.min_by_key(|(id, life)| (life.times.launched.is_none(), **id))?;
         life.role = role;
@@ -38,11 +39,23 @@ impl Scaler {
         }
         let there = self.lives.values().filter(|life| matches!(life.role, Role::Standby { .. })).count();
         for _ in there..self.standby.wanted {
-            if let Err(error) = self.begin(Role::Standby { give_up_at: Some(now + self.start_timeout) }).await {
+            let slice = self.slice_for_standby();
+            if let Err(error) = self.begin(Role::Standby { give_up_at: Some(now + self.start_timeout) }, slice).await {
                 tracing::warn!(%error, "cannot launch a standby");
                 return self.standby.failed(now);
             }
         }
+    }
+
+    /// Where most is free, of those slices with the fewest standbys: a process sees its slice alone, from its beginning on.
+    fn slice_for_standby(&self) -> Option<usize> {
+        let used = self.fleet.used();
+        let standbys = |slice: usize| {
+            let there = self.lives.values().filter(|life| matches!(life.role, Role::Standby { .. }));
+            there.filter(|life| life.slice == Some(slice)).count()
+        };
+        let free = |slice: usize| self.slices[slice].bytes.saturating_sub(used[slice]);
+        (0..self.slices.len()).min_by_key(|slice| (standbys(*slice), std::cmp::Reverse(free(*slice))))
     }
 
     /// Kills a standby; its exit will be seen.

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::RequestId;
+use super::{Prefixes, RequestId};
 
 /// As long as this a line waits for each step of priority that it gains.
 pub const AGEING: Duration = Duration::from_secs(5);
@@ -29,7 +29,7 @@ pub const WEIGHT_MAX: u32 = 10_000;
 pub struct TenantId(pub u32);
 
 /// What a request claims of its model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
     /// Who asks.
     pub tenant: TenantId,
@@ -41,6 +41,8 @@ pub struct Claim {
     pub hold_max: usize,
     /// Of no use later.
     pub deadline: Instant,
+    /// What its prompt begins with.
+    pub prefixes: Prefixes,
 }
 
 #[derive(Clone, Debug)]
@@ -165,7 +167,7 @@ mod tests {
 
     fn claim(tenant: u32, weight: u32, priority: u8) -> Claim {
         let deadline = Instant::now() + Duration::from_secs(60);
-        Claim { tenant: TenantId(tenant), weight, priority, hold_max: usize::MAX, deadline }
+        Claim { tenant: TenantId(tenant), weight, priority, hold_max: usize::MAX, deadline, prefixes: Vec::new() }
     }
 
     /// How many of each tenant are among the first `first`, when each has sent `each` at once, one tenant after the other.

@@ -13,7 +13,9 @@ const POLICY: Policy = Policy {
     renew_timeout: Duration::from_secs(300),
     hold_max: 2,
     concurrency: usize::MAX,
-    keep: false,
+    min: 0,
+    max: 1,
+    target: 10.0,
 };
 
 const FIRST: LaunchId = LaunchId(1);
@@ -26,7 +28,7 @@ fn request(id: u64) -> RequestId {
 /// As one of this tenant's, of equal weight.
 fn claim(tenant: u32) -> Claim {
     let deadline = Instant::now() + Duration::from_secs(1 << 30);
-    Claim { tenant: TenantId(tenant), weight: 1, priority: 0, hold_max: usize::MAX, deadline }
+    Claim { tenant: TenantId(tenant), weight: 1, priority: 0, hold_max: usize::MAX, deadline, prefixes: Vec::new() }
 }
 
 /// A request comes that claims nothing special.
@@ -42,10 +44,12 @@ fn bad() -> Failure {
     Failure { kind: FailureKind::BadSnapshot, message: "section weights, offset 4096".into() }
 }
 
-/// A slot, a clock, and everything that happened to it.
+/// A slot, a clock, and everything that happened to it. There is room for every launch, but for one that is to succeed another only where that is
+/// said.
 struct Story {
     slot: Slot,
     now: Instant,
+    surges: bool,
 }
 
 impl Story {
@@ -54,14 +58,25 @@ impl Story {
     }
 
     fn with(policy: Policy) -> Self {
-        Self { slot: Slot::new(policy), now: Instant::now() }
+        Self { slot: Slot::new(policy), now: Instant::now(), surges: false }
     }
 
     /// What follows from an event.
     fn then(&mut self, event: Event) -> Vec<Effect> {
         let (slot, effects) = self.slot.clone().next(event, self.now);
         self.slot = slot;
-        effects
+        let mut done = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Place { launch, surge } if surge && !self.surges => {
+                    done.extend(self.then(Event::NoRoom(launch)))
+                }
+                Effect::Place { launch, .. } => done.extend(self.then(Event::Placed(launch))),
+                Effect::Release(_) => {}
+                effect => done.push(effect),
+            }
+        }
+        done
     }
 
     fn after(mut self, events: impl IntoIterator<Item = Event>) -> Self {
@@ -343,7 +358,7 @@ fn what_cannot_be_answered_in_time_is_turned_away_at_once_and_yet_wakes_the_mode
 
 #[test]
 fn a_model_that_is_kept_is_there_without_being_asked_for() {
-    let mut story = Story::with(Policy { keep: true, ..POLICY });
+    let mut story = Story::with(Policy { min: 1, ..POLICY });
     assert_eq!(story.then(Event::Wanted), vec![Effect::Launch(FIRST)]);
     assert_eq!(story.then(Event::Wanted), vec![], "it comes");
     story.then(Event::BecameReady(FIRST));
@@ -354,7 +369,7 @@ fn a_model_that_is_kept_is_there_without_being_asked_for() {
     story.then(Event::BecameReady(SECOND));
     assert_eq!(story.due(), vec![Effect::Drain(SECOND)]);
     assert_eq!(story.then(Event::Exited(SECOND, died())), vec![]);
-    let kept = Event::NewPolicy(Policy { keep: true, ..POLICY });
+    let kept = Event::NewPolicy(Policy { min: 1, ..POLICY });
     assert_eq!(story.then(kept), vec![Effect::Launch(LaunchId(3))]);
     story.then(Event::Close { give_up_at: story.now });
     assert_eq!(story.then(Event::Exited(LaunchId(3), died())), vec![], "and it ends with the rest");
@@ -363,7 +378,7 @@ fn a_model_that_is_kept_is_there_without_being_asked_for() {
 
 #[test]
 fn a_kept_model_that_dies_again_and_again_is_started_less_and_less_often() {
-    let mut story = Story::with(Policy { keep: true, ..POLICY });
+    let mut story = Story::with(Policy { min: 1, ..POLICY });
     story.then(Event::Wanted);
     let mut pause = |launch, lived| {
         story.then(Event::BecameReady(LaunchId(launch)));
@@ -476,11 +491,12 @@ impl World {
                     assert!(self.was_ready && self.waiting.remove(&request) && self.running.insert(request));
                 }
                 Effect::Refuse(request, _) => assert!(self.waiting.remove(&request), "answered twice"),
+                Effect::Place { .. } | Effect::Release(_) => unreachable!("the story deals with them"),
             }
         }
         assert_eq!(self.story.slot.held(), self.waiting.len());
         assert!(self.story.slot.in_flight() <= self.running.len());
-        assert_eq!(self.story.slot.launch(), self.alive);
+        assert_eq!(self.story.slot.replicas().keys().next().copied(), self.alive);
     }
 
     fn make(&mut self, action: Move) {
@@ -525,7 +541,7 @@ impl World {
             Move::Unwanted => self.happen(Event::Unwanted),
             Move::Renew => self.happen(Event::Renew),
             Move::NewPolicy(concurrency, keep) => {
-                self.happen(Event::NewPolicy(Policy { concurrency, keep, ..POLICY }));
+                self.happen(Event::NewPolicy(Policy { concurrency, min: usize::from(keep), ..POLICY }));
             }
         }
     }

@@ -141,13 +141,14 @@ impl Caller {
     /// `hold_max`: as many requests may wait for the model.
     pub fn claim(&self, hold_max: usize, deadline: Instant) -> Claim {
         match &self.tenant {
-            None => Claim { tenant: TenantId(0), weight: 1, priority: 0, hold_max, deadline },
+            None => Claim { tenant: TenantId(0), weight: 1, priority: 0, hold_max, deadline, prefixes: Vec::new() },
             Some(tenant) => Claim {
                 tenant: tenant.id,
                 weight: tenant.entry.weight,
                 priority: tenant.entry.priority,
                 hold_max: tenant.entry.hold_max.unwrap_or_else(|| tenant.share(hold_max)),
                 deadline,
+                prefixes: Vec::new(),
             },
         }
     }

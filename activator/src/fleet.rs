@@ -1,0 +1,163 @@
+//! All slots and the room that they share, as one pure state machine: what happens to one slot, and what follows for the others.
+//!
+//! **Invariants:** a launch is begun only where there is room for it, and holds that until its exit has been seen; whatever a slot asks of the
+//! placement is answered before anything else happens, or when something has changed. Time is an argument; [`Effect`]s are data, and of them
+//! [`Effect::Place`] and [`Effect::Release`] are dealt with here.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    placement::{Decision, Key, Need, Occupant, Placement, Rules},
+    slot::{Effect, Event, Failure, LaunchId, Policy, Slot, SlotId, Stage},
+};
+
+/// Every slot. See the module.
+#[derive(Clone, Debug)]
+pub struct Fleet {
+    slots: Vec<Slot>,
+    placement: Placement,
+    /// Of all slots that have one, the nearest first: thousands of cold ones cost nothing.
+    deadlines: BTreeSet<(Instant, usize)>,
+}
+
+/// What follows from something that happened.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Turned {
+    /// What is to be done, in order.
+    pub effects: Vec<(SlotId, Effect)>,
+    /// Slots that something happened to.
+    pub touched: BTreeSet<SlotId>,
+    /// Runtimes that have to go for others.
+    pub evicted: Vec<Key>,
+}
+
+impl Fleet {
+    /// No slot yet, and slices of so many bytes.
+    pub fn new(slices: Vec<u64>) -> Self {
+        Self { slots: Vec::new(), placement: Placement::new(slices), deadlines: BTreeSet::new() }
+    }
+
+    /// One more slot, cold.
+    pub fn add(&mut self, policy: Policy) -> SlotId {
+        self.slots.push(Slot::new(policy));
+        SlotId(self.slots.len() - 1)
+    }
+
+    /// A slot.
+    pub fn slot(&self, slot: SlotId) -> &Slot {
+        &self.slots[slot.0]
+    }
+
+    /// Every slot.
+    pub fn slots(&self) -> impl Iterator<Item = (SlotId, &Slot)> {
+        self.slots.iter().enumerate().map(|(i, slot)| (SlotId(i), slot))
+    }
+
+    /// Where a runtime is.
+    pub fn slice_of(&self, slot: SlotId, launch: LaunchId) -> Option<usize> {
+        self.placement.slice_of(Key { slot, launch })
+    }
+
+    /// Bytes that are taken, by slice.
+    pub fn used(&self) -> Vec<u64> {
+        self.placement.used()
+    }
+
+    /// What models need, by slot, and under which rules, from now on. [`Fleet::tick`] says what follows.
+    pub fn configure(&mut self, needs: Vec<Need>, rules: Rules) {
+        self.placement.configure(needs, rules);
+    }
+
+    /// When [`Fleet::tick`] will next do something.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(at, _)| *at).into_iter().chain(self.placement.deadline()).min()
+    }
+
+    /// Something happens to a slot.
+    pub fn happen(&mut self, slot: SlotId, event: Event, now: Instant) -> Turned {
+        self.work(VecDeque::from([(slot, event)]), now)
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: Instant) -> Turned {
+        let due = self.deadlines.iter().take_while(|(at, _)| *at <= now).map(|(_, slot)| *slot);
+        let events = due.map(|slot| (SlotId(slot), Event::Tick)).collect();
+        self.work(events, now)
+    }
+
+    fn work(&mut self, mut events: VecDeque<(SlotId, Event)>, now: Instant) -> Turned {
+        let mut turned = Turned::default();
+        loop {
+            while let Some((slot, event)) = events.pop_front() {
+                self.turn(slot, event, now, &mut turned);
+            }
+            if !self.placement.is_wanted() {
+                return turned;
+            }
+            events.extend(self.decide(now, &mut turned));
+            if events.is_empty() {
+                return turned;
+            }
+        }
+    }
+
+    /// One event into one slot.
+    fn turn(&mut self, slot: SlotId, event: Event, now: Instant, turned: &mut Turned) {
+        let place = &mut self.slots[slot.0];
+        let was_due = place.deadline();
+        let before = std::mem::replace(place, Slot::new(place.policy()));
+        let (after, effects) = before.next(event, now);
+        *place = after;
+        let due = place.deadline();
+        if due != was_due {
+            was_due.map(|at| self.deadlines.remove(&(at, slot.0)));
+            due.map(|at| self.deadlines.insert((at, slot.0)));
+        }
+        turned.touched.insert(slot);
+        for effect in effects {
+            match effect {
+                Effect::Place { launch, surge } => self.placement.ask(Key { slot, launch }, surge, now),
+                Effect::Release(launch) => self.placement.release(Key { slot, launch }),
+                effect => turned.effects.push((slot, effect)),
+            }
+        }
+    }
+
+    /// What becomes of those who wait for room.
+    fn decide(&mut self, now: Instant, turned: &mut Turned) -> Vec<(SlotId, Event)> {
+        let slots = &self.slots;
+        let decisions = self.placement.plan(now, |key| occupant(&slots[key.slot.0], key.launch));
+        let event = |decision| match decision {
+            Decision::Placed(key) => (key.slot, Event::Placed(key.launch)),
+            Decision::NoRoom(key) => (key.slot, Event::NoRoom(key.launch)),
+            Decision::Never(key, why) => (key.slot, Event::NotLaunched(key.launch, Failure::unsupported(why))),
+            Decision::Evict(key) => {
+                turned.evicted.push(key);
+                (key.slot, Event::Evicted(key.launch))
+            }
+        };
+        decisions.into_iter().map(event).collect()
+    }
+}
+
+/// What the placement is to know of a runtime.
+fn occupant(slot: &Slot, launch: LaunchId) -> Occupant {
+    let ready = slot.ready_count();
+    let start = slot.start_took().unwrap_or(Duration::from_secs(1));
+    let occupant = Occupant { kept: slot.min() >= ready.max(1), start, ready, ..Occupant::default() };
+    match slot.stage(launch) {
+        Some(Stage::Ready(of)) => Occupant {
+            ready_since: Some(of.since),
+            idle_since: of.in_flight.is_empty().then_some(of.idle_since),
+            ..occupant
+        },
+        Some(Stage::Draining { .. }) => Occupant { leaving: true, ..occupant },
+        Some(Stage::Placing { .. } | Stage::Starting { .. }) | None => occupant,
+    }
+}
+
+#[cfg(test)]
+mod simulation;
