@@ -32,6 +32,7 @@ use crate::{
     headers,
     hold::Gate,
     metrics::Metrics,
+    prefix,
     probes::{self, Readiness},
     settings::{Route, Settings},
     tenants::{Caller, ClientNames},
@@ -231,6 +232,10 @@ impl Api {
         body.bytes = route.own(body.bytes, wanted.model.as_deref(), wanted.sampled);
         account.tokens.expect(body.bytes.len());
         let caller = account.caller();
+        let mut claim = caller.claim(route.hold_max, deadline.into_std());
+        if route.has_several {
+            claim.prefixes = prefix::of(&body.bytes, caller.scope());
+        }
         let forward = Box::new(Forward {
             gate: self.gate.clone(),
             metrics: self.metrics.clone(),
@@ -241,7 +246,7 @@ impl Api {
             body,
             seed: wanted.needs_seed.then(|| RandomState::new().hash_one(route.slot.0)),
             key,
-            claim: caller.claim(route.hold_max, deadline.into_std()),
+            claim,
             scope: caller.scope(),
             tokens: account.tokens.clone(),
             deaths: 0,

@@ -36,6 +36,7 @@ mod machine;
 mod metrics;
 pub mod placement;
 mod playground;
+mod prefix;
 mod probes;
 mod reload;
 mod scaler;

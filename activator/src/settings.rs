@@ -33,6 +33,8 @@ pub struct Route {
     pub timeout: Duration,
     /// Requests held at most.
     pub hold_max: usize,
+    /// There may be more than one runtime of it.
+    pub has_several: bool,
     /// Fields of requests that say nothing of them.
     pub sampling: Map<String, Value>,
 }
@@ -138,6 +140,7 @@ impl Ledger {
             digest: digest.clone(),
             timeout: entry.timeout.unwrap_or(config.timeout),
             hold_max: policy.hold_max,
+            has_several: policy.max > 1,
             sampling: entry.sampling.clone(),
         };
         let next = SlotId(self.slots.len());

@@ -42,6 +42,10 @@ pub struct File {
     pub operators: Operators,
     /// What is served: the name clients ask for, and what is different for it. Without any, all sealed models of the store
     pub models: BTreeMap<String, Model>,
+    /// Models that have to do with each other, where they share slices
+    pub groups: BTreeMap<String, Group>,
+    /// How models that share slices make room for each other
+    pub placement: Placement,
     /// Who may ask. Without any, and without issuers, everybody may
     pub tenants: BTreeMap<String, Tenant>,
     /// Whose tokens (JWT) are taken
@@ -80,8 +84,20 @@ pub struct Model {
     pub idle: Option<Time>,
     /// It is always there: started with `serve`, and again whenever it ends
     pub keep: bool,
-    /// Requests that are answered at the same time; further ones are held, fairly between tenants [default with tenants: --max-sequences]
+    /// Requests that one runtime answers at the same time; further ones are held, fairly between tenants [default with tenants:
+    /// --max-sequences]
     pub concurrency: Option<usize>,
+    /// So many runtimes are always there; `keep` is at least one [default: 0]
+    pub min_replicas: Option<usize>,
+    /// No more runtimes than this, however many ask [default: 1]
+    pub max_replicas: Option<usize>,
+    /// Requests at once that each runtime is to have, where there may be several: more start, and go again, by the mean of a minute, and in a
+    /// burst by that of six seconds [default: 70 % of `concurrency`]
+    pub target: Option<f64>,
+    /// What each runtime may take of its slice, for weights, keys and values [default: the snapshot's size and a quarter]
+    pub memory: Option<Size>,
+    /// Names of slices that it may be on [default: any]
+    pub slices: Option<Vec<String>>,
     /// In place of the general one
     pub hold_max: Option<usize>,
     /// In place of the general one
@@ -90,6 +106,28 @@ pub struct Model {
     pub start_timeout: Option<Time>,
     /// Where a chat or completion request says nothing of it
     pub sampling: Option<Sampling>,
+}
+
+/// A group of models
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Group {
+    /// Their names
+    pub models: Vec<String>,
+    /// They may be there at the same time; else they take turns
+    pub together: bool,
+    /// While one of them is there, no model outside of the group is
+    pub alone: bool,
+}
+
+/// Who has to go for whom
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Placement {
+    /// No model has to go for another before it has been there for so long [default: 10s]
+    pub residence: Option<Time>,
+    /// So many runtimes have to go for others in a minute, at most [default: 30]
+    pub swaps_per_minute: Option<u32>,
 }
 
 /// Fields of requests, as OpenAI has them

@@ -11,7 +11,7 @@ use std::{
 };
 
 use activator::{
-    ModelEntry,
+    GroupEntry, ModelEntry,
     tenants::{
         TenantEntry,
         jwt::{IssuerEntry, KeySource},
@@ -66,12 +66,24 @@ impl file::Model {
             aliases: self.aliases.clone(),
             idle: self.idle.map(|time| time.0),
             keep: self.keep,
+            min_replicas: self.min_replicas.unwrap_or(0),
+            max_replicas: self.max_replicas.unwrap_or(self.min_replicas.unwrap_or(1).max(1)),
+            target: self.target,
+            memory: self.memory.map(|size| size.0),
+            slices: self.slices.clone(),
             concurrency: self.concurrency,
             hold_max: self.hold_max,
             timeout: self.timeout.map(|time| time.0),
             start_timeout: self.start_timeout.map(|time| time.0),
             sampling: self.sampling.as_ref().map(file::Sampling::fields).unwrap_or_default(),
         })
+    }
+}
+
+impl file::Group {
+    /// The group of this name.
+    pub fn entry(&self, name: &str) -> GroupEntry {
+        GroupEntry { name: name.to_owned(), models: self.models.clone(), together: self.together, alone: self.alone }
     }
 }
 

@@ -185,6 +185,22 @@ impl House {
         answer.json().await[0].clone()
     }
 
+    /// Waits until so many runtimes have begun.
+    pub async fn until_lives(&self, lives: usize) {
+        let seen = async {
+            while self.files.lives() < lives {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, seen).await.unwrap_or_else(|_| panic!("never {lives} lives"));
+    }
+
+    /// Waits until the slot has so many processes.
+    pub async fn until_replicas(&self, count: usize) {
+        let seen = async { while self.slot().await["replicas"].as_array().unwrap().len() != count {} };
+        tokio::time::timeout(PATIENCE, seen).await.unwrap_or_else(|_| panic!("never {count} processes"));
+    }
+
     /// Waits until `/slots` says this of the slot.
     pub async fn until(&self, field: &str, expected: impl Into<Value>) {
         let expected = expected.into();

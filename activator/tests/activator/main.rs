@@ -11,6 +11,7 @@ mod house;
 mod playground;
 mod ports;
 mod reload;
+mod room;
 mod shutdown;
 mod streams;
 mod tenants;

@@ -12,12 +12,13 @@ use activator::{
     Activator, Config, ModelEntry, Source,
     tenants::{TenantEntry, key::KeyHash},
 };
+use protocol::control::FailureKind;
 use serde_json::json;
 
 use crate::{
     client,
     double::Start,
-    house::{Files, House, chat},
+    house::{Files, House, chat, open},
 };
 
 /// An activator whose configuration is what `now` holds whenever its "file" changes.
@@ -71,6 +72,15 @@ impl Changing {
             };
             tokio::time::timeout(Duration::from_secs(20), read).await.expect("it was never read");
         }
+    }
+
+    /// Its model has another snapshot, of which the first lives were those before it.
+    fn replace(&mut self, name: &str, starts: &[Start]) {
+        let mut config = self.config();
+        config.models[0].snapshot = self.house.files.folder.path().join(name);
+        let script = serde_json::to_vec(&self.house.files.script(starts)).unwrap();
+        std::fs::write(&config.models[0].snapshot, script).unwrap();
+        self.change(Ok(config));
     }
 
     fn config(&self) -> Config {
@@ -129,6 +139,39 @@ async fn another_snapshot_is_served_once_what_runs_has_been_answered() {
     config.models[0].snapshot = other;
     changing.change(Ok(config));
     let renewed = async { while changing.house.ask(&chat("", false)).await.json().await["pid"] == pid {} };
+    tokio::time::timeout(Duration::from_secs(20), renewed).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_old_snapshot_answers_until_the_new_one_is_warm() {
+    let mut changing = Changing::new(|_| ()).await;
+    let pid = async |changing: &Changing| changing.house.ask(&chat("", false)).await.json().await["pid"].clone();
+    let first = pid(&changing).await;
+    let gate = changing.house.files.gate("warm");
+    changing.replace("second.snapshot", &[Start::Ready, Start::Gate(gate.clone())]);
+    changing.house.until_lives(2).await;
+    assert_eq!(pid(&changing).await, first, "the new one is not warm yet");
+    let slot = changing.house.slot().await;
+    let states: Vec<_> = slot["replicas"].as_array().unwrap().iter().map(|one| one["state"].clone()).collect();
+    assert_eq!((states, &slot["state"]), (vec![json!("ready"), json!("starting")], &json!("ready")));
+    open(&gate).await;
+    changing.house.until_replicas(1).await;
+    assert_ne!(pid(&changing).await, first);
+    assert_eq!(changing.house.files.lives(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_snapshot_that_does_not_start_leaves_the_old_one_where_it_is() {
+    let mut changing = Changing::new(|_| ()).await;
+    let pid = async |changing: &Changing| changing.house.ask(&chat("", false)).await.json().await["pid"].clone();
+    let first = pid(&changing).await;
+    let bad = Start::Fail(FailureKind::BadSnapshot, "no".into());
+    changing.replace("second.snapshot", &[Start::Ready, bad.clone(), bad, Start::Ready]);
+    changing.house.until_lives(3).await;
+    assert_eq!(pid(&changing).await, first);
+    // It is tried again, less and less often, and succeeds.
+    changing.house.until_lives(4).await;
+    let renewed = async { while pid(&changing).await == first {} };
     tokio::time::timeout(Duration::from_secs(20), renewed).await.unwrap();
 }
 
