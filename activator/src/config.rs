@@ -224,6 +224,18 @@ pub enum ConfigError {
     /// Numbers of runtimes that cannot be.
     #[error("model '{0}': {1}")]
     Replicas(String, &'static str),
+    /// Not enough for the weights.
+    #[error(
+        "model '{model}': memory is {memory} bytes, and its snapshot with what a runtime needs besides takes {least}, without keys and values"
+    )]
+    Memory {
+        /// Whose.
+        model: String,
+        /// As configured.
+        memory: u64,
+        /// Keys and values need more than this.
+        least: u64,
+    },
     /// A group that cannot be.
     #[error("group '{0}': {1}")]
     Group(String, String),

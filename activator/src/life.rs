@@ -40,7 +40,7 @@ use crate::{
     reload::{self, Intake, Source},
     scaler::{Command, Scaler},
     server::Server,
-    settings::Seen,
+    settings::{self, Seen},
     slices::{self, Slice},
     sockets::{self, Claimed, NoSocket},
     succession::{self, Legacy},
@@ -451,6 +451,10 @@ pub(crate) fn look_at(model: &ModelEntry) -> Result<Seen, ServeError> {
         path: model.snapshot.clone(),
         error,
     })?;
+    let least = settings::least_memory(metadata.len());
+    if let Some(memory) = model.memory.filter(|memory| *memory < least) {
+        return Err(ConfigError::Memory { model: model.name.clone(), memory, least }.into());
+    }
     let modified = metadata.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
     let digest = match snapshot::Header::read(&file) {
         Ok(header) => Some(header.digest_hex()),

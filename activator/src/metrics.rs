@@ -197,10 +197,8 @@ impl Metrics {
             let label = InPhase { model: model.to_owned(), state: phase.name() };
             self.state.get_or_create(&label).set(i64::from(phase == Phase::Cold));
         }
-        for gauges in [&self.held, &self.in_flight, &self.replicas, &self.waits_for_room] {
-            gauges.get_or_create(&label).set(0);
-        }
-        self.evictions.get_or_create(&label).inc_by(0);
+        self.held.get_or_create(&label).set(0);
+        self.in_flight.get_or_create(&label).set(0);
         for histograms in [&self.launch, &self.restore] {
             drop(histograms.get_or_create(&label));
         }
@@ -255,8 +253,10 @@ impl Metrics {
         let label = Model { model: model.to_owned() };
         self.held.get_or_create(&label).set(slot.held() as i64);
         self.in_flight.get_or_create(&label).set(slot.in_flight() as i64);
+        // Thousands of models that nobody asks for need not have these.
         self.replicas.get_or_create(&label).set(slot.ready_count() as i64);
         self.waits_for_room.get_or_create(&label).set(slot.waits_for_room() as i64);
+        self.evictions.get_or_create(&label).inc_by(0);
         for phase in Phase::ALL {
             let label = InPhase { model: model.to_owned(), state: phase.name() };
             self.state.get_or_create(&label).set(i64::from(phase == slot.phase()));

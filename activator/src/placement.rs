@@ -1,6 +1,6 @@
 //! Where runtimes fit: slices, who is on them, who waits for room, and who has to go for whom. Pure.
 //!
-//! A model needs so many bytes. A runtime goes onto the slice where least is left over, one without another runtime of its model first. Where
+//! A model needs so many bytes; where that is a guess, a slice with less is taken whole. A runtime goes onto the slice where least is left over, one without another runtime of its model first. Where
 //! there is room nowhere, it waits, and who waits longest chooses first: the slice where it costs least to make room. What goes is idle,
 //! has been there for [`Rules::residence`], and is not kept; a runtime costs the time that its model takes to start, divided by the seconds that it has
 //! been idle, and one. Who has waited for the residence's time in vain, and whose model has no other runtime, may have those that are busy: they
@@ -38,6 +38,8 @@ pub struct Key {
 pub struct Need {
     /// Of its slice, for each runtime.
     pub bytes: u64,
+    /// That is a guess: a slice with less than that is big enough, but for nobody else.
+    pub guessed: bool,
     /// Where it may be; `None`: anywhere.
     pub slices: Option<BTreeSet<usize>>,
 }
@@ -185,6 +187,11 @@ impl Placement {
 
     fn need(&self, slot: SlotId) -> Need {
         self.needs.get(slot.0).cloned().unwrap_or_default()
+    }
+
+    /// What a runtime with this need takes of this slice.
+    fn takes(&self, need: &Need, slice: usize) -> u64 {
+        if need.guessed { need.bytes.min(self.slices[slice]) } else { need.bytes }
     }
 
     fn bytes_on(&self, slice: usize, counts: impl Fn(&Key) -> bool) -> u64 {

@@ -96,6 +96,11 @@ pub struct Ledger {
 /// A runtime needs so much beside its weights and its keys and values.
 const OVERHEAD_BYTES: u64 = 64 << 20;
 
+/// What a runtime takes of its slice without any keys and values, with a snapshot of so many bytes.
+pub fn least_memory(snapshot_bytes: u64) -> u64 {
+    snapshot_bytes.saturating_add(OVERHEAD_BYTES)
+}
+
 impl Ledger {
     /// Nothing yet; these are the slices' names.
     pub fn new(slices: Vec<String>) -> Self {
@@ -133,7 +138,7 @@ impl Ledger {
     fn route(&mut self, config: &Config, seen: Seen) -> Route {
         let Seen { entry, card, digest, bytes } = seen;
         let (policy, need) = (config.policy(&entry), self.need(&entry, bytes));
-        let kv_memory_bytes = entry.memory.map(|memory| memory.saturating_sub(bytes.saturating_add(OVERHEAD_BYTES)));
+        let kv_memory_bytes = entry.memory.map(|memory| memory.saturating_sub(least_memory(bytes)));
         let route = |slot| Route {
             slot,
             card,
@@ -159,6 +164,7 @@ impl Ledger {
         let index = |name: &String| self.slices.iter().position(|slice| slice == name);
         Need {
             bytes: entry.memory.unwrap_or(bytes.saturating_add(bytes / 4)),
+            guessed: entry.memory.is_none(),
             slices: entry.slices.as_ref().map(|names| names.iter().filter_map(index).collect()),
         }
     }

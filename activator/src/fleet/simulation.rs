@@ -156,7 +156,7 @@ impl World {
         let groups = groups.collect();
         let rules =
             Rules { residence: seconds(self.dice.of(0..15)), swaps_per_minute: self.dice.of(1..60) as u32, groups };
-        let needs = self.needs.iter().map(|bytes| Need { bytes: *bytes, slices: None }).collect();
+        let needs = self.needs.iter().map(|bytes| Need { bytes: *bytes, ..Need::default() }).collect();
         self.fleet.configure(needs, rules);
         let turned = self.fleet.tick(self.now);
         self.carry_out(turned);

@@ -54,10 +54,11 @@ impl Placement {
         if let Some(slice) = wait.target.or_else(|| self.fits(&wait, &need, blocked)) {
             // What is being made free for who came later is not for its own good.
             let before = if wait.target.is_some() { i } else { usize::MAX };
-            if need.bytes > self.free(slice, wait.key, before) || self.is_barred(&wait) {
+            let bytes = self.takes(&need, slice);
+            if bytes > self.free(slice, wait.key, before) || self.is_barred(&wait) {
                 return None;
             }
-            self.residents.insert(wait.key, Resident { slice, bytes: need.bytes });
+            self.residents.insert(wait.key, Resident { slice, bytes });
             return Some(Decision::Placed(wait.key));
         }
         if wait.surge {
@@ -87,7 +88,7 @@ impl Placement {
         }
         let could = |slice: &usize| {
             let kept = self.bytes_on(*slice, |key| look(*key).kept);
-            kept.saturating_add(need.bytes) <= self.slices[*slice]
+            kept.saturating_add(self.takes(need, *slice)) <= self.slices[*slice]
         };
         blocked.extend(self.allowed(need).filter(could));
     }
@@ -96,7 +97,7 @@ impl Placement {
         let largest = self.allowed(need).map(|slice| self.slices[slice]).max();
         match largest {
             None => Some("none of the slices that it may be on exists".to_owned()),
-            Some(largest) if largest < need.bytes => Some(format!(
+            Some(largest) if largest < need.bytes && !need.guessed => Some(format!(
                 "it needs {} of memory, and the largest slice that it may be on has {}; give it less with `memory`, or a larger slice",
                 mebibytes(need.bytes),
                 mebibytes(largest)
@@ -120,7 +121,7 @@ impl Placement {
     fn pledged(&self, slice: usize, own: Key, of_the_first: usize) -> u64 {
         let others = self.waiting.iter().take(of_the_first);
         let others = others.filter(|wait| wait.target == Some(slice) && wait.key != own);
-        others.fold(0, |sum, wait| sum.saturating_add(self.need(wait.key.slot).bytes))
+        others.fold(0, |sum, wait| sum.saturating_add(self.takes(&self.need(wait.key.slot), slice)))
     }
 
     /// Somebody is there beside whom its model may not be.
@@ -143,7 +144,8 @@ impl Placement {
             self.residents.iter().any(|(key, resident)| resident.slice == slice && key.slot == wait.key.slot)
         };
         let free = |slice| self.free(slice, wait.key, usize::MAX);
-        let fitting = self.allowed(need).filter(|slice| !blocked.contains(slice) && need.bytes <= free(*slice));
+        let fitting =
+            self.allowed(need).filter(|slice| !blocked.contains(slice) && self.takes(need, *slice) <= free(*slice));
         fitting.min_by_key(|slice| (like(*slice), free(*slice), *slice))
     }
 
@@ -172,8 +174,11 @@ impl Placement {
         cost: &impl Fn(&Key) -> Option<f64>,
         look: &impl Fn(Key) -> Occupant,
     ) -> Option<Plan> {
-        let room =
-            self.slices[slice].checked_sub(need.bytes.saturating_add(self.pledged(slice, wait.key, usize::MAX)))?;
+        let room = self.slices[slice].checked_sub(self.takes(need, slice).saturating_add(self.pledged(
+            slice,
+            wait.key,
+            usize::MAX,
+        )))?;
         let mut taken = self.bytes_on(slice, |key| !look(*key).leaving && !forced.contains(key));
         let there = self.residents.iter().filter(|(key, resident)| resident.slice == slice && !forced.contains(key));
         let candidates = there.filter(|(key, _)| key.slot != wait.key.slot && !look(**key).leaving);

@@ -22,7 +22,7 @@ fn seconds(seconds: u64) -> Duration {
 impl Story {
     fn new(slices: &[u64], needs: &[u64]) -> Self {
         let mut placement = Placement::new(slices.to_vec());
-        let needs = needs.iter().map(|bytes| Need { bytes: *bytes, slices: None }).collect();
+        let needs = needs.iter().map(|bytes| Need { bytes: *bytes, ..Need::default() }).collect();
         placement.configure(needs, Rules::default());
         Self { placement, now: Instant::now(), occupants: HashMap::new() }
     }
@@ -103,6 +103,14 @@ fn what_fits_nowhere_is_told_at_once_with_numbers() {
     let mut nowhere = Story::new(&[10], &[1]);
     nowhere.placement.needs[0].slices = Some(BTreeSet::from([7]));
     assert!(matches!(&nowhere.ask(key(0))[..], [Decision::Never(..)]));
+}
+
+#[test]
+fn a_guess_takes_a_smaller_slice_whole() {
+    let mut story = Story::new(&[10], &[11, 1]);
+    story.placement.needs[0].guessed = true;
+    assert_eq!(story.ask(key(0)), [Decision::Placed(key(0))]);
+    assert_eq!((story.placement.used(), story.ask(key(1))), (vec![10], vec![]));
 }
 
 #[test]
