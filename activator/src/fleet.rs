@@ -28,10 +28,19 @@ pub struct Fleet {
 pub struct Turned {
     /// What is to be done, in order.
     pub effects: Vec<(SlotId, Effect)>,
-    /// Slots that something happened to.
-    pub touched: BTreeSet<SlotId>,
+    /// Slots that something happened to, some of them twice.
+    pub touched: Vec<SlotId>,
     /// Runtimes that have to go for others.
     pub evicted: Vec<Key>,
+}
+
+impl Turned {
+    /// And then this.
+    pub fn then(&mut self, follows: Self) {
+        self.effects.extend(follows.effects);
+        self.touched.extend(follows.touched);
+        self.evicted.extend(follows.evicted);
+    }
 }
 
 impl Fleet {
@@ -78,18 +87,20 @@ impl Fleet {
 
     /// Something happens to a slot.
     pub fn happen(&mut self, slot: SlotId, event: Event, now: Instant) -> Turned {
-        self.work(VecDeque::from([(slot, event)]), now)
+        let mut turned = Turned::default();
+        self.turn(slot, event, now, &mut turned);
+        self.settle(VecDeque::new(), now, turned)
     }
 
     /// Time has passed.
     pub fn tick(&mut self, now: Instant) -> Turned {
         let due = self.deadlines.iter().take_while(|(at, _)| *at <= now).map(|(_, slot)| *slot);
         let events = due.map(|slot| (SlotId(slot), Event::Tick)).collect();
-        self.work(events, now)
+        self.settle(events, now, Turned::default())
     }
 
-    fn work(&mut self, mut events: VecDeque<(SlotId, Event)>, now: Instant) -> Turned {
-        let mut turned = Turned::default();
+    /// These, and whatever follows for whom.
+    fn settle(&mut self, mut events: VecDeque<(SlotId, Event)>, now: Instant, mut turned: Turned) -> Turned {
         loop {
             while let Some((slot, event)) = events.pop_front() {
                 self.turn(slot, event, now, &mut turned);
@@ -116,7 +127,9 @@ impl Fleet {
             was_due.map(|at| self.deadlines.remove(&(at, slot.0)));
             due.map(|at| self.deadlines.insert((at, slot.0)));
         }
-        turned.touched.insert(slot);
+        if turned.touched.last() != Some(&slot) {
+            turned.touched.push(slot);
+        }
         for effect in effects {
             match effect {
                 Effect::Place { launch, surge } => self.placement.ask(Key { slot, launch }, surge, now),

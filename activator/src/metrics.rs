@@ -24,12 +24,7 @@ use prometheus_client::{
 
 use protocol::control::Stats;
 
-use crate::{
-    audit::Line,
-    config::KnativeLabels,
-    scaler::ColdStart,
-    slot::{Phase, Slot},
-};
+use crate::{audit::Line, config::KnativeLabels, scaler::ColdStart, slot::Phase};
 
 /// The label of requests that name no model we have.
 pub const NO_MODEL: &str = "";
@@ -106,6 +101,29 @@ pub struct Metrics {
     preempted: Family<Model, Counter<u64, AtomicU64>>,
     reused: Family<Model, Counter<u64, AtomicU64>>,
     guessed: Family<Outcome, Counter<u64, AtomicU64>>,
+}
+
+/// One slot's gauges.
+#[derive(Clone, Debug)]
+pub struct OfSlot {
+    held: Gauge<i64, AtomicI64>,
+    in_flight: Gauge<i64, AtomicI64>,
+    replicas: Gauge<i64, AtomicI64>,
+    waits_for_room: Gauge<i64, AtomicI64>,
+    state: [Gauge<i64, AtomicI64>; Phase::ALL.len()],
+}
+
+impl OfSlot {
+    /// The slot is now like this.
+    pub fn tell(&self, phase: Phase, [held, in_flight, replicas, waits_for_room]: [usize; 4]) {
+        self.held.set(held as i64);
+        self.in_flight.set(in_flight as i64);
+        self.replicas.set(replicas as i64);
+        self.waits_for_room.set(waits_for_room as i64);
+        for (gauge, of) in self.state.iter().zip(Phase::ALL) {
+            gauge.set(i64::from(of == phase));
+        }
+    }
 }
 
 /// 1 ms to about 33 s.
@@ -248,18 +266,17 @@ impl Metrics {
         text
     }
 
-    /// A slot is now like this.
-    pub fn slot(&self, model: &str, slot: &Slot) {
+    /// What is told of one slot, looked up once: it changes with every request. Thousands of models that nobody asks for need not have it.
+    pub fn of_slot(&self, model: &str) -> OfSlot {
         let label = Model { model: model.to_owned() };
-        self.held.get_or_create(&label).set(slot.held() as i64);
-        self.in_flight.get_or_create(&label).set(slot.in_flight() as i64);
-        // Thousands of models that nobody asks for need not have these.
-        self.replicas.get_or_create(&label).set(slot.ready_count() as i64);
-        self.waits_for_room.get_or_create(&label).set(slot.waits_for_room() as i64);
         self.evictions.get_or_create(&label).inc_by(0);
-        for phase in Phase::ALL {
-            let label = InPhase { model: model.to_owned(), state: phase.name() };
-            self.state.get_or_create(&label).set(i64::from(phase == slot.phase()));
+        let in_phase = |phase: Phase| InPhase { model: model.to_owned(), state: phase.name() };
+        OfSlot {
+            held: self.held.get_or_create(&label).clone(),
+            in_flight: self.in_flight.get_or_create(&label).clone(),
+            replicas: self.replicas.get_or_create(&label).clone(),
+            waits_for_room: self.waits_for_room.get_or_create(&label).clone(),
+            state: Phase::ALL.map(|phase| self.state.get_or_create(&in_phase(phase)).clone()),
         }
     }
 

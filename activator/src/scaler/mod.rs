@@ -9,7 +9,7 @@ mod place;
 mod standby;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::BTreeMap,
     ffi::OsString,
     os::fd::OwnedFd,
     pin::Pin,
@@ -277,8 +277,8 @@ impl Scaler {
     }
 
     async fn carry_out(&mut self, turned: Turned) {
-        let (mut turns, mut touched) = (VecDeque::from([turned]), BTreeSet::new());
-        while let Some(turned) = turns.pop_front() {
+        let (mut next, mut touched) = (Some(turned), Vec::new());
+        while let Some(turned) = next.take() {
             for key in turned.evicted {
                 self.metrics.evicted(&self.places[key.slot.0].name);
             }
@@ -288,7 +288,8 @@ impl Scaler {
                     Effect::Launch(launch) => {
                         if let Err(failure) = self.launch(slot, launch).await {
                             let failed = Event::NotLaunched(launch, failure);
-                            turns.push_back(self.fleet.happen(slot, failed, Instant::now()));
+                            let follows = self.fleet.happen(slot, failed, Instant::now());
+                            next.get_or_insert_default().then(follows);
                         }
                     }
                     Effect::Drain(launch) => self.drain(slot, launch),
@@ -307,13 +308,14 @@ impl Scaler {
     fn tell(&mut self, slot: SlotId) {
         let (place, state) = (&mut self.places[slot.0], self.fleet.slot(slot));
         let now = Told::of(state);
-        let before = std::mem::replace(&mut place.told, now.clone());
+        let before = std::mem::replace(&mut place.told, now);
+        let (phase, counts) = now.counts;
         if now.counts != before.counts {
-            self.metrics.slot(&place.name, state);
+            let gauges = place.gauges.get_or_insert_with(|| Box::new(self.metrics.of_slot(&place.name)));
+            gauges.tell(phase, counts);
         }
         self.starting += usize::from(now.starts);
         self.starting -= usize::from(before.starts);
-        let phase = now.counts.0;
         self.phases.send_if_modified(|phases| std::mem::replace(&mut phases[slot.0], phase) != phase);
         if let (true, Some(rest)) = (now.rests_until != before.rests_until, state.rest()) {
             self.metrics.cold_start_failed(&place.name, &rest.failure.message);

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use super::life::{ColdStart, LifeId};
 use crate::{
     hold::Grant,
+    metrics::OfSlot,
     placement::Need,
     settings::SlotSpec,
     slot::{Failure, LaunchId, Phase, Policy, Refusal, RequestId, Slot, Stage},
@@ -52,6 +53,8 @@ pub struct Place {
     pub lives: BTreeMap<LaunchId, LifeId>,
     /// What was last told of its slot.
     pub told: Told,
+    /// To whom, once there was something to tell.
+    pub gauges: Option<Box<OfSlot>>,
     /// Who is held.
     pub waiting: HashMap<RequestId, Waiting>,
     /// The last cold start that became ready.
@@ -75,7 +78,7 @@ pub struct Place {
 }
 
 /// What metrics and watchers know of a slot.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Told {
     /// Its phase, how many are held, are in flight, answer, and wait for room.
     pub counts: (Phase, [usize; 4]),
@@ -144,6 +147,7 @@ impl Place {
             digest,
             lives: BTreeMap::new(),
             told: Told::of(&Slot::new(policy)),
+            gauges: None,
             engines: BTreeMap::new(),
             waiting: HashMap::new(),
             last_cold_start: None,
