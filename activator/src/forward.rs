@@ -28,6 +28,7 @@ use crate::{
     headers,
     hold::{Admitted, Gate, Grant, Ticket},
     metrics::Metrics,
+    pace::Pace,
     scaler::SlotId,
     slot::{Claim, LaunchId, Refusal},
 };
@@ -276,6 +277,11 @@ impl Answer {
         forward.count(lost);
         tracing::info!(model = forward.model, answer = %forward.key, ?lost, "an answer goes on in another runtime");
         forward.within((lost == Lost::Died).then_some(grant.launch), &trail).await
+    }
+
+    /// A stream's pace, from here on.
+    pub fn pace(&self) -> Pace {
+        Pace::new(self.forward.metrics.inter_token(&self.forward.model))
     }
 
     /// So many tokens have been passed on.

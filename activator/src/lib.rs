@@ -33,6 +33,7 @@ mod launcher;
 mod life;
 mod machine;
 mod metrics;
+mod pace;
 mod playground;
 mod probes;
 mod reload;

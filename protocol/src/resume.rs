@@ -124,8 +124,15 @@ pub struct Trail {
 /// What a line in front of an event was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Line {
-    /// A mark, which was taken into the trail.
-    Mark,
+    /// The mark of a choice's event, which was taken into the trail: so many tokens has the choice used since its last event.
+    Used {
+        /// Which choice.
+        choice: u32,
+        /// How many tokens.
+        tokens: u32,
+    },
+    /// The mark of the event that tells the usage, which was taken into the trail.
+    Usage,
     /// The stream goes on elsewhere: its runtime was told to end.
     Interrupted,
     /// The stream goes on elsewhere: its runtime breaks.
@@ -165,7 +172,7 @@ impl Trail {
         let said = str::from_utf8(said).map_err(|_| Untold)?;
         if said == USAGE {
             self.usage = true;
-            return Ok(Line::Mark);
+            return Ok(Line::Usage);
         }
         if INTERRUPTED.trim_end().as_bytes() == line {
             return Ok(Line::Interrupted);
@@ -178,8 +185,9 @@ impl Trail {
         let index = index.parse().map_err(|_| Untold)?;
         let tokens = if tokens == NONE { "" } else { tokens };
         let tokens: Result<Vec<u32>, _> = tokens.split_terminator(',').map(str::parse).collect();
-        self.add(index, &tokens.map_err(|_| Untold)?, ended)?;
-        Ok(Line::Mark)
+        let tokens = tokens.map_err(|_| Untold)?;
+        self.add(index, &tokens, ended)?;
+        Ok(Line::Used { choice: index, tokens: tokens.len() as u32 })
     }
 
     fn add(&mut self, index: u32, tokens: &[u32], ended: bool) -> Result<(), Untold> {
@@ -227,12 +235,13 @@ mod tests {
         for (index, tokens, ended) in [(0, &[1, 22, 333][..], false), (1, &[], false), (0, &[4], true), (1, &[], true)]
         {
             let line = mark(index, tokens, ended);
-            assert_eq!(trail.take(line.trim_end().as_bytes()), Ok(Line::Mark), "{line}");
+            let used = Line::Used { choice: index, tokens: tokens.len() as u32 };
+            assert_eq!(trail.take(line.trim_end().as_bytes()), Ok(used), "{line}");
         }
         let past = |index, tokens: &[u32]| Past { index, tokens: tokens.into(), ended: true };
         assert_eq!(trail.choices, [past(0, &[1, 22, 333, 4]), past(1, &[])]);
         assert!(!trail.usage);
-        assert_eq!(trail.take(usage_mark().trim_end().as_bytes()), Ok(Line::Mark));
+        assert_eq!(trail.take(usage_mark().trim_end().as_bytes()), Ok(Line::Usage));
         assert!(trail.usage);
         assert_eq!(trail.take(INTERRUPTED.trim_end().as_bytes()), Ok(Line::Interrupted));
         assert_eq!(trail.take(b"data: {}"), Ok(Line::Other));
@@ -248,7 +257,7 @@ mod tests {
         }
         let mut trail = Trail::default();
         let line = mark(0, &vec![7; TOKENS_MAX], false);
-        assert_eq!(trail.take(line.trim_end().as_bytes()), Ok(Line::Mark));
+        assert_eq!(trail.take(line.trim_end().as_bytes()), Ok(Line::Used { choice: 0, tokens: TOKENS_MAX as u32 }));
         assert_eq!(trail.take(b": pl 0 1"), Err(Untold));
         let mut trail = Trail::default();
         let lost = (0..=CHOICES_MAX as u32).map(|index| trail.take(mark(index, &[], false).trim_end().as_bytes()));
