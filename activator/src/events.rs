@@ -90,7 +90,7 @@ impl Events {
                         Ok(None | Some(Err(_))) if whole.done => return None,
                         Ok(None) => return Some(self.end(&cut("ended it too early"))),
                         Ok(Some(Err(error))) => {
-                            tracing::warn!(%error, "a runtime was lost while it answered");
+                            tracing::warn!(trace_id = answer.trace_id(), %error, "a runtime was lost while it answered");
                             let died = matches!(Unanswered::sort(error), Unanswered::ConnectionLost(_));
                             if died && self.go_on(Lost::Died) {
                                 continue;
@@ -102,15 +102,17 @@ impl Events {
                     let Ok(bytes) = whole.push(data) else {
                         return Some(self.end(&cut("sent an event without an end")));
                     };
-                    let (bytes, lost) = unmark(bytes, trail, |line| {
-                        if let Line::Used { choice, tokens } = line {
-                            pace.used(choice, tokens);
-                        }
+                    let mut steps = None;
+                    let (bytes, lost) = unmark(bytes, trail, |line| match line {
+                        Line::Used { choice, tokens } => pace.used(choice, tokens),
+                        Line::Steps(said) => steps = Some(said),
+                        Line::Usage | Line::Interrupted | Line::Broken | Line::Other => {}
                     });
                     pace.tick(std::time::Instant::now);
                     if let Some(trail) = trail {
                         answer.passed_on(trail);
                     }
+                    steps.iter().for_each(|steps| answer.told(steps));
                     if let Some(lost) = lost
                         && !self.go_on(lost)
                     {
@@ -312,6 +314,7 @@ mod tests {
         check_marks(two, "data: 1\n\ndata: 2\n\ndata: 3\n\ndata: [DONE]\n\n", None, &[4, 5]);
         check_marks(": pl 0 4\ndata: 1\n\n: pl interrupted\n\n", "data: 1\n\n", Some(Lost::Interrupted), &[4]);
         check_marks(": pl 0 4\ndata: 1\n\n: pl broken\n\n", "data: 1\n\n", Some(Lost::Died), &[4]);
+        check_marks(": pl steps 1,2,3,4\ndata: [DONE]\n\n", "data: [DONE]\n\n", None, &[]);
         check_marks(": pl interrupted\n\n", "", Some(Lost::Interrupted), &[]);
         let (bytes, _) = unmark(Bytes::from_static(b": pl 0 4\ndata: 1\n\n"), &mut None, |_| {});
         assert!(bytes.starts_with(b": pl"), "a stream without a trail is passed on as it is");

@@ -45,6 +45,7 @@ mod sockets;
 mod succession;
 pub mod tenants;
 pub mod tls;
+pub mod traces;
 mod traffic;
 mod watched;
 

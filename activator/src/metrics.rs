@@ -104,6 +104,8 @@ pub struct Metrics {
     preempted: Family<Model, Counter<u64, AtomicU64>>,
     reused: Family<Model, Counter<u64, AtomicU64>>,
     guessed: Family<Outcome, Counter<u64, AtomicU64>>,
+    /// Of traces, those that no collector gets.
+    pub spans_dropped: Counter<u64, AtomicU64>,
 }
 
 /// 1 ms to about 33 s.
@@ -144,6 +146,7 @@ impl Metrics {
             preempted: Family::default(),
             reused: Family::default(),
             guessed: Family::default(),
+            spans_dropped: Counter::default(),
         };
         registry.register("held", "Requests that wait for a model's runtime", metrics.held.clone());
         registry.register("in_flight", "Requests being answered by a model's runtime", metrics.in_flight.clone());
@@ -176,6 +179,8 @@ impl Metrics {
         registry.register("tokens", "Tokens of prompts and of answers, by who is billed", self.tokens.clone());
         let requests = "Requests that were let in, by tenant and class of status";
         registry.register("tenant_requests", requests, self.tenant_requests.clone());
+        let dropped = "Spans of traces that no collector got: it did not take them, or not fast enough";
+        registry.register("spans_dropped", dropped, self.spans_dropped.clone());
     }
 
     /// What runtimes tell of their engines.

@@ -2,13 +2,14 @@
 //! (a [`Trail`]), and what it tells the next runtime.
 //!
 //! A mark is a comment in front of an event's data: `: pl 0 17,5,9`, choice 0 has used these tokens since its last event; with ` end` behind
-//! them it is over. `: pl usage`: the event tells the usage. An event of its own, [`INTERRUPTED`] or [`BROKEN`], ends a stream that is to go
+//! them it is over. `: pl usage`: the event tells the usage. `: pl steps 1,2,3,4`, in front of the end: [`Steps`]. An event of its own, [`INTERRUPTED`] or [`BROKEN`], ends a stream that is to go
 //! on elsewhere.
 //! The activator takes marks out of what clients get. Since events are passed on whole or not at all, a trail says exactly what a client has
 //! seen; what a choice has used since then is computed again, to the same tokens.
 //!
 //! The next runtime gets the trail as JSON in front of the request's body; [`RESUME_HEADER`] says how many bytes it has.
 
+use crate::steps::Steps;
 use serde::{Deserialize, Serialize};
 use std::{
     fmt,
@@ -49,6 +50,7 @@ pub const TRAIL_BYTES_MAX: usize = 8 << 20;
 /// How every mark begins.
 const BEGIN: &str = ": pl ";
 const USAGE: &str = "usage";
+const STEPS: &str = "steps ";
 const END: &str = " end";
 /// In place of no tokens.
 const NONE: &str = "-";
@@ -133,6 +135,8 @@ pub enum Line {
     },
     /// The mark of the event that tells the usage, which was taken into the trail.
     Usage,
+    /// The mark of the stream's end, where a trace is made of it.
+    Steps(Steps),
     /// The stream goes on elsewhere: its runtime was told to end.
     Interrupted,
     /// The stream goes on elsewhere: its runtime breaks.
@@ -162,6 +166,11 @@ pub fn usage_mark() -> String {
     format!("{BEGIN}{USAGE}\n")
 }
 
+/// The mark of the stream's end, where a trace is made of it.
+pub fn steps_mark(steps: &Steps) -> String {
+    format!("{BEGIN}{STEPS}{steps}\n")
+}
+
 impl Trail {
     /// Takes an event's first line, without its end.
     ///
@@ -173,6 +182,9 @@ impl Trail {
         if said == USAGE {
             self.usage = true;
             return Ok(Line::Usage);
+        }
+        if let Some(steps) = said.strip_prefix(STEPS) {
+            return steps.parse().map(Line::Steps).map_err(|_| Untold);
         }
         if INTERRUPTED.trim_end().as_bytes() == line {
             return Ok(Line::Interrupted);
@@ -244,6 +256,8 @@ mod tests {
         assert_eq!(trail.take(usage_mark().trim_end().as_bytes()), Ok(Line::Usage));
         assert!(trail.usage);
         assert_eq!(trail.take(INTERRUPTED.trim_end().as_bytes()), Ok(Line::Interrupted));
+        let steps = Steps { queued: 1, begun: 2, first: 3, last: 4 };
+        assert_eq!(trail.take(steps_mark(&steps).trim_end().as_bytes()), Ok(Line::Steps(steps)));
         assert_eq!(trail.take(b"data: {}"), Ok(Line::Other));
         assert_eq!(trail.take(b": waiting"), Ok(Line::Other));
         assert_eq!(trail.take(BROKEN.trim_end().as_bytes()), Ok(Line::Broken));
@@ -252,7 +266,16 @@ mod tests {
 
     #[test]
     fn nonsense_and_endless_trails_are_lost() {
-        for line in [": pl ", ": pl x 1", ": pl 0", ": pl 0 1,x", ": pl 0 -1", ": pl 0 1,2 over", ": pl 0 4294967296"] {
+        for line in [
+            ": pl ",
+            ": pl x 1",
+            ": pl 0",
+            ": pl 0 1,x",
+            ": pl 0 -1",
+            ": pl 0 1,2 over",
+            ": pl 0 4294967296",
+            ": pl steps 1",
+        ] {
             assert_eq!(Trail::default().take(line.as_bytes()), Err(Untold), "{line}");
         }
         let mut trail = Trail::default();

@@ -15,3 +15,4 @@ mod shutdown;
 mod streams;
 mod tenants;
 mod tls;
+mod traces;
