@@ -1,7 +1,7 @@
 //! The environment, read once.
 //!
 //! **Invariant:** no other module of the command reads a variable; what it finds becomes part of a crate's `Config`.
-//! (The store's own sources read the variables of their ecosystems, such as `HF_TOKEN`, as those define them.)
+//! (The store's own sources read the variables of their ecosystems, such as `HF_TOKEN`, as those define them, and the exporter of traces those of its headers.)
 
 use crate::exit::{Error, Result};
 use activator::{Inherited, KnativeLabels};
@@ -21,7 +21,7 @@ const SYSTEMD_FIRST: i32 = 3;
 /// Who we are in traces, where nobody says.
 const SERVICE: &str = "pilotlight";
 
-/// What OpenTelemetry's variables say. (Its library reads those of the exporter's headers itself.)
+/// What OpenTelemetry's variables say.
 #[derive(Clone, Debug, Default)]
 pub struct OpenTelemetry {
     /// `OTEL_EXPORTER_OTLP_ENDPOINT`: a collector, for all that it takes.

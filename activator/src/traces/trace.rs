@@ -106,9 +106,11 @@ impl Trace {
             KeyValue::new("http.route", line.path.clone()),
             KeyValue::new("http.response.status_code", i64::from(line.status)),
             KeyValue::new("pilotlight.answer", line.id.clone()),
-            KeyValue::new("pilotlight.tenant", line.tenant.clone()),
             KeyValue::new("pilotlight.complete", line.complete),
         ]);
+        if !line.tenant.is_empty() {
+            span.set_attribute(KeyValue::new("pilotlight.tenant", line.tenant.clone()));
+        }
         span.set_attributes(self.cold.get().map(|cold| KeyValue::new("pilotlight.cold", *cold)));
         let used = Used { prompt: small(line.prompt_tokens), completion: small(line.completion_tokens) };
         if !line.model.is_empty() {
