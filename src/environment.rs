@@ -1,7 +1,7 @@
 //! The environment, read once.
 //!
 //! **Invariant:** no other module of the command reads a variable; what it finds becomes part of a crate's `Config`.
-//! (The store's own sources read the variables of their ecosystems, such as `HF_TOKEN`, as those define them.)
+//! (The store's own sources read the variables of their ecosystems, such as `HF_TOKEN`, as those define them, and the exporter of traces those of its headers.)
 
 use crate::exit::{Error, Result};
 use activator::{Inherited, KnativeLabels};
@@ -17,6 +17,34 @@ const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080
 
 /// The first descriptor of those that systemd hands over (sd_listen_fds(3)).
 const SYSTEMD_FIRST: i32 = 3;
+
+/// Who we are in traces, where nobody says.
+const SERVICE: &str = "pilotlight";
+
+/// What OpenTelemetry's variables say.
+#[derive(Clone, Debug, Default)]
+pub struct OpenTelemetry {
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT`: a collector, for all that it takes.
+    pub endpoint: Option<String>,
+    /// `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`: for traces, path and all.
+    pub traces: Option<String>,
+    /// `OTEL_TRACES_SAMPLER_ARG`: the share of requests of which a trace is begun.
+    pub sampler_arg: Option<String>,
+    /// `OTEL_SERVICE_NAME`, else `K_SERVICE`, else `pilotlight`.
+    pub service: String,
+}
+
+impl OpenTelemetry {
+    /// The share of requests of which a trace is begun: all, where nobody says.
+    ///
+    /// # Errors
+    /// It is no number.
+    pub fn sample(&self) -> Result<f64> {
+        let Some(share) = &self.sampler_arg else { return Ok(1.0) };
+        let wrong = |_| Error::Usage(format!("OTEL_TRACES_SAMPLER_ARG is {share:?}, which is no number from 0 to 1"));
+        share.trim().parse().map_err(wrong)
+    }
+}
 
 /// What the variables say.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +66,8 @@ pub struct Environment {
     /// `LISTEN_PID`, `LISTEN_FDS`: a service manager that listens for us (systemd's socket activation).
     listen_pid: Option<String>,
     listen_fds: Option<String>,
+    /// OpenTelemetry's own.
+    pub telemetry: OpenTelemetry,
     /// `PILOTLIGHT_LOG`, else `RUST_LOG`: a filter in tracing-subscriber's syntax.
     pub log: Option<String>,
 }
@@ -59,6 +89,12 @@ impl Environment {
             succeeds: set(activator::SUCCESSOR).is_some(),
             listen_pid: text("LISTEN_PID"),
             listen_fds: text("LISTEN_FDS"),
+            telemetry: OpenTelemetry {
+                endpoint: text("OTEL_EXPORTER_OTLP_ENDPOINT"),
+                traces: text("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
+                sampler_arg: text("OTEL_TRACES_SAMPLER_ARG"),
+                service: text("OTEL_SERVICE_NAME").or_else(|| text("K_SERVICE")).unwrap_or_else(|| SERVICE.to_owned()),
+            },
             log: text("PILOTLIGHT_LOG").or_else(|| text("RUST_LOG")),
         }
     }

@@ -24,6 +24,7 @@ use crate::{
     metrics::Metrics,
     settings::Route,
     tenants::{Caller, quota::Place},
+    traces::Trace,
 };
 
 /// What a client gets that left before it was answered (nginx's word for it).
@@ -60,6 +61,12 @@ impl Tokens {
         self.completion.fetch_max(used.completion.into(), Ordering::Relaxed);
     }
 
+    /// What is known now.
+    pub fn known(&self) -> Used {
+        let said = |count: &AtomicU64| u32::try_from(count.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
+        Used { prompt: said(&self.prompt), completion: said(&self.completion) }
+    }
+
     /// So many tokens of the answer have been passed on in all.
     pub fn passed_on(&self, tokens: u64) {
         self.completion.fetch_max(tokens, Ordering::Relaxed);
@@ -76,6 +83,8 @@ pub struct Account {
     metrics: Metrics,
     /// Told as the answer comes.
     pub tokens: Arc<Tokens>,
+    /// Where there are traces.
+    pub trace: Option<Arc<Trace>>,
     _place: Option<Place>,
 }
 
@@ -99,7 +108,7 @@ impl Account {
             status: CLIENT_LEFT,
             ..Line::default()
         };
-        Self { caller, line, room, arrived, metrics, tokens: Arc::default(), _place: place }
+        Self { caller, line, room, arrived, metrics, tokens: Arc::default(), trace: None, _place: place }
     }
 
     /// Who asked.
@@ -134,6 +143,9 @@ impl Drop for Account {
         let refused = self.line.complete && !(200..300).contains(&self.line.status);
         self.caller.used(if refused { 0 } else { self.tokens.charged() });
         self.metrics.answered(&self.line);
+        if let Some(trace) = &self.trace {
+            trace.end(&self.line);
+        }
         if let Some(room) = self.room.take() {
             room.write(std::mem::take(&mut self.line));
         }

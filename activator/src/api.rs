@@ -36,6 +36,7 @@ use crate::{
     probes::{self, Readiness},
     settings::{Route, Settings},
     tenants::{Caller, ClientNames},
+    traces::Traces,
     traffic::{self, Asked},
 };
 
@@ -54,6 +55,8 @@ pub struct Api {
     pub timeout: Duration,
     /// Where requests are recorded.
     pub audit: Option<Audit>,
+    /// Where it is traced where their time went.
+    pub traces: Traces,
 }
 
 /// What routing needs of a checked request.
@@ -202,6 +205,7 @@ impl Api {
         let room = self.room(come.deadline).await?;
         let key = AnswerKey::new(SystemTime::now());
         let mut account = Account::open(caller, place, room, (&key, path), arrived, self.metrics.clone());
+        account.trace = self.traces.begin(&head.headers, path, arrived);
         let answer = self.let_in(&settings, come, head, body, key, &mut account).await;
         Ok(account.watch(answer.unwrap_or_else(|error| answers::error(&error))))
     }
@@ -249,6 +253,7 @@ impl Api {
             claim,
             scope: caller.scope(),
             tokens: account.tokens.clone(),
+            trace: account.trace.clone(),
             deaths: 0,
             kills: 0,
             wake: None,

@@ -14,6 +14,7 @@ use crate::{
         key::KeyHash,
     },
     tls::TlsEntry,
+    traces::TracesEntry,
 };
 
 /// Ports that Knative's own containers use in the same pod.
@@ -128,6 +129,8 @@ pub struct Config {
     pub swaps_per_minute: u32,
     /// Where requests are recorded.
     pub audit: Option<PathBuf>,
+    /// Where traces go.
+    pub traces: Option<TracesEntry>,
     /// The API port speaks TLS.
     pub tls: Option<TlsEntry>,
     /// A runtime that nobody asked for so long is drained.
@@ -171,6 +174,7 @@ impl Default for Config {
             residence: Rules::default().residence,
             swaps_per_minute: Rules::default().swaps_per_minute,
             audit: None,
+            traces: None,
             tls: None,
             idle: Duration::from_secs(30),
             standby: 0,
@@ -245,6 +249,9 @@ pub enum ConfigError {
     /// An issuer that cannot be.
     #[error("issuer '{0}': {1}")]
     Issuer(String, &'static str),
+    /// A collector that cannot be.
+    #[error("traces: {0}")]
+    Traces(&'static str),
 }
 
 impl Config {
@@ -273,6 +280,7 @@ impl Config {
         self.check_groups()?;
         self.check_tenants()?;
         self.check_issuers()?;
+        self.traces.as_ref().map_or(Ok(()), TracesEntry::check).map_err(ConfigError::Traces)?;
         let said = self.anonymous || self.platform || self.listen.ip().is_loopback();
         if self.asks_nobody() && !said { Err(ConfigError::Open(self.listen)) } else { Ok(()) }
     }

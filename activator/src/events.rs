@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use crate::{
     endpoint::Unanswered,
     forward::{Answer, Lost},
+    pace::Pace,
 };
 
 /// Between two comments on a stream whose answer is waited for.
@@ -46,7 +47,7 @@ enum State {
     /// Comments meanwhile. With a trail it is the rest of an answer that is waited for.
     Waiting { answer: Pending, comment_at: Instant, trail: Option<Trail> },
     /// The runtime's events. With a trail another can go on.
-    Relaying { answer: Box<Answer>, whole: WholeEvents, trail: Option<Trail> },
+    Relaying { answer: Box<Answer>, whole: WholeEvents, trail: Option<Trail>, pace: Pace },
     /// Nothing follows.
     Ended,
 }
@@ -83,13 +84,13 @@ impl Events {
                         return Some(sse::comment("waiting").into());
                     }
                 },
-                State::Relaying { answer, whole, trail } => {
+                State::Relaying { answer, whole, trail, pace } => {
                     let data = match tokio::time::timeout_at(self.deadline, answer.next()).await {
                         Ok(Some(Ok(data))) => data,
                         Ok(None | Some(Err(_))) if whole.done => return None,
                         Ok(None) => return Some(self.end(&cut("ended it too early"))),
                         Ok(Some(Err(error))) => {
-                            tracing::warn!(%error, "a runtime was lost while it answered");
+                            tracing::warn!(trace_id = answer.trace_id(), %error, "a runtime was lost while it answered");
                             let died = matches!(Unanswered::sort(error), Unanswered::ConnectionLost(_));
                             if died && self.go_on(Lost::Died) {
                                 continue;
@@ -101,10 +102,17 @@ impl Events {
                     let Ok(bytes) = whole.push(data) else {
                         return Some(self.end(&cut("sent an event without an end")));
                     };
-                    let (bytes, lost) = unmark(bytes, trail);
+                    let mut steps = None;
+                    let (bytes, lost) = unmark(bytes, trail, |line| match line {
+                        Line::Used { choice, tokens } => pace.used(choice, tokens),
+                        Line::Steps(said) => steps = Some(said),
+                        Line::Usage | Line::Interrupted | Line::Broken | Line::Other => {}
+                    });
+                    pace.tick(std::time::Instant::now);
                     if let Some(trail) = trail {
                         answer.passed_on(trail);
                     }
+                    steps.iter().for_each(|steps| answer.told(steps));
                     if let Some(lost) = lost
                         && !self.go_on(lost)
                     {
@@ -165,13 +173,14 @@ impl State {
     /// `before`: what another runtime said of the same answer.
     fn relaying(answer: Answer, before: Option<Trail>) -> Self {
         let begun = answer.identity().map(|identity| Trail { identity: identity.to_owned(), ..Trail::default() });
-        Self::Relaying { trail: before.or(begun), answer: Box::new(answer), whole: WholeEvents::default() }
+        let pace = answer.pace();
+        Self::Relaying { trail: before.or(begun), answer: Box::new(answer), whole: WholeEvents::default(), pace }
     }
 }
 
-/// Whole events without their marks, which are noted in the trail; and why others go on, where they end with that word. A trail that
-/// cannot be kept is lost: nobody can go on.
-fn unmark(events: Bytes, trail: &mut Option<Trail>) -> (Bytes, Option<Lost>) {
+/// Whole events without their marks, which are noted in the trail and `told`; and why others go on, where they end with that word. A trail
+/// that cannot be kept is lost: nobody can go on.
+fn unmark(events: Bytes, trail: &mut Option<Trail>, mut told: impl FnMut(Line)) -> (Bytes, Option<Lost>) {
     let (mut rest, mut out, mut from) = (&events[..], BytesMut::new(), 0);
     while !rest.is_empty() {
         let at = events.len() - rest.len();
@@ -191,7 +200,8 @@ fn unmark(events: Bytes, trail: &mut Option<Trail>) -> (Bytes, Option<Lost>) {
         match said {
             Ok(Line::Interrupted) => return (out.freeze(), Some(Lost::Interrupted)),
             Ok(Line::Broken) => return (out.freeze(), Some(Lost::Died)),
-            Ok(Line::Mark | Line::Other) | Err(Untold) => {}
+            Ok(line) => told(line),
+            Err(Untold) => {}
         }
         let end = rest.windows(2).position(|pair| pair == b"\n\n").map_or(rest.len(), |end| end + 2);
         rest = &rest[end..];
@@ -289,7 +299,7 @@ mod tests {
     /// Takes marks out and expects what is left, whether others go on, and what choice 0 has used.
     fn check_marks(events: &str, left: &str, goes_on: Option<Lost>, used: &[u32]) {
         let mut trail = Some(Trail { identity: "x".into(), ..Trail::default() });
-        let (bytes, interrupted) = unmark(Bytes::copy_from_slice(events.as_bytes()), &mut trail);
+        let (bytes, interrupted) = unmark(Bytes::copy_from_slice(events.as_bytes()), &mut trail, |_| {});
         assert_eq!((&bytes[..], interrupted), (left.as_bytes(), goes_on), "{events}");
         assert_eq!(trail.unwrap().past(0).map_or(&[][..], |past| &past.tokens), used, "{events}");
     }
@@ -304,11 +314,12 @@ mod tests {
         check_marks(two, "data: 1\n\ndata: 2\n\ndata: 3\n\ndata: [DONE]\n\n", None, &[4, 5]);
         check_marks(": pl 0 4\ndata: 1\n\n: pl interrupted\n\n", "data: 1\n\n", Some(Lost::Interrupted), &[4]);
         check_marks(": pl 0 4\ndata: 1\n\n: pl broken\n\n", "data: 1\n\n", Some(Lost::Died), &[4]);
+        check_marks(": pl steps 1,2,3,4\ndata: [DONE]\n\n", "data: [DONE]\n\n", None, &[]);
         check_marks(": pl interrupted\n\n", "", Some(Lost::Interrupted), &[]);
-        let (bytes, _) = unmark(Bytes::from_static(b": pl 0 4\ndata: 1\n\n"), &mut None);
+        let (bytes, _) = unmark(Bytes::from_static(b": pl 0 4\ndata: 1\n\n"), &mut None, |_| {});
         assert!(bytes.starts_with(b": pl"), "a stream without a trail is passed on as it is");
         let mut trail = Some(Trail { identity: "x".into(), ..Trail::default() });
-        let (bytes, _) = unmark(Bytes::from_static(b": pl what\ndata: 1\n\n"), &mut trail);
+        let (bytes, _) = unmark(Bytes::from_static(b": pl what\ndata: 1\n\n"), &mut trail, |_| {});
         assert_eq!((&bytes[..], trail.unwrap().identity.as_str()), (&b"data: 1\n\n"[..], ""), "nobody goes on");
     }
 

@@ -13,12 +13,15 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Uri, header::CONTENT_TYPE, response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use opentelemetry::TraceId;
 use protocol::{
     ApiError, ErrorKind,
     resume::{ANSWER_HEADER, AnswerKey, IDENTITY_HEADER, INTERRUPTED_HEADER, IS_BROKEN, RESUME_HEADER, Trail},
+    steps::{STEPS_HEADER, Steps},
     timings::{SCOPE_HEADER, SEED_HEADER, WAKE_HEADER, Wake},
     usage::USED_HEADER,
 };
+use tracing::field::DisplayValue;
 
 use crate::{
     account::Tokens,
@@ -28,8 +31,10 @@ use crate::{
     headers,
     hold::{Admitted, Gate, Grant, Ticket},
     metrics::Metrics,
+    pace::Pace,
     scaler::SlotId,
     slot::{Claim, LaunchId, Refusal},
+    traces::{Step, Trace},
 };
 
 /// Runtimes that may die while they work on one request.
@@ -69,6 +74,8 @@ pub struct Forward {
     pub scope: Option<u128>,
     /// Where it is told what it uses.
     pub tokens: Arc<Tokens>,
+    /// Where it is traced what it goes through.
+    pub trace: Option<Arc<Trace>>,
     /// Runtimes that died while they worked on it.
     pub deaths: u32,
     /// Runtimes that others ended meanwhile.
@@ -91,6 +98,7 @@ pub struct Answer {
     /// To be asked again, should the runtime be lost.
     forward: Box<Forward>,
     grant: Grant,
+    asked: Option<Step>,
     /// When the first byte of it was there.
     since: Instant,
     _ticket: Ticket,
@@ -110,6 +118,14 @@ impl Lost {
     fn of(self, grant: &Grant) -> Self {
         if grant.leaving.load(Ordering::Acquire) { Self::Interrupted } else { self }
     }
+
+    /// For metrics and traces.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Died => "died",
+            Self::Interrupted => "interrupted",
+        }
+    }
 }
 
 impl Forward {
@@ -128,9 +144,12 @@ impl Forward {
     async fn attempts(mut self: Box<Self>, mut lost: Option<LaunchId>, trail: &Trail) -> Result<Answer, ApiError> {
         for _ in 0..LIVES_MAX {
             let suspect = self.deaths > DEATHS_MAX;
+            let held = self.step("held");
             let admitted = self.gate.admit(self.slot, self.claim.clone(), (lost, suspect), self.wake.is_some()).await;
             let admitted = admitted.map_err(|refusal| self.refused(refusal))?;
             let grant = &admitted.grant;
+            // Over from here on.
+            held.inspect(|held| held.granted(grant));
             if grant.blameless && self.kills < KILLS_MAX {
                 self.deaths = self.deaths.saturating_sub(1);
                 self.kills += 1;
@@ -139,29 +158,33 @@ impl Forward {
                 self.metrics.held(&self.model, self.arrived.elapsed());
             }
             self.wake.get_or_insert_with(|| grant.times.wake(grant.cold, self.arrived, Instant::now()));
-            let found = match self.ask(grant, trail).await {
+            let asked = self.step("ask");
+            let found = match self.ask(grant, trail, asked.as_ref()).await {
                 Ok((head, first, rest)) => match head.headers.get(INTERRUPTED_HEADER) {
                     None => {
                         if trail.choices.is_empty() && head.status.is_success() {
                             self.metrics.first_token(&self.model, grant.cold, self.arrived.elapsed());
                         }
+                        asked.iter().for_each(Step::first_token);
                         let (forward, Admitted { grant, ticket }) = (self, admitted);
                         let since = Instant::now();
-                        return Ok(Answer { head, first, rest, forward, grant, since, _ticket: ticket });
+                        return Ok(Answer { head, first, rest, forward, grant, asked, since, _ticket: ticket });
                     }
                     Some(why) if why == IS_BROKEN => Lost::Died,
                     Some(_) => Lost::Interrupted,
                 },
                 Err(Unanswered::RequestLost(error)) => {
-                    tracing::warn!(model = self.model, %error, "a runtime gave up a request");
+                    asked.inspect(|asked| asked.failed("gave_up"));
+                    tracing::warn!(model = self.model, trace_id = self.trace_id(), %error, "a runtime gave up a request");
                     return Err(unavailable(&self.model, "gave up this request"));
                 }
                 Err(Unanswered::ConnectionLost(error)) => {
-                    tracing::warn!(model = self.model, %error, "a runtime was lost before it answered");
+                    tracing::warn!(model = self.model, trace_id = self.trace_id(), %error, "a runtime was lost before it answered");
                     Lost::Died
                 }
             };
             let found = found.of(grant);
+            asked.inspect(|asked| asked.failed(found.name()));
             self.count(found);
             lost = (found == Lost::Died).then_some(grant.launch);
             drop(admitted);
@@ -175,13 +198,14 @@ impl Forward {
     /// One more runtime was lost. Whether a request is to blame is known when the next one is there.
     fn count(&mut self, lost: Lost) {
         self.deaths += u32::from(lost == Lost::Died);
-        self.metrics.lost(&self.model, if lost == Lost::Died { "died" } else { "interrupted" });
+        self.metrics.lost(&self.model, lost.name());
     }
 
     fn refused(&self, refusal: Refusal) -> ApiError {
         if refusal == Refusal::Poison {
             self.metrics.lost(&self.model, "given_up");
-            tracing::error!(model = self.model, answer = %self.key, "a request is given up: runtimes died of it, or beside it, twice");
+            let trace_id = self.trace_id();
+            tracing::error!(model = self.model, answer = %self.key, trace_id, "a request is given up: runtimes died of it, or beside it, twice");
         }
         answers::refusal(&self.model, refusal)
     }
@@ -190,17 +214,31 @@ impl Forward {
         &self,
         grant: &Grant,
         trail: &Trail,
+        asked: Option<&Step>,
     ) -> Result<(response::Parts, Option<Bytes>, Incoming), Unanswered> {
-        let answer = grant.endpoint.ask(self.request(trail)).await?;
+        let answer = grant.endpoint.ask(self.request(trail, asked)).await?;
         let (head, mut rest) = answer.into_parts();
         if let Some(Ok(used)) = headers::text(&head.headers, USED_HEADER).map(str::parse) {
             self.tokens.said(used);
+        }
+        if let (Some(asked), Some(Ok(steps))) = (asked, headers::text(&head.headers, STEPS_HEADER).map(str::parse)) {
+            asked.told(&self.model, &steps, self.tokens.known());
         }
         let first = next_data(&mut rest).await.transpose().map_err(Unanswered::sort)?;
         Ok((head, first, rest))
     }
 
-    fn request(&self, trail: &Trail) -> Request<Outgoing> {
+    /// A part of what it goes through begins, where that is traced.
+    fn step(&self, name: &'static str) -> Option<Step> {
+        self.trace.as_ref()?.step(name)
+    }
+
+    /// For log lines, where there are traces.
+    fn trace_id(&self) -> Option<DisplayValue<TraceId>> {
+        self.trace.as_ref().map(|trace| tracing::field::display(trace.id()))
+    }
+
+    fn request(&self, trail: &Trail, asked: Option<&Step>) -> Request<Outgoing> {
         // The body is shared by all attempts.
         let in_front = (*trail != Trail::default()).then(|| Bytes::from(trail.json()));
         let parts = in_front.iter().chain([&self.body.bytes]).cloned();
@@ -213,6 +251,9 @@ impl Forward {
             .build()
             .expect("the authority and our paths are well-formed");
         *request.headers_mut() = self.headers.clone();
+        if let Some(trace) = &self.trace {
+            trace.tell(asked, request.headers_mut());
+        }
         let wake = serde_json::to_string(&self.wake.unwrap_or_default()).expect("numbers serialise");
         let text = |text: &str| HeaderValue::from_str(text).expect("numbers and JSON of them are ASCII");
         request.headers_mut().insert(WAKE_HEADER, text(&wake));
@@ -270,17 +311,36 @@ impl Answer {
 
     /// What is still to come, from another runtime. The place of this answer is given back first.
     pub async fn go_on(self, lost: Lost, trail: Trail) -> Result<Answer, ApiError> {
-        let Self { mut forward, grant, _ticket: ticket, rest, .. } = self;
+        let Self { mut forward, grant, asked, _ticket: ticket, rest, .. } = self;
         drop((rest, ticket));
         let lost = lost.of(&grant);
+        asked.inspect(|asked| asked.failed(lost.name()));
         forward.count(lost);
-        tracing::info!(model = forward.model, answer = %forward.key, ?lost, "an answer goes on in another runtime");
+        let trace_id = forward.trace_id();
+        tracing::info!(model = forward.model, answer = %forward.key, trace_id, ?lost, "an answer goes on in another runtime");
         forward.within((lost == Lost::Died).then_some(grant.launch), &trail).await
+    }
+
+    /// A stream's pace, from here on.
+    pub fn pace(&self) -> Pace {
+        Pace::new(self.forward.metrics.inter_token(&self.forward.model))
     }
 
     /// So many tokens have been passed on.
     pub fn passed_on(&self, trail: &Trail) {
         self.forward.tokens.passed_on(trail.choices.iter().map(|past| past.tokens.len() as u64).sum());
+    }
+
+    /// The runtime has said when it did what; all that it has used was passed on.
+    pub fn told(&self, steps: &Steps) {
+        if let Some(asked) = &self.asked {
+            asked.told(&self.forward.model, steps, self.forward.tokens.known());
+        }
+    }
+
+    /// For log lines.
+    pub fn trace_id(&self) -> Option<DisplayValue<TraceId>> {
+        self.forward.trace_id()
     }
 
     /// Notes how long it took so far.

@@ -9,7 +9,7 @@
 //!
 //! **Invariants:** knows no tensor, no Wasm and no tokenizer: it depends on neither Burn nor wasmtime. Survives the death
 //! of any runtime. Nothing polls. Only [`config`] is told what to do (and told anew: `reload`); nothing reads the
-//! environment.
+//! environment (but the exporter of traces its own headers).
 
 #![deny(unsafe_code)]
 
@@ -34,6 +34,7 @@ mod launcher;
 mod life;
 mod machine;
 mod metrics;
+mod pace;
 pub mod placement;
 mod playground;
 mod prefix;
@@ -48,6 +49,7 @@ mod sockets;
 mod succession;
 pub mod tenants;
 pub mod tls;
+pub mod traces;
 mod traffic;
 mod watched;
 

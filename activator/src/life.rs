@@ -45,6 +45,7 @@ use crate::{
     sockets::{self, Claimed, NoSocket},
     succession::{self, Legacy},
     tls::Tls,
+    traces::Traces,
 };
 
 /// Threads that serve. One could do; the second keeps probes fast while the first is busy.
@@ -89,6 +90,9 @@ pub enum ServeError {
     /// Certificates.
     #[error("{0}")]
     Tls(String),
+    /// The exporter of traces.
+    #[error("{0}")]
+    Traces(String),
     /// The record of requests.
     #[error("{0}")]
     Audit(#[from] AuditError),
@@ -101,7 +105,7 @@ impl ServeError {
     /// As sysexits has them.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) => 64,
+            Self::Config(_) | Self::Traces(_) => 64,
             Self::NoSnapshot { .. } => 66,
             Self::Bind { error, .. } if error.kind() == io::ErrorKind::AddrInUse => 69,
             Self::Issuer(_) => 69,
@@ -233,6 +237,7 @@ pub struct Activator {
     draining: watch::Sender<bool>,
     drain_timeout: Duration,
     audit: Option<Audit>,
+    traces: Traces,
     speaks_tls: bool,
     legacy: Legacy,
     managed: bool,
@@ -273,6 +278,7 @@ impl Activator {
         let hangup = source.is_some().then(reload::hangup).transpose()?;
 
         let metrics = Metrics::new(&config.knative);
+        let traces = Traces::start(config.traces.as_ref(), &metrics).map_err(ServeError::Traces)?;
         let (commands, orders) = mpsc::channel(COMMANDS_MAX);
         let gate = Gate::new(commands.clone());
         let slices: Arc<[Slice]> = slices::here().into();
@@ -298,6 +304,7 @@ impl Activator {
             bodies: Bodies::new(config.body_bytes_max),
             timeout: config.timeout,
             audit: audit.clone(),
+            traces: traces.clone(),
         };
         let watch = |(source, hangup)| tokio::spawn(reload::watch(intake, source, settings, hangup).in_current_span());
         let api = Arc::new(api);
@@ -311,6 +318,7 @@ impl Activator {
             draining,
             drain_timeout: config.drain_timeout,
             audit,
+            traces,
             legacy,
             managed,
             ready: opened.ready,
@@ -398,12 +406,13 @@ impl Activator {
         send(commands, Command::Close { give_up_at }).await;
         finish(self.scaler).await;
         finish_audit(self.audit).await;
+        self.traces.finish().await;
         tracing::info!("drained");
     }
 
     /// Drains, unless it is asked twice to end: then every runtime is killed, and that is the end.
     async fn drain_unless(self, ending: Ending, count: watch::Receiver<u32>) -> Result<(), ServeError> {
-        let (commands, audit) = (self.gate.commands().clone(), self.audit.clone());
+        let (commands, audit, traces) = (self.gate.commands().clone(), self.audit.clone(), self.traces.clone());
         tokio::select! {
             () = self.end(ending, asked(count.clone(), 1)) => Ok(()),
             () = asked(count, 2) => {
@@ -411,6 +420,7 @@ impl Activator {
                 // Closed when the scaler has seen the last runtime's exit.
                 commands.closed().await;
                 finish_audit(audit).await;
+                traces.finish().await;
                 Err(ServeError::Interrupted)
             }
         }

@@ -94,6 +94,7 @@ pub struct Metrics {
     refused: Family<Why, Counter<u64, AtomicU64>>,
     held_for: Family<Model, Histogram>,
     first_token: Family<Start, Histogram>,
+    inter_token: Family<Model, Histogram>,
     tokens: Family<Billed, Counter<u64, AtomicU64>>,
     tenant_requests: Family<OfTenant, Counter<u64, AtomicU64>>,
     sequences: Family<InPhase, Gauge<i64, AtomicI64>>,
@@ -101,6 +102,8 @@ pub struct Metrics {
     preempted: Family<Model, Counter<u64, AtomicU64>>,
     reused: Family<Model, Counter<u64, AtomicU64>>,
     guessed: Family<Outcome, Counter<u64, AtomicU64>>,
+    /// Of traces, those that no collector gets.
+    pub spans_dropped: Counter<u64, AtomicU64>,
 }
 
 /// One slot's gauges.
@@ -131,6 +134,11 @@ fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.001, 2.0, 16))
 }
 
+/// 0.5 ms to about 4 s.
+fn token_seconds() -> Histogram {
+    Histogram::new(exponential_buckets(0.0005, 2.0, 14))
+}
+
 impl Metrics {
     /// All at zero, with Knative's names as labels where they are set.
     pub fn new(knative: &KnativeLabels) -> Self {
@@ -154,6 +162,7 @@ impl Metrics {
             refused: Family::default(),
             held_for: Family::new_with_constructor(seconds),
             first_token: Family::new_with_constructor(seconds),
+            inter_token: Family::new_with_constructor(token_seconds),
             tokens: Family::default(),
             tenant_requests: Family::default(),
             sequences: Family::default(),
@@ -161,6 +170,7 @@ impl Metrics {
             preempted: Family::default(),
             reused: Family::default(),
             guessed: Family::default(),
+            spans_dropped: Counter::default(),
         };
         registry.register("held", "Requests that wait for a model's runtime", metrics.held.clone());
         registry.register("in_flight", "Requests being answered by a model's runtime", metrics.in_flight.clone());
@@ -192,9 +202,13 @@ impl Metrics {
         registry.register("held_seconds", "From a request's arrival to its being let through", self.held_for.clone());
         let first = "From a request's arrival to the first byte of its answer, of whole answers to all of it, by how its model was found";
         registry.register("first_token_seconds", first, self.first_token.clone());
+        let between = "Of streams, the time between two events of a choice for each token between them";
+        registry.register("inter_token_seconds", between, self.inter_token.clone());
         registry.register("tokens", "Tokens of prompts and of answers, by who is billed", self.tokens.clone());
         let requests = "Requests that were let in, by tenant and class of status";
         registry.register("tenant_requests", requests, self.tenant_requests.clone());
+        let dropped = "Spans of traces that no collector got: it did not take them, or not fast enough";
+        registry.register("spans_dropped", dropped, self.spans_dropped.clone());
     }
 
     /// What runtimes tell of their engines.
@@ -217,7 +231,7 @@ impl Metrics {
         }
         self.held.get_or_create(&label).set(0);
         self.in_flight.get_or_create(&label).set(0);
-        for histograms in [&self.launch, &self.restore] {
+        for histograms in [&self.launch, &self.restore, &self.inter_token] {
             drop(histograms.get_or_create(&label));
         }
         let zero = |counters: &Family<Outcome, Counter<u64, AtomicU64>>, outcome| {
@@ -326,6 +340,11 @@ impl Metrics {
     pub fn first_token(&self, model: &str, cold: bool, took: Duration) {
         let start = if cold { "cold" } else { "hot" };
         self.first_token.get_or_create(&Start { model: model.to_owned(), start }).observe(took.as_secs_f64());
+    }
+
+    /// Where a stream of this model observes its pace; to be asked for once a stream.
+    pub fn inter_token(&self, model: &str) -> Histogram {
+        self.inter_token.get_or_create(&Model { model: model.to_owned() }).clone()
     }
 
     /// A request that was let in is over.

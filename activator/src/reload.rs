@@ -28,6 +28,7 @@ use crate::{
     slices::Slice,
     tenants::jwt::Issuer,
     tls::{Tls, TlsEntry},
+    traces::TracesEntry,
     watched,
 };
 
@@ -85,6 +86,7 @@ struct Fixed {
     body_bytes_max: usize,
     drain_timeout: Duration,
     audit: Option<PathBuf>,
+    traces: Option<TracesEntry>,
     speaks_tls: bool,
 }
 
@@ -96,6 +98,7 @@ impl Fixed {
             body_bytes_max: config.body_bytes_max,
             drain_timeout: config.drain_timeout,
             audit: config.audit.clone(),
+            traces: config.traces.clone(),
             speaks_tls: config.tls.is_some(),
         }
     }
@@ -164,7 +167,7 @@ impl Intake {
         };
         if Fixed::of(&config) != self.fixed {
             tracing::warn!(
-                "listen, admin, standby, body_max, drain_timeout, audit, and whether TLS is spoken, change only with a restart"
+                "listen, admin, standby, body_max, drain_timeout, audit, traces, and whether TLS is spoken, change only with a restart"
             );
         }
         // Whoever reaches the port reaches where it was bound, whatever the file says now.

@@ -15,6 +15,7 @@ mod fields;
 pub mod generate;
 pub mod resume;
 pub mod sse;
+pub mod steps;
 pub mod timings;
 pub mod tokenize;
 pub mod tools;

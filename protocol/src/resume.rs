@@ -2,13 +2,14 @@
 //! (a [`Trail`]), and what it tells the next runtime.
 //!
 //! A mark is a comment in front of an event's data: `: pl 0 17,5,9`, choice 0 has used these tokens since its last event; with ` end` behind
-//! them it is over. `: pl usage`: the event tells the usage. An event of its own, [`INTERRUPTED`] or [`BROKEN`], ends a stream that is to go
+//! them it is over. `: pl usage`: the event tells the usage. `: pl steps 1,2,3,4`, in front of the end: [`Steps`]. An event of its own, [`INTERRUPTED`] or [`BROKEN`], ends a stream that is to go
 //! on elsewhere.
 //! The activator takes marks out of what clients get. Since events are passed on whole or not at all, a trail says exactly what a client has
 //! seen; what a choice has used since then is computed again, to the same tokens.
 //!
 //! The next runtime gets the trail as JSON in front of the request's body; [`RESUME_HEADER`] says how many bytes it has.
 
+use crate::steps::Steps;
 use serde::{Deserialize, Serialize};
 use std::{
     fmt,
@@ -49,6 +50,7 @@ pub const TRAIL_BYTES_MAX: usize = 8 << 20;
 /// How every mark begins.
 const BEGIN: &str = ": pl ";
 const USAGE: &str = "usage";
+const STEPS: &str = "steps ";
 const END: &str = " end";
 /// In place of no tokens.
 const NONE: &str = "-";
@@ -124,8 +126,17 @@ pub struct Trail {
 /// What a line in front of an event was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Line {
-    /// A mark, which was taken into the trail.
-    Mark,
+    /// The mark of a choice's event, which was taken into the trail: so many tokens has the choice used since its last event.
+    Used {
+        /// Which choice.
+        choice: u32,
+        /// How many tokens.
+        tokens: u32,
+    },
+    /// The mark of the event that tells the usage, which was taken into the trail.
+    Usage,
+    /// The mark of the stream's end, where a trace is made of it.
+    Steps(Steps),
     /// The stream goes on elsewhere: its runtime was told to end.
     Interrupted,
     /// The stream goes on elsewhere: its runtime breaks.
@@ -155,6 +166,11 @@ pub fn usage_mark() -> String {
     format!("{BEGIN}{USAGE}\n")
 }
 
+/// The mark of the stream's end, where a trace is made of it.
+pub fn steps_mark(steps: &Steps) -> String {
+    format!("{BEGIN}{STEPS}{steps}\n")
+}
+
 impl Trail {
     /// Takes an event's first line, without its end.
     ///
@@ -165,7 +181,10 @@ impl Trail {
         let said = str::from_utf8(said).map_err(|_| Untold)?;
         if said == USAGE {
             self.usage = true;
-            return Ok(Line::Mark);
+            return Ok(Line::Usage);
+        }
+        if let Some(steps) = said.strip_prefix(STEPS) {
+            return steps.parse().map(Line::Steps).map_err(|_| Untold);
         }
         if INTERRUPTED.trim_end().as_bytes() == line {
             return Ok(Line::Interrupted);
@@ -178,8 +197,9 @@ impl Trail {
         let index = index.parse().map_err(|_| Untold)?;
         let tokens = if tokens == NONE { "" } else { tokens };
         let tokens: Result<Vec<u32>, _> = tokens.split_terminator(',').map(str::parse).collect();
-        self.add(index, &tokens.map_err(|_| Untold)?, ended)?;
-        Ok(Line::Mark)
+        let tokens = tokens.map_err(|_| Untold)?;
+        self.add(index, &tokens, ended)?;
+        Ok(Line::Used { choice: index, tokens: tokens.len() as u32 })
     }
 
     fn add(&mut self, index: u32, tokens: &[u32], ended: bool) -> Result<(), Untold> {
@@ -227,14 +247,17 @@ mod tests {
         for (index, tokens, ended) in [(0, &[1, 22, 333][..], false), (1, &[], false), (0, &[4], true), (1, &[], true)]
         {
             let line = mark(index, tokens, ended);
-            assert_eq!(trail.take(line.trim_end().as_bytes()), Ok(Line::Mark), "{line}");
+            let used = Line::Used { choice: index, tokens: tokens.len() as u32 };
+            assert_eq!(trail.take(line.trim_end().as_bytes()), Ok(used), "{line}");
         }
         let past = |index, tokens: &[u32]| Past { index, tokens: tokens.into(), ended: true };
         assert_eq!(trail.choices, [past(0, &[1, 22, 333, 4]), past(1, &[])]);
         assert!(!trail.usage);
-        assert_eq!(trail.take(usage_mark().trim_end().as_bytes()), Ok(Line::Mark));
+        assert_eq!(trail.take(usage_mark().trim_end().as_bytes()), Ok(Line::Usage));
         assert!(trail.usage);
         assert_eq!(trail.take(INTERRUPTED.trim_end().as_bytes()), Ok(Line::Interrupted));
+        let steps = Steps { queued: 1, begun: 2, first: 3, last: 4 };
+        assert_eq!(trail.take(steps_mark(&steps).trim_end().as_bytes()), Ok(Line::Steps(steps)));
         assert_eq!(trail.take(b"data: {}"), Ok(Line::Other));
         assert_eq!(trail.take(b": waiting"), Ok(Line::Other));
         assert_eq!(trail.take(BROKEN.trim_end().as_bytes()), Ok(Line::Broken));
@@ -243,12 +266,21 @@ mod tests {
 
     #[test]
     fn nonsense_and_endless_trails_are_lost() {
-        for line in [": pl ", ": pl x 1", ": pl 0", ": pl 0 1,x", ": pl 0 -1", ": pl 0 1,2 over", ": pl 0 4294967296"] {
+        for line in [
+            ": pl ",
+            ": pl x 1",
+            ": pl 0",
+            ": pl 0 1,x",
+            ": pl 0 -1",
+            ": pl 0 1,2 over",
+            ": pl 0 4294967296",
+            ": pl steps 1",
+        ] {
             assert_eq!(Trail::default().take(line.as_bytes()), Err(Untold), "{line}");
         }
         let mut trail = Trail::default();
         let line = mark(0, &vec![7; TOKENS_MAX], false);
-        assert_eq!(trail.take(line.trim_end().as_bytes()), Ok(Line::Mark));
+        assert_eq!(trail.take(line.trim_end().as_bytes()), Ok(Line::Used { choice: 0, tokens: TOKENS_MAX as u32 }));
         assert_eq!(trail.take(b": pl 0 1"), Err(Untold));
         let mut trail = Trail::default();
         let lost = (0..=CHOICES_MAX as u32).map(|index| trail.take(mark(index, &[], false).trim_end().as_bytes()));

@@ -95,6 +95,7 @@ fn resolve(args: &Serve, environment: &Environment) -> Result<Config> {
         anonymous: args.anonymous || file.anonymous.unwrap_or_default(),
         platform: listen.is_none() && environment.has_platform(),
         admin_keys: configuration::keys("operators.keys", &file.operators.keys)?,
+        traces: file.traces.entry(&environment.telemetry)?,
         tls: file.tls.as_ref().map(|tls| tls.entry(&folder)),
         groups: file.groups.iter().map(|(name, group)| group.entry(name)).collect(),
         residence: file.placement.residence.map_or(default.residence, |time| time.0),

@@ -36,6 +36,8 @@ pub struct File {
     pub body_max: Option<Size>,
     /// A file that records who asked which model when, and what came of it; never what was said
     pub audit: Option<PathBuf>,
+    /// Traces of requests, by OpenTelemetry
+    pub traces: Traces,
     /// The API port speaks TLS
     pub tls: Option<Tls>,
     /// Operators
@@ -50,6 +52,18 @@ pub struct File {
     pub tenants: BTreeMap<String, Tenant>,
     /// Whose tokens (JWT) are taken
     pub issuers: Vec<Issuer>,
+}
+
+/// Where traces go, and of how many requests there are some. Without an endpoint there are none
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Traces {
+    /// A collector that takes OTLP over HTTP, such as `http://collector:4318`; `/v1/traces` is put behind it
+    /// [default: OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, which has its path, or OTEL_EXPORTER_OTLP_ENDPOINT]
+    pub endpoint: Option<String>,
+    /// The share of requests, from 0 to 1, of which a trace is begun here; where a client has begun one, it decides
+    /// [default: OTEL_TRACES_SAMPLER_ARG, or 1]
+    pub sample: Option<f64>,
 }
 
 /// Certificates, in PEM; read again when they change

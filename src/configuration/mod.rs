@@ -19,9 +19,13 @@ use activator::{
         quota::Limits,
     },
     tls::TlsEntry,
+    traces::TracesEntry,
 };
 
-use crate::exit::{Error, Result};
+use crate::{
+    environment::OpenTelemetry,
+    exit::{Error, Result},
+};
 pub use file::File;
 
 /// No configuration is larger.
@@ -124,6 +128,20 @@ impl file::Issuer {
     }
 }
 
+impl file::Traces {
+    /// Where the environment says what the file does not; `None` where neither names a collector.
+    ///
+    /// # Errors
+    /// The environment's share is no number.
+    pub fn entry(&self, environment: &OpenTelemetry) -> Result<Option<TracesEntry>> {
+        let under = |base: &String| format!("{}/v1/traces", base.trim_end_matches('/'));
+        let of_environment = || environment.traces.clone().or(environment.endpoint.as_ref().map(under));
+        let Some(url) = self.endpoint.as_ref().map(under).or_else(of_environment) else { return Ok(None) };
+        let sample = self.sample.map_or_else(|| environment.sample(), Ok)?;
+        Ok(Some(TracesEntry { url, sample, service: environment.service.clone() }))
+    }
+}
+
 impl file::Tls {
     /// With paths from this folder.
     pub fn entry(&self, folder: &Path) -> TlsEntry {
@@ -195,6 +213,31 @@ mod tests {
                 proptest::prop_assert!(why.contains("line"), "{}", why);
             }
         }
+    }
+
+    #[test]
+    fn traces_go_where_the_file_says_else_where_the_environment_does() {
+        let said = |text: &str, environment: &OpenTelemetry| {
+            let entry = parse(text).unwrap().traces.entry(environment);
+            entry.map(|entry| entry.map(|entry| (entry.url, entry.sample))).map_err(|error| error.code())
+        };
+        let none = OpenTelemetry::default();
+        assert_eq!(said("", &none), Ok(None));
+        assert_eq!(said("[traces]\nsample = 0.5", &none), Ok(None), "without a collector there are none");
+        let file = "[traces]\nendpoint = \"http://a:4318/\"\nsample = 0.5";
+        let all = OpenTelemetry {
+            endpoint: Some("http://b:4318".into()),
+            traces: Some("http://c/spans".into()),
+            sampler_arg: Some("0.25".into()),
+            service: "s".into(),
+        };
+        assert_eq!(said(file, &all), Ok(Some(("http://a:4318/v1/traces".into(), 0.5))));
+        assert_eq!(said("", &all), Ok(Some(("http://c/spans".into(), 0.25))));
+        let base = OpenTelemetry { traces: None, sampler_arg: None, ..all };
+        assert_eq!(said("", &base), Ok(Some(("http://b:4318/v1/traces".into(), 1.0))));
+        let wrong = OpenTelemetry { sampler_arg: Some("half".into()), ..base };
+        assert_eq!(said("", &wrong), Err(64));
+        assert_eq!(said("[traces]\nsample = 0.5", &wrong), Ok(Some(("http://b:4318/v1/traces".into(), 0.5))));
     }
 
     #[test]

@@ -25,6 +25,7 @@ use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use protocol::control::{CONTROL_FD, FailureKind, FromRuntime, HTTP_FD, MESSAGE_BYTES_MAX, RestoreTimings, ToRuntime};
+use protocol::steps::TRACED_HEADER;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags};
 use serde::{Deserialize, Serialize};
 
@@ -213,6 +214,25 @@ async fn answer(request: Request<Incoming>, diary: Arc<Diary>) -> Result<Respons
         "reset" => typed(200, "application/json", events(vec![Err(std::io::Error::other("reset"))], None)),
         "forever" => typed(200, "text/event-stream", events(vec![Ok("data: 1\n\n")], Some(dropped))),
         "half" => typed(200, "text/event-stream", events(vec![Ok("data: 1\n\ndata: {\"ha")], Some(dropped))),
+        // What a runtime says beside an answer: what it depends on, what it used, and where it is asked, when it did what.
+        "marked" => {
+            let traced = head.headers.contains_key(TRACED_HEADER);
+            let mut response = if wanted["stream"] == true {
+                let end = if traced { ": pl steps 10,20,30,40\ndata: [DONE]\n\n" } else { "data: [DONE]\n\n" };
+                let parts = [": pl 0 4\ndata: 1\n\n", ": pl 0 5,6\ndata: 2\n\n", ": pl 0 - end\ndata: 3\n\n", end];
+                typed(200, "text/event-stream", events(parts.map(Ok).into(), None))
+            } else {
+                typed(200, "application/json", full("{}"))
+            };
+            let used = if wanted["stream"] == true { "7,0" } else { "7,3" };
+            for (name, value) in [("pilotlight-identity", "x"), ("pilotlight-used", used)] {
+                response.headers_mut().insert(name, value.parse().unwrap());
+            }
+            if traced && wanted["stream"] != true {
+                response.headers_mut().insert("pilotlight-steps", "10,20,30,40".parse().unwrap());
+            }
+            response
+        }
         "unfinished" => typed(200, "text/event-stream", events(vec![Ok("data: 1\n\n")], None)),
         _ if wanted["stream"] == true => {
             let parts = ["data: 1\n\n", "data: 2\n", "\ndata: [DONE]\n\n"].map(Ok).into();

@@ -16,3 +16,4 @@ mod shutdown;
 mod streams;
 mod tenants;
 mod tls;
+mod traces;

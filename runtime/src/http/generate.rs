@@ -19,6 +19,7 @@ use http::{HeaderMap, Request};
 use protocol::{
     ApiError, Constraint, ErrorKind, Generate, parse_chat, parse_completion,
     resume::{ANSWER_HEADER, AnswerKey},
+    steps::TRACED_HEADER,
     timings::{SCOPE_HEADER, SEED_HEADER, WAKE_HEADER, Wake},
     tools::Tools,
 };
@@ -32,7 +33,7 @@ pub type Pieces = BoxStream<'static, Result<Piece, ApiError>>;
 
 pub async fn chat(State(app): State<App>, request: Request<Body>) -> Result<Response, Refusal> {
     let (arrived, wake, scope) = (Instant::now(), wake(&app, request.headers()), scope(&app, request.headers()));
-    let seed = seed(&app, request.headers());
+    let (seed, traced) = (seed(&app, request.headers()), traced(&app, request.headers()));
     let key = key(&app, request.headers());
     let mut body = body::read(&app, request).await?;
     let begun = Begun { key, trail: std::mem::take(&mut body.trail) };
@@ -54,7 +55,7 @@ pub async fn chat(State(app): State<App>, request: Request<Body>) -> Result<Resp
         Ok((reading, prompt, generate))
     };
     let (reading, prompt, generate) = tokenizing(&app, &body, render).await?;
-    let origin = Origin { wake, arrived, scope, chat: true, tools: reading, begun };
+    let origin = Origin { wake, arrived, scope, chat: true, tools: reading, traced, begun };
     answer(&app, service, generate, vec![prompt], origin).await
 }
 
@@ -73,7 +74,7 @@ fn calls(service: &Service, tools: &Tools, generate: &mut Generate) -> Result<Op
 
 pub async fn completion(State(app): State<App>, request: Request<Body>) -> Result<Response, Refusal> {
     let (arrived, wake, scope) = (Instant::now(), wake(&app, request.headers()), scope(&app, request.headers()));
-    let seed = seed(&app, request.headers());
+    let (seed, traced) = (seed(&app, request.headers()), traced(&app, request.headers()));
     let key = key(&app, request.headers());
     let mut body = body::read(&app, request).await?;
     let begun = Begun { key, trail: std::mem::take(&mut body.trail) };
@@ -86,7 +87,7 @@ pub async fn completion(State(app): State<App>, request: Request<Body>) -> Resul
         _ => (0..).zip(prompts).map(|(i, prompt): (usize, _)| words.prompt(&format!("prompt[{i}]"), prompt)).collect(),
     };
     let prompts = tokenizing(&app, &body, tokenize).await?;
-    let origin = Origin { wake, arrived, scope, chat: false, tools: None, begun };
+    let origin = Origin { wake, arrived, scope, chat: false, tools: None, traced, begun };
     answer(&app, service, request.generate, prompts, origin).await
 }
 
@@ -98,6 +99,8 @@ struct Origin {
     chat: bool,
     /// How calls are written, where there may be some.
     tools: Option<Reading>,
+    /// A trace is made of it.
+    traced: bool,
     begun: Begun,
 }
 
@@ -133,6 +136,9 @@ async fn answer(
         start()?
     };
     let mut totals = Totals::new(origin.wake, origin.arrived, prompt_tokens).behind(&begun.trail);
+    if origin.traced {
+        totals = totals.traced(Instant::now());
+    }
     let over = begun.trail.choices.iter().filter(|past| past.ended);
     over.for_each(|past| totals.add(&Meter { tokens: past.tokens.len() as u32, ..Meter::default() }));
     let shape = Shape::new(&service, &generate, origin.chat, choices_in_all, begun.key);
@@ -162,6 +168,11 @@ fn key(app: &App, headers: &HeaderMap) -> Option<AnswerKey> {
 /// The generator's key that the activator gives a request without one.
 fn seed(app: &App, headers: &HeaderMap) -> Option<u64> {
     headers.get(SEED_HEADER).filter(|_| app.behind_activator)?.to_str().ok()?.parse().ok()
+}
+
+/// Whether the activator makes a trace of the request.
+fn traced(app: &App, headers: &HeaderMap) -> bool {
+    app.behind_activator && headers.contains_key(TRACED_HEADER)
 }
 
 /// Whose keys and values the request may share, as the activator says; without tenants all requests are of one scope.

@@ -10,7 +10,7 @@ use futures_util::stream::{StreamExt, once, unfold};
 use http::{HeaderValue, header};
 use protocol::{
     ApiError, ErrorKind,
-    resume::{BROKEN, IDENTITY_HEADER, INTERRUPTED, mark, usage_mark},
+    resume::{BROKEN, IDENTITY_HEADER, INTERRUPTED, mark, steps_mark, usage_mark},
     sse,
     usage::{USED_HEADER, Used},
 };
@@ -89,6 +89,7 @@ impl Writer {
         text += &self.shape.chunk(piece, first, last_chunk.then_some(&self.totals));
         if over {
             text += &self.usage();
+            text += &self.steps();
             text += sse::DONE;
         }
         (text, over)
@@ -101,5 +102,11 @@ impl Writer {
         }
         let mark = if self.marks { usage_mark() } else { String::new() };
         mark + &self.shape.usage_chunk(&self.totals)
+    }
+
+    /// The mark of the end, where a trace is made.
+    fn steps(&self) -> String {
+        let steps = self.totals.steps().filter(|_| self.marks);
+        steps.map(|steps| steps_mark(&steps)).unwrap_or_default()
     }
 }

@@ -9,7 +9,7 @@ use crate::text::Totals;
 use axum::response::Response;
 use futures_util::stream::StreamExt;
 use http::{HeaderName, HeaderValue};
-use protocol::{ApiError, timings::Timings, usage::Used};
+use protocol::{ApiError, steps::STEPS_HEADER, timings::Timings, usage::Used};
 
 /// Waits for all choices; the first that fails fails the whole. An activator is told what was used.
 pub async fn respond(
@@ -34,6 +34,10 @@ pub async fn respond(
         let usage = totals.usage();
         let used = Used { prompt: usage.prompt_tokens, completion: usage.completion_tokens };
         response = used_by(response, used);
+    }
+    if let Some(steps) = totals.steps() {
+        let steps = HeaderValue::try_from(steps.to_string()).expect("numbers are visible ASCII");
+        response.headers_mut().insert(STEPS_HEADER, steps);
     }
     response.headers_mut().insert(HeaderName::from_static("server-timing"), server_timing(&totals.timings()));
     Ok(response)

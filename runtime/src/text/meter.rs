@@ -3,6 +3,7 @@
 use protocol::{
     answer::Usage,
     resume::Trail,
+    steps::Steps,
     timings::{Timings, Wake},
 };
 use std::time::{Duration, Instant};
@@ -40,6 +41,10 @@ pub struct Totals {
     prefill: Duration,
     decode: Duration,
     first_sent: Option<Instant>,
+    /// Where somebody makes a trace of it: when the engine got the prompts.
+    queued: Option<Instant>,
+    /// When the engine began, when the first token was sampled, and when the last.
+    sampled: Option<(Instant, Instant, Instant)>,
     /// What other runtimes spent on the same answer: from arrival to the first token, and then, in milliseconds.
     before: Option<(f64, f64)>,
 }
@@ -48,7 +53,8 @@ impl Totals {
     /// Nothing generated yet.
     pub fn new(wake: Wake, arrived: Instant, prompt: u32) -> Self {
         let (prefill, decode) = (Duration::ZERO, Duration::ZERO);
-        Self { wake, arrived, prompt, tokens: 0, prefill, decode, first_sent: None, before: None }
+        let (first_sent, queued, sampled, before) = (None, None, None, None);
+        Self { wake, arrived, prompt, tokens: 0, prefill, decode, first_sent, queued, sampled, before }
     }
 
     /// The answer was begun elsewhere.
@@ -57,12 +63,35 @@ impl Totals {
         Self { before, ..self }
     }
 
+    /// Somebody makes a trace of it, and the engine has the prompts now.
+    pub fn traced(self, now: Instant) -> Self {
+        Self { queued: Some(now), ..self }
+    }
+
+    /// When what was done, for the trace; `None` where nobody makes one, or no token came of it.
+    pub fn steps(&self) -> Option<Steps> {
+        let (queued, (begun, first, last)) = (self.queued?, self.sampled?);
+        let after = |at: Instant, least: u64| {
+            let since = at.saturating_duration_since(self.arrived).as_micros();
+            u64::try_from(since).unwrap_or(u64::MAX).max(least)
+        };
+        let queued = after(queued, 0);
+        let begun = after(begun, queued);
+        let first = after(first, begun);
+        Some(Steps { queued, begun, first, last: after(last, first) })
+    }
+
     /// Adds a finished choice.
     pub fn add(&mut self, meter: &Meter) {
         self.tokens += meter.tokens;
         self.prefill = self.prefill.max(meter.prefill);
         self.decode = self.decode.max(meter.sampled.map_or(Duration::ZERO, |(first, last)| last - first));
         self.first_sent = self.first_sent.into_iter().chain(meter.first_sent).min();
+        if let Some((first, last)) = meter.sampled {
+            let begun = first.checked_sub(meter.prefill).unwrap_or(first);
+            let (b, f, l) = self.sampled.unwrap_or((begun, first, last));
+            self.sampled = Some((begun.min(b), first.min(f), last.max(l)));
+        }
     }
 
     /// Tokens read and written.
@@ -89,6 +118,29 @@ impl Totals {
 mod tests {
     use super::*;
     use protocol::resume::Past;
+
+    #[test]
+    fn steps_are_told_in_order_and_only_where_a_trace_is_made() {
+        let began = Instant::now();
+        let at = |ms| began + Duration::from_millis(ms);
+        let meter = |prefill, first, last| Meter {
+            prefill: Duration::from_millis(prefill),
+            tokens: 2,
+            sampled: Some((at(first), at(last))),
+            first_sent: Some(at(first)),
+        };
+        let mut totals = Totals::new(Wake::default(), began, 5);
+        totals.add(&meter(20, 30, 90));
+        assert_eq!(totals.steps(), None);
+        let mut totals = Totals::new(Wake::default(), began, 5).traced(at(5));
+        assert_eq!(totals.steps(), None, "nothing was sampled");
+        totals.add(&meter(20, 30, 90));
+        totals.add(&meter(5, 40, 95));
+        let steps = |queued, begun, first, last| Some(Steps { queued, begun, first, last });
+        assert_eq!(totals.steps(), steps(5_000, 10_000, 30_000, 95_000));
+        // The engine can be faster than who notes that it has begun.
+        assert_eq!(totals.traced(at(12)).steps(), steps(12_000, 12_000, 30_000, 95_000));
+    }
 
     #[test]
     fn an_answer_that_was_begun_elsewhere_has_its_times_from_there() {
