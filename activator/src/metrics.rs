@@ -222,7 +222,8 @@ impl Metrics {
         registry.register("guessed_tokens", "Tokens guessed by speculation, by outcome", self.guessed.clone());
     }
 
-    /// A model that is served: what it may count stands at zero from now on, so that the first of each is seen as a change.
+    /// A model that is served: what it may count stands at zero from now on, so that the first of each is seen as a change. Histograms, which
+    /// thousands of cold models need not have, begin with the first launch.
     pub fn model(&self, model: &str) {
         let label = Model { model: model.to_owned() };
         for phase in Phase::ALL {
@@ -231,9 +232,6 @@ impl Metrics {
         }
         self.held.get_or_create(&label).set(0);
         self.in_flight.get_or_create(&label).set(0);
-        for histograms in [&self.launch, &self.restore, &self.inter_token] {
-            drop(histograms.get_or_create(&label));
-        }
         let zero = |counters: &Family<Outcome, Counter<u64, AtomicU64>>, outcome| {
             counters.get_or_create(&Outcome { model: model.to_owned(), outcome }).inc_by(0);
         };
