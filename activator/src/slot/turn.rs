@@ -136,12 +136,9 @@ impl Turn {
 
     pub fn placed(&mut self, launch: LaunchId) {
         let give_up_at = self.now + self.slot.policy.start_timeout;
-        match self.slot.replicas.get_mut(&launch) {
-            Some(Replica { stage: stage @ Stage::Placing { .. }, .. }) => {
-                *stage = Stage::Starting { began: self.now, give_up_at };
-                self.effects.push(Effect::Launch(launch));
-            }
-            Some(_) | None => {}
+        if let Some(Replica { stage: stage @ Stage::Placing { .. }, .. }) = self.slot.replicas.get_mut(&launch) {
+            *stage = Stage::Starting { began: self.now, give_up_at };
+            self.effects.push(Effect::Launch(launch));
         }
     }
 
