@@ -52,8 +52,7 @@ impl Server {
     pub fn start(listener: TcpListener, router: Router, tls: Option<Tls>) -> std::io::Result<Self> {
         let address = listener.local_addr()?;
         let (stop, stopping) = oneshot::channel();
-        let door = Door { router, tls, http1: http1(), either: either(), stopping: watch::channel(false).1 };
-        let stopped = tokio::spawn(serve(listener, door, stopping).in_current_span());
+        let stopped = tokio::spawn(serve(listener, router, tls, stopping).in_current_span());
         Ok(Self { address, stop, stopped })
     }
 
@@ -80,12 +79,11 @@ struct Door {
     stopping: watch::Receiver<bool>,
 }
 
-async fn serve(listener: TcpListener, mut door: Door, mut stopping: oneshot::Receiver<Duration>) {
+async fn serve(listener: TcpListener, router: Router, tls: Option<Tls>, mut stopping: oneshot::Receiver<Duration>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let graceful = GracefulShutdown::new();
     let (stop, stopped) = watch::channel(false);
-    door.stopping = stopped;
-    let door = Arc::new(door);
+    let door = Arc::new(Door { router, tls, http1: http1(), either: either(), stopping: stopped });
     let linger = loop {
         let accept = async {
             let place = room.clone().acquire_owned().await.expect("the semaphore is never closed");
@@ -168,6 +166,8 @@ impl Door {
     async fn answer_in_the_clear(&self, stream: TcpStream, watcher: Watcher) {
         let mut stopping = self.stopping.clone();
         let said = tokio::select! {
+            // First, so that who has just sent something is not cut off.
+            biased;
             said = tokio::time::timeout(HEADERS_WITHIN, is_http1(&stream)) => said,
             _ = stopping.wait_for(|stopping| *stopping) => return,
         };
