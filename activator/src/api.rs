@@ -233,6 +233,11 @@ impl Api {
         let route = settings.route(wanted.model.as_deref())?;
         account.of(route);
         let deadline = at(come.arrived, come.asked.unwrap_or(route.timeout));
+        // In a block, so that nothing of the head is kept while the request is held.
+        let headers = {
+            let head = head;
+            headers::to_runtime(head.headers, head.uri.authority())
+        };
         body.bytes = route.own(body.bytes, wanted.model.as_deref(), wanted.sampled);
         account.tokens.expect(body.bytes.len());
         let caller = account.caller();
@@ -246,7 +251,7 @@ impl Api {
             slot: route.slot,
             model: route.card.id.clone(),
             path: come.path,
-            headers: headers::to_runtime(head.headers, head.uri.authority()),
+            headers,
             body,
             seed: wanted.needs_seed.then(|| RandomState::new().hash_one(route.slot.0)),
             key,

@@ -159,7 +159,8 @@ impl Forward {
             }
             self.wake.get_or_insert_with(|| grant.times.wake(grant.cold, self.arrived, Instant::now()));
             let asked = self.step("ask");
-            let found = match self.ask(grant, trail, asked.as_ref()).await {
+            // Boxed, so that who is held does not have its size.
+            let found = match Box::pin(self.ask(grant, trail, asked.as_ref())).await {
                 Ok((head, first, rest)) => match head.headers.get(INTERRUPTED_HEADER) {
                     None => {
                         if trail.choices.is_empty() && head.status.is_success() {

@@ -3,6 +3,7 @@
 //! Kept as they came: `Host`, `Forwarded`, `X-Forwarded-*`, `traceparent`, `K-Proxy-Request` and all the rest. Gone: what
 //! belongs to one connection (RFC 9110, 7.6.1), and what only Knative or we may say.
 
+use bytes::BytesMut;
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{
@@ -39,7 +40,20 @@ pub fn to_runtime(mut headers: HeaderMap, authority: Option<&Authority>) -> Head
     // Who somebody is has been settled, and is nobody else's to know.
     headers.remove(AUTHORIZATION);
     strip_internal(&mut headers);
+    let_go(&mut headers);
     headers
+}
+
+/// Copies values into memory of their own size. As they came they are parts of what their connection has read into, and would keep all of it
+/// for as long as the request is held.
+fn let_go(headers: &mut HeaderMap) {
+    let mut all = BytesMut::with_capacity(headers.values().map(HeaderValue::len).sum());
+    for value in headers.values_mut() {
+        all.extend_from_slice(value.as_bytes());
+        let mut own = HeaderValue::from_maybe_shared(all.split().freeze()).expect("it was a header's value before");
+        own.set_sensitive(value.is_sensitive());
+        *value = own;
+    }
 }
 
 fn strip_internal(headers: &mut HeaderMap) {

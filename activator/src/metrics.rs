@@ -76,10 +76,22 @@ struct OfTenant {
     class: &'static str,
 }
 
-/// Every counter. Cheap to clone.
+/// Every counter. Cheap to clone, and small: every request has some.
 #[derive(Clone, Debug)]
-pub struct Metrics {
-    registry: Arc<Registry>,
+pub struct Metrics(Arc<Families>);
+
+impl std::ops::Deref for Metrics {
+    type Target = Families;
+
+    fn deref(&self) -> &Families {
+        &self.0
+    }
+}
+
+/// All that is counted.
+#[derive(Debug)]
+pub struct Families {
+    registry: Registry,
     held: Family<Model, Gauge<i64, AtomicI64>>,
     in_flight: Family<Model, Gauge<i64, AtomicI64>>,
     state: Family<InPhase, Gauge<i64, AtomicI64>>,
@@ -146,8 +158,8 @@ impl Metrics {
             [("service", &knative.service), ("revision", &knative.revision), ("configuration", &knative.configuration)];
         let labels = labels.into_iter().filter_map(|(name, value)| Some((name.into(), value.clone()?.into())));
         let mut registry = Registry::with_prefix_and_labels("pilotlight", labels);
-        let mut metrics = Self {
-            registry: Arc::default(),
+        let mut metrics = Families {
+            registry: Registry::default(),
             held: Family::default(),
             in_flight: Family::default(),
             state: Family::default(),
@@ -187,10 +199,12 @@ impl Metrics {
         registry.register("requests_lost", lost, metrics.lost.clone());
         metrics.register_callers(&mut registry);
         metrics.register_engine(&mut registry);
-        metrics.registry = Arc::new(registry);
-        metrics
+        metrics.registry = registry;
+        Self(Arc::new(metrics))
     }
+}
 
+impl Families {
     /// Who asks, and how long they wait.
     fn register_callers(&self, registry: &mut Registry) {
         let refused = "Requests turned away before they were read: who asks is unknown, or over quota";
@@ -221,7 +235,9 @@ impl Metrics {
         registry.register("prefix_reused_tokens", "Tokens that the prefix cache knew", self.reused.clone());
         registry.register("guessed_tokens", "Tokens guessed by speculation, by outcome", self.guessed.clone());
     }
+}
 
+impl Metrics {
     /// A model that is served: what it may count stands at zero from now on, so that the first of each is seen as a change. Histograms, which
     /// thousands of cold models need not have, begin with the first launch.
     pub fn model(&self, model: &str) {

@@ -5,6 +5,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Extension, Router};
+use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{
@@ -16,7 +17,7 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
 };
 use tracing::Instrument;
 
@@ -51,8 +52,7 @@ impl Server {
     pub fn start(listener: TcpListener, router: Router, tls: Option<Tls>) -> std::io::Result<Self> {
         let address = listener.local_addr()?;
         let (stop, stopping) = oneshot::channel();
-        let stopped =
-            tokio::spawn(serve(listener, Door { router, tls, builder: builder() }, stopping).in_current_span());
+        let stopped = tokio::spawn(serve(listener, router, tls, stopping).in_current_span());
         Ok(Self { address, stop, stopped })
     }
 
@@ -67,17 +67,23 @@ impl Server {
     }
 }
 
-/// What a connection meets. Cheap to clone.
-#[derive(Clone)]
+/// What a connection meets.
 struct Door {
     router: Router,
     tls: Option<Tls>,
-    builder: auto::Builder<TokioExecutor>,
+    /// For who speaks HTTP/1.
+    http1: http1::Builder,
+    /// For who may speak either.
+    either: auto::Builder<TokioExecutor>,
+    /// Who has said nothing yet need not any more.
+    stopping: watch::Receiver<bool>,
 }
 
-async fn serve(listener: TcpListener, door: Door, mut stopping: oneshot::Receiver<Duration>) {
+async fn serve(listener: TcpListener, router: Router, tls: Option<Tls>, mut stopping: oneshot::Receiver<Duration>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let graceful = GracefulShutdown::new();
+    let (stop, stopped) = watch::channel(false);
+    let door = Arc::new(Door { router, tls, http1: http1(), either: either(), stopping: stopped });
     let linger = loop {
         let accept = async {
             let place = room.clone().acquire_owned().await.expect("the semaphore is never closed");
@@ -98,17 +104,24 @@ async fn serve(listener: TcpListener, door: Door, mut stopping: oneshot::Receive
     drop(listener);
     // All room is free once every connection is closed.
     let _all_closed = tokio::time::timeout(linger, room.acquire_many(CONNECTIONS_MAX as u32)).await;
+    stop.send_replace(true);
     graceful.shutdown().await;
 }
 
-fn builder() -> auto::Builder<TokioExecutor> {
+fn http1() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN).max_buf_size(BUFFER_BYTES_MAX);
+    builder
+}
+
+fn either() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN).max_buf_size(BUFFER_BYTES_MAX);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX);
     builder
 }
 
-fn connect(stream: TcpStream, place: OwnedSemaphorePermit, door: Door, watcher: Watcher) {
+fn connect(stream: TcpStream, place: OwnedSemaphorePermit, door: Arc<Door>, watcher: Watcher) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection ended before it began");
         return;
@@ -117,7 +130,7 @@ fn connect(stream: TcpStream, place: OwnedSemaphorePermit, door: Door, watcher: 
     match door.tls.clone() {
         None => drop(tokio::spawn(
             async move {
-                door.answer(stream, &door.router, watcher).await;
+                door.answer_in_the_clear(stream, watcher).await;
                 drop(place);
             }
             .in_current_span(),
@@ -137,13 +150,48 @@ fn connect(stream: TcpStream, place: OwnedSemaphorePermit, door: Door, watcher: 
     }
 }
 
+/// How the connection preface of HTTP/2 begins, and no request of HTTP/1.
+const PREFACE: &[u8] = b"PRI";
+
+/// Whether what a client has sent first can only be HTTP/1; it stays to be read. False, too, where that cannot be told yet.
+async fn is_http1(stream: &TcpStream) -> std::io::Result<bool> {
+    let mut begins = [0; PREFACE.len()];
+    let bytes = stream.peek(&mut begins).await?;
+    Ok(!PREFACE.starts_with(&begins[..bytes]))
+}
+
 impl Door {
+    /// What a connection says first is looked at and left where it is: read, it would have to be put in front again, and then hyper takes
+    /// twice the memory for what it reads, for as long as the connection is open.
+    async fn answer_in_the_clear(&self, stream: TcpStream, watcher: Watcher) {
+        let mut stopping = self.stopping.clone();
+        let said = tokio::select! {
+            // First, so that who has just sent something is not cut off.
+            biased;
+            said = tokio::time::timeout(HEADERS_WITHIN, is_http1(&stream)) => said,
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+        };
+        match said {
+            Ok(Ok(true)) => {
+                let service = TowerToHyperService::new(self.router.clone());
+                let connection = self.http1.serve_connection(TokioIo::new(stream), service);
+                if let Err(error) = watcher.watch(connection).await {
+                    tracing::debug!(%error, "a connection ended");
+                }
+            }
+            // Boxed, so that connections of HTTP/1 do not have its size.
+            Ok(Ok(false)) => Box::pin(self.answer(stream, &self.router, watcher)).await,
+            Ok(Err(error)) => tracing::debug!(%error, "a connection ended before it said anything"),
+            Err(_) => tracing::debug!("a connection said nothing"),
+        }
+    }
+
     async fn answer<S>(&self, stream: S, router: &Router, watcher: Watcher)
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let service = TowerToHyperService::new(router.clone());
-        let connection = self.builder.serve_connection(TokioIo::new(stream), service).into_owned();
+        let connection = self.either.serve_connection(TokioIo::new(stream), service).into_owned();
         if let Err(error) = watcher.watch(connection).await {
             tracing::debug!(error, "a connection ended");
         }

@@ -5,6 +5,11 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
+use std::time::Duration;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::{
     client::{self, Answer},
@@ -104,6 +109,39 @@ async fn http2_with_prior_knowledge_is_spoken_on_the_same_port() {
     assert_eq!(answer.status(), 200);
     let seen: Value = serde_json::from_slice(&answer.into_body().collect().await.unwrap().to_bytes()).unwrap();
     assert_eq!((&seen["path"], &seen["headers"]["host"]), (&json!("/v1/chat/completions"), &json!("test.example")));
+}
+
+#[tokio::test]
+async fn what_is_spoken_is_told_however_little_of_it_comes_at_once() {
+    let house = House::new(&[Start::Ready]).await;
+    let ask = async |first: &[u8], rest: &[u8]| {
+        let mut stream = TcpStream::connect(house.activator.api()).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.write_all(first).await.unwrap();
+        // The first part alone has been looked at once another connection has been answered.
+        assert_eq!(house.get("/livez").await.status, 200);
+        stream.write_all(rest).await.unwrap();
+        let mut begins = [0; 9];
+        stream.read_exact(&mut begins).await.unwrap();
+        begins
+    };
+    let get = b"PUT /livez HTTP/1.1\r\nhost: a\r\n\r\n";
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    for at in 1..6 {
+        assert_eq!(&ask(&get[..at], &get[at..]).await, b"HTTP/1.1 ", "after {at} bytes");
+        // Its settings: a frame of type 4 on stream 0.
+        let settings = ask(&preface[..at], &preface[at..]).await;
+        assert_eq!((settings[3], &settings[5..]), (4, &[0; 4][..]), "after {at} bytes");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_says_nothing_keeps_nobody_from_ending() {
+    let house = House::new(&[Start::Ready]).await;
+    let mut silent = TcpStream::connect(house.activator.api()).await.unwrap();
+    assert_eq!(house.get("/livez").await.status, 200);
+    tokio::time::timeout(Duration::from_secs(20), house.activator.drain()).await.expect("it waits for the silent one");
+    assert_eq!(silent.read(&mut [0; 1]).await.unwrap(), 0);
 }
 
 #[tokio::test]
