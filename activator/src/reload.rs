@@ -25,7 +25,7 @@ use crate::{
     life::{ServeError, look_at},
     scaler::Command,
     settings::{Ledger, Seen, Settings},
-    slices::Slice,
+    slices::{Slice, SliceEntry},
     tenants::jwt::Issuer,
     tls::{Tls, TlsEntry},
     watched,
@@ -86,6 +86,7 @@ struct Fixed {
     drain_timeout: Duration,
     audit: Option<PathBuf>,
     speaks_tls: bool,
+    slices: Vec<SliceEntry>,
 }
 
 impl Fixed {
@@ -97,6 +98,7 @@ impl Fixed {
             drain_timeout: config.drain_timeout,
             audit: config.audit.clone(),
             speaks_tls: config.tls.is_some(),
+            slices: config.slices.clone(),
         }
     }
 }
@@ -164,7 +166,7 @@ impl Intake {
         };
         if Fixed::of(&config) != self.fixed {
             tracing::warn!(
-                "listen, admin, standby, body_max, drain_timeout, audit, and whether TLS is spoken, change only with a restart"
+                "listen, admin, standby, body_max, drain_timeout, audit, slices, and whether TLS is spoken, change only with a restart"
             );
         }
         // Whoever reaches the port reaches where it was bound, whatever the file says now.
