@@ -133,7 +133,9 @@ pub extern "C" fn nvmlInit_v2() -> Status {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn nvmlShutdown() -> Status {
-    status(ready().map(|()| drop(INITIALISED.fetch_sub(1, Ordering::AcqRel))))
+    status(ready().inspect(|()| {
+        INITIALISED.fetch_sub(1, Ordering::AcqRel);
+    }))
 }
 
 #[unsafe(no_mangle)]
@@ -179,7 +181,11 @@ pub unsafe extern "C" fn nvmlDeviceGetMaxMigDeviceCount(handle: Handle, count: *
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlDeviceGetMigDeviceHandleByIndex(handle: Handle, index: c_uint, found: *mut Handle) -> Status {
+pub unsafe extern "C" fn nvmlDeviceGetMigDeviceHandleByIndex(
+    handle: Handle,
+    index: c_uint,
+    found: *mut Handle,
+) -> Status {
     // SAFETY: as the caller promises.
     status(unsafe {
         device(handle).and_then(|device| {
