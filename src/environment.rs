@@ -4,7 +4,7 @@
 //! (The store's own sources read the variables of their ecosystems, such as `HF_TOKEN`, as those define them.)
 
 use crate::exit::{Error, Result};
-use activator::{Inherited, KnativeLabels};
+use activator::{Inherited, KnativeLabels, slices::DeviceEnvironment};
 use std::{
     env,
     ffi::OsString,
@@ -38,6 +38,10 @@ pub struct Environment {
     /// `LISTEN_PID`, `LISTEN_FDS`: a service manager that listens for us (systemd's socket activation).
     listen_pid: Option<String>,
     listen_fds: Option<String>,
+    /// `NVIDIA_VISIBLE_DEVICES`, `CUDA_VISIBLE_DEVICES`: GPUs that this process was given. Empty is not the same as unset.
+    pub devices: DeviceEnvironment,
+    /// `PILOTLIGHT_NVML`: the file of NVIDIA's management library, in place of the loader's choice.
+    pub nvml_library: Option<PathBuf>,
     /// `PILOTLIGHT_LOG`, else `RUST_LOG`: a filter in tracing-subscriber's syntax.
     pub log: Option<String>,
 }
@@ -47,6 +51,7 @@ impl Environment {
     pub fn read() -> Self {
         let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
         let text = |name: &str| set(name).map(|value| value.to_string_lossy().into_owned());
+        let as_it_is = |name: &str| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
         Self {
             port: text("PORT"),
             service: text("K_SERVICE"),
@@ -59,6 +64,11 @@ impl Environment {
             succeeds: set(activator::SUCCESSOR).is_some(),
             listen_pid: text("LISTEN_PID"),
             listen_fds: text("LISTEN_FDS"),
+            devices: DeviceEnvironment {
+                nvidia: as_it_is("NVIDIA_VISIBLE_DEVICES"),
+                cuda: as_it_is("CUDA_VISIBLE_DEVICES"),
+            },
+            nvml_library: set("PILOTLIGHT_NVML").map(PathBuf::from),
             log: text("PILOTLIGHT_LOG").or_else(|| text("RUST_LOG")),
         }
     }

@@ -285,7 +285,7 @@ impl Config {
                 return Err(ConfigError::Zero(name));
             }
         }
-        slices::check(&self.slices, self.wants_gpu)?;
+        slices::check(&self.slices)?;
         self.check_models()?;
         self.check_groups()?;
         self.check_tenants()?;

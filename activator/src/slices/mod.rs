@@ -115,6 +115,14 @@ pub enum SliceError {
         /// Which.
         core: usize,
     },
+    /// All runtimes compute on one kind of device.
+    #[error("slice '{cpu}' is of the CPU and '{gpu}' of a GPU: runtimes compute on one or the other")]
+    Mixed {
+        /// One of the CPU.
+        cpu: String,
+        /// One of a GPU.
+        gpu: String,
+    },
     /// Slices of a GPU, and runtimes that use none.
     #[error("slice '{0}' is of a GPU, and runtimes compute on the CPU: serve with --device cuda, or name no device")]
     NotOnGpus(String),
@@ -225,7 +233,12 @@ pub fn inventory(
     wants_gpu: bool,
     nvml_library: Option<&Path>,
 ) -> Result<Vec<Slice>, SliceError> {
-    check(entries, wants_gpu)?;
+    check(entries)?;
+    match entries.iter().find(|entry| entry.device.is_some() != wants_gpu) {
+        Some(entry) if wants_gpu => return Err(SliceError::OnGpus(entry.name.clone())),
+        Some(entry) => return Err(SliceError::NotOnGpus(entry.name.clone())),
+        None => {}
+    }
     match (entries.is_empty(), wants_gpu) {
         (true, true) => gpus::found(nvml::gpus(nvml_library), environment),
         (false, true) => gpus::configured(entries, &nvml::gpus(nvml_library)),
@@ -238,10 +251,10 @@ pub fn inventory(
 ///
 /// # Errors
 /// The first that cannot be.
-pub fn check(entries: &[SliceEntry], wants_gpu: bool) -> Result<(), SliceError> {
+pub fn check(entries: &[SliceEntry]) -> Result<(), SliceError> {
     let mut names = BTreeSet::new();
     for entry in entries {
-        entry.check(wants_gpu)?;
+        entry.check()?;
         if !names.insert(&entry.name) {
             return Err(SliceError::NameTwice(entry.name.clone()));
         }
@@ -255,6 +268,10 @@ pub fn check(entries: &[SliceEntry], wants_gpu: bool) -> Result<(), SliceError> 
             taken.push((core, &entry.name));
         }
     }
+    let of_cpu = entries.iter().find(|entry| entry.device.is_none());
+    if let (Some(cpu), Some(gpu)) = (of_cpu, entries.iter().find(|entry| entry.device.is_some())) {
+        return Err(SliceError::Mixed { cpu: cpu.name.clone(), gpu: gpu.name.clone() });
+    }
     let silent = entries.iter().find(|entry| entry.cores.is_none() && entry.device.is_none());
     match silent.filter(|_| !taken.is_empty()) {
         Some(entry) => Err(SliceError::CoresOfOthers(entry.name.clone())),
@@ -263,7 +280,7 @@ pub fn check(entries: &[SliceEntry], wants_gpu: bool) -> Result<(), SliceError> 
 }
 
 impl SliceEntry {
-    fn check(&self, wants_gpu: bool) -> Result<(), SliceError> {
+    fn check(&self) -> Result<(), SliceError> {
         let name = || self.name.clone();
         let printable = self.name.chars().all(|c| !c.is_whitespace() && !c.is_control());
         if self.name.is_empty() || self.name.len() > 200 || !printable {
@@ -274,8 +291,6 @@ impl SliceEntry {
         }
         match (&self.device, &self.cores) {
             (Some(_), Some(_)) => return Err(SliceError::Both(name())),
-            (Some(_), None) if !wants_gpu => return Err(SliceError::NotOnGpus(name())),
-            (None, _) if wants_gpu => return Err(SliceError::OnGpus(name())),
             (Some(word), None) if word.parse::<Named>().is_err() => {
                 return Err(SliceError::NoDevice { place: self.place(), word: word.clone() });
             }

@@ -18,24 +18,30 @@ fn on_device(name: &str, device: &str) -> SliceEntry {
 #[test]
 fn what_cannot_be_is_said_without_looking_at_the_machine() {
     let both = SliceEntry { cores: Some("0".into()), ..on_device("a", "GPU-1") };
-    for (entries, wants_gpu, part) in [
-        (vec![entry("a b")], false, "'a b'"),
-        (vec![entry("")], false, "1 to 200"),
-        (vec![entry("a"), entry("a")], false, "'a' is given twice"),
-        (vec![SliceEntry { memory: Some(0), ..entry("a") }], false, "memory must be above 0"),
-        (vec![both], true, "name one of both"),
-        (vec![on_device("a", "GPU-1")], false, "--device cuda"),
-        (vec![entry("a")], true, "names no device"),
-        (vec![on_device("a", "cuda:0")], true, "\"cuda:0\" is no device"),
-        (vec![on_cores("a", "0-x")], false, "slice 'a': \"0-x\""),
-        (vec![on_cores("a", "0-2"), on_cores("b", "2")], false, "core 2 is on the slices 'a' and 'b'"),
-        (vec![on_cores("a", "0"), entry("b")], false, "'b' names no cores"),
+    for (entries, part) in [
+        (vec![entry("a b")], "'a b'"),
+        (vec![entry("")], "1 to 200"),
+        (vec![entry("a"), entry("a")], "'a' is given twice"),
+        (vec![SliceEntry { memory: Some(0), ..entry("a") }], "memory must be above 0"),
+        (vec![both], "name one of both"),
+        (vec![on_device("a", "cuda:0")], "\"cuda:0\" is no device"),
+        (vec![on_cores("a", "0-x")], "slice 'a': \"0-x\""),
+        (vec![on_cores("a", "0-2"), on_cores("b", "2")], "core 2 is on the slices 'a' and 'b'"),
+        (vec![on_cores("a", "0"), entry("b")], "'b' names no cores"),
+        (vec![entry("a"), on_device("b", "GPU-1")], "'a' is of the CPU and 'b' of a GPU"),
     ] {
-        let said = check(&entries, wants_gpu).unwrap_err().to_string();
+        let said = check(&entries).unwrap_err().to_string();
         assert!(said.contains(part), "{entries:?}: {said}");
     }
-    assert_eq!(check(&[on_cores("a", "0-2"), on_cores("b", "3,5")], false), Ok(()));
-    assert_eq!(check(&[on_device("a", "GPU-1"), on_device("b", "GPU-1")], true), Ok(()));
+    assert_eq!(check(&[on_cores("a", "0-2"), on_cores("b", "3,5")]), Ok(()));
+    assert_eq!(check(&[on_device("a", "GPU-1"), on_device("b", "GPU-1")]), Ok(()));
+}
+
+#[test]
+fn slices_are_of_what_runtimes_compute_on() {
+    let made = |entry, wants_gpu| inventory(&[entry], &DeviceEnvironment::default(), wants_gpu, None);
+    assert_eq!(made(on_device("a", "GPU-1"), false), Err(SliceError::NotOnGpus("a".into())));
+    assert_eq!(made(entry("a"), true), Err(SliceError::OnGpus("a".into())));
 }
 
 #[test]
