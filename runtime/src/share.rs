@@ -32,7 +32,8 @@ impl Share {
             run_on(&self.cores)?;
         }
         if let Some(bytes) = self.memory_bytes {
-            hold_to(bytes).map_err(|error| format!("this process cannot be held to {bytes} bytes of memory: {error}"))?;
+            hold_to(bytes)
+                .map_err(|error| format!("this process cannot be held to {bytes} bytes of memory: {error}"))?;
         }
         Ok(())
     }

@@ -31,18 +31,23 @@ pub fn words(slice: &Value) -> String {
 mod tests {
     use super::*;
 
+    fn without_nvml() -> Environment {
+        let mut environment = Environment::default();
+        environment.nvml_library = Some("/nowhere/nvml.so".into());
+        environment
+    }
+
     #[test]
     fn the_machine_is_a_slice_and_a_library_that_is_not_there_is_nothing_missing() {
-        let environment = Environment { nvml_library: Some("/nowhere/nvml.so".into()), ..Environment::default() };
         let mut missing = Vec::new();
-        let found = slices(&environment, &mut missing);
+        let found = slices(&without_nvml(), &mut missing);
         assert_eq!((found.as_array().unwrap().len(), &found[0]["kind"], missing), (1, &json!("cpu"), vec![]));
         assert!(words(&found[0]).starts_with("cpu: all cores, "), "{}", words(&found[0]));
     }
 
     #[test]
     fn what_the_environment_names_and_nobody_knows_is_missing() {
-        let mut environment = Environment { nvml_library: Some("/nowhere/nvml.so".into()), ..Environment::default() };
+        let mut environment = without_nvml();
         environment.devices.nvidia = Some("MIG-1".into());
         let mut missing = Vec::new();
         slices(&environment, &mut missing);
