@@ -4,7 +4,7 @@
 //! (The store's own sources read the variables of their ecosystems, such as `HF_TOKEN`, as those define them, and the exporter of traces those of its headers.)
 
 use crate::exit::{Error, Result};
-use activator::{Inherited, KnativeLabels};
+use activator::{Inherited, KnativeLabels, slices::DeviceEnvironment};
 use std::{
     env,
     ffi::OsString,
@@ -68,6 +68,10 @@ pub struct Environment {
     listen_fds: Option<String>,
     /// OpenTelemetry's own.
     pub telemetry: OpenTelemetry,
+    /// `NVIDIA_VISIBLE_DEVICES`, `CUDA_VISIBLE_DEVICES`: GPUs that this process was given. Empty is not the same as unset.
+    pub devices: DeviceEnvironment,
+    /// `PILOTLIGHT_NVML`: the file of NVIDIA's management library, in place of the loader's choice.
+    pub nvml_library: Option<PathBuf>,
     /// `PILOTLIGHT_LOG`, else `RUST_LOG`: a filter in tracing-subscriber's syntax.
     pub log: Option<String>,
 }
@@ -77,6 +81,7 @@ impl Environment {
     pub fn read() -> Self {
         let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
         let text = |name: &str| set(name).map(|value| value.to_string_lossy().into_owned());
+        let as_it_is = |name: &str| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
         Self {
             port: text("PORT"),
             service: text("K_SERVICE"),
@@ -95,6 +100,11 @@ impl Environment {
                 sampler_arg: text("OTEL_TRACES_SAMPLER_ARG"),
                 service: text("OTEL_SERVICE_NAME").or_else(|| text("K_SERVICE")).unwrap_or_else(|| SERVICE.to_owned()),
             },
+            devices: DeviceEnvironment {
+                nvidia: as_it_is("NVIDIA_VISIBLE_DEVICES"),
+                cuda: as_it_is("CUDA_VISIBLE_DEVICES"),
+            },
+            nvml_library: set("PILOTLIGHT_NVML").map(PathBuf::from),
             log: text("PILOTLIGHT_LOG").or_else(|| text("RUST_LOG")),
         }
     }

@@ -1,5 +1,5 @@
-//! The admin port: a dashboard at `/`, and what it is drawn from (`/slots`, `/cold-starts`, `/machine`); `/metrics`, `/livez`,
-//! `/readyz`; and `/slots/STATE/MODEL`, which answers once that model's slot is in that state, so that nobody needs to ask again
+//! The admin port: a dashboard at `/`, and what it is drawn from (`/slots`, `/slices`, `/cold-starts`, `/machine`); `/metrics`,
+//! `/livez`, `/readyz`; and `/slots/STATE/MODEL`, which answers once that model's slot is in that state, so that nobody needs to ask again
 //! and again. Reading here changes nothing; the [`playground`](crate::playground) asks a model, as the API port does, and `POST /admin/…` is an
 //! operator's wish: both are let in by the [`door`](crate::door) alone.
 
@@ -27,6 +27,7 @@ use crate::{
     probes::{self, Readiness},
     scaler::{Command, SlotView, Wish},
     settings::Settings,
+    slices::Slice,
     slot::Phase,
 };
 
@@ -47,6 +48,8 @@ pub struct Admin {
     pub door: Door,
     /// Phases of all slots, as they change.
     pub phases: watch::Receiver<Vec<Phase>>,
+    /// What runtimes are put on.
+    pub slices: Arc<[Slice]>,
     /// All counters.
     pub metrics: Metrics,
 }
@@ -67,6 +70,7 @@ pub fn router(admin: Admin, readiness: Readiness, playground: Router) -> Router 
         .route("/metrics", get(metrics))
         .route("/slots", get(slots))
         .route("/slots/{state}/{*model}", get(slots_when))
+        .route("/slices", get(async |State(admin): State<Admin>| answers::json(&admin.slices)))
         .route("/cold-starts", get(cold_starts))
         .with_state(admin)
         .route("/machine", get(async || answers::json(&Machine::here())))

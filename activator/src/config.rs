@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     placement::Rules,
+    slices::{self, DeviceEnvironment, SliceEntry, SliceError},
     slot::{Policy, WEIGHT_MAX},
     sockets::Inherited,
     tenants::{
@@ -121,6 +122,14 @@ pub struct Config {
     pub platform: bool,
     /// Good for what changes something on the admin port. Without any, only a loopback address has that.
     pub admin_keys: Vec<KeyHash>,
+    /// Pieces of devices that runtimes are put on; none: what there is.
+    pub slices: Vec<SliceEntry>,
+    /// What the environment says of GPUs.
+    pub devices: DeviceEnvironment,
+    /// NVIDIA's management library, in place of the loader's choice.
+    pub nvml_library: Option<PathBuf>,
+    /// Runtimes compute on GPUs.
+    pub wants_gpu: bool,
     /// Who may be there with whom.
     pub groups: Vec<GroupEntry>,
     /// No model has to go for another that has not been ready for so long.
@@ -170,6 +179,10 @@ impl Default for Config {
             anonymous: false,
             platform: false,
             admin_keys: Vec::new(),
+            slices: Vec::new(),
+            devices: DeviceEnvironment::default(),
+            nvml_library: None,
+            wants_gpu: false,
             groups: Vec::new(),
             residence: Rules::default().residence,
             swaps_per_minute: Rules::default().swaps_per_minute,
@@ -240,6 +253,9 @@ pub enum ConfigError {
         /// Keys and values need more than this.
         least: u64,
     },
+    /// Slices that cannot be.
+    #[error("{0}")]
+    Slices(#[from] SliceError),
     /// A group that cannot be.
     #[error("group '{0}': {1}")]
     Group(String, String),
@@ -276,6 +292,7 @@ impl Config {
                 return Err(ConfigError::Zero(name));
             }
         }
+        slices::check(&self.slices)?;
         self.check_models()?;
         self.check_groups()?;
         self.check_tenants()?;

@@ -18,6 +18,7 @@ use crate::{
     child::{self, Child, ChildEvents},
     control,
     endpoint::Endpoint,
+    slices::Slice,
     succession::SUCCESSOR,
 };
 
@@ -51,11 +52,12 @@ pub struct Launched {
     pub endpoint: Endpoint,
 }
 
-/// Starts `command` (a program and its arguments, not empty).
-pub async fn launch(command: &[OsString]) -> Result<Launched, LaunchError> {
+/// Starts `command` (a program and its arguments, not empty) on a slice: it is told its cores and memory, and sees no other GPU. `None`: it has
+/// what this process has.
+pub async fn launch(command: &[OsString], slice: Option<&Slice>) -> Result<Launched, LaunchError> {
     let (control, their_control) = control::pair().map_err(LaunchError::Sockets)?;
     let (http, their_http) = stream_pair().map_err(LaunchError::Sockets)?;
-    let mut process = spawn(command, their_control, their_http)?;
+    let mut process = spawn(command, slice, their_control, their_http)?;
     let pid = Pid::from_child(&process);
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(std::io::Error::from);
     let (child, events) = match pidfd.and_then(|pidfd| child::adopt(pid, pidfd, control)) {
@@ -87,10 +89,18 @@ fn stream_pair() -> io::Result<(tokio::net::UnixStream, OwnedFd)> {
     Ok((tokio::net::UnixStream::from_std(ours)?, theirs.into()))
 }
 
-fn spawn(command: &[OsString], control: OwnedFd, http: OwnedFd) -> Result<std::process::Child, LaunchError> {
+fn spawn(
+    command: &[OsString],
+    slice: Option<&Slice>,
+    control: OwnedFd,
+    http: OwnedFd,
+) -> Result<std::process::Child, LaunchError> {
     let program = &command[0];
     let mut process = Command::new(program);
     process.args(&command[1..]).stdin(Stdio::null()).stdout(Stdio::null()).process_group(0).env_remove(SUCCESSOR);
+    if let Some(slice) = slice {
+        process.args(slice.arguments()).envs(slice.environment());
+    }
     process
         .fd_mappings(vec![
             FdMapping { parent_fd: control, child_fd: CONTROL_FD },

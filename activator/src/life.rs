@@ -41,7 +41,7 @@ use crate::{
     scaler::{Command, Scaler},
     server::Server,
     settings::{self, Seen},
-    slices::{self, Slice},
+    slices::{self, Slice, SliceError},
     sockets::{self, Claimed, NoSocket},
     succession::{self, Legacy},
     tls::Tls,
@@ -63,6 +63,9 @@ pub enum ServeError {
     /// The configuration.
     #[error("{0}")]
     Config(#[from] ConfigError),
+    /// The slices of this machine.
+    #[error("{0}")]
+    Slices(#[from] SliceError),
     /// A snapshot that is not there.
     #[error("the snapshot of the model '{model}', {path}, cannot be read: {error}", path = path.display())]
     NoSnapshot {
@@ -105,7 +108,7 @@ impl ServeError {
     /// As sysexits has them.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Traces(_) => 64,
+            Self::Config(_) | Self::Traces(_) | Self::Slices(_) => 64,
             Self::NoSnapshot { .. } => 66,
             Self::Bind { error, .. } if error.kind() == io::ErrorKind::AddrInUse => 69,
             Self::Issuer(_) => 69,
@@ -260,6 +263,7 @@ impl Activator {
     /// With sockets that came with the process.
     async fn with(mut config: Config, source: Option<Source>, claimed: Claimed) -> Result<Self, ServeError> {
         config.check()?;
+        let slices = inventory(&config).await?;
         raise_descriptor_limit();
         let managed = claimed.managed;
         let opened = sockets::open(claimed, config.listen, config.admin).await;
@@ -281,7 +285,6 @@ impl Activator {
         let traces = Traces::start(config.traces.as_ref(), &metrics).map_err(ServeError::Traces)?;
         let (commands, orders) = mpsc::channel(COMMANDS_MAX);
         let gate = Gate::new(commands.clone());
-        let slices: Arc<[Slice]> = slices::here().into();
         let (scaler, phases) = Scaler::new(&config, slices.clone(), orders, metrics.clone());
         let scaler = tokio::spawn(scaler.run().in_current_span());
         let (draining, readiness) = watch::channel(false);
@@ -295,6 +298,7 @@ impl Activator {
             settings: settings.clone(),
             door: door.clone(),
             phases,
+            slices,
             metrics: metrics.clone(),
         };
         let api = Api {
@@ -425,6 +429,18 @@ impl Activator {
             }
         }
     }
+}
+
+/// What runtimes are put on. Drivers take their time.
+async fn inventory(config: &Config) -> Result<Arc<[Slice]>, ServeError> {
+    let (entries, devices) = (config.slices.clone(), config.devices.clone());
+    let (wants_gpu, library) = (config.wants_gpu, config.nvml_library.clone());
+    let look = move || slices::inventory(&entries, &devices, wants_gpu, library.as_deref());
+    let slices = tokio::task::spawn_blocking(look).await.map_err(io::Error::other)??;
+    for slice in &slices {
+        tracing::info!(slice = slice.name, bytes = slice.bytes, of = ?slice.kind, "a slice");
+    }
+    Ok(slices.into())
 }
 
 /// What was recorded so far is on disk, or it is told that it may not be.

@@ -25,7 +25,7 @@ use crate::{
     life::{ServeError, look_at},
     scaler::Command,
     settings::{Ledger, Seen, Settings},
-    slices::Slice,
+    slices::{Slice, SliceEntry},
     tenants::jwt::Issuer,
     tls::{Tls, TlsEntry},
     traces::TracesEntry,
@@ -88,6 +88,7 @@ struct Fixed {
     audit: Option<PathBuf>,
     traces: Option<TracesEntry>,
     speaks_tls: bool,
+    slices: Vec<SliceEntry>,
 }
 
 impl Fixed {
@@ -100,6 +101,7 @@ impl Fixed {
             audit: config.audit.clone(),
             traces: config.traces.clone(),
             speaks_tls: config.tls.is_some(),
+            slices: config.slices.clone(),
         }
     }
 }
@@ -167,7 +169,7 @@ impl Intake {
         };
         if Fixed::of(&config) != self.fixed {
             tracing::warn!(
-                "listen, admin, standby, body_max, drain_timeout, audit, traces, and whether TLS is spoken, change only with a restart"
+                "listen, admin, standby, body_max, drain_timeout, audit, traces, slices, and whether TLS is spoken, change only with a restart"
             );
         }
         // Whoever reaches the port reaches where it was bound, whatever the file says now.

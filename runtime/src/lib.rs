@@ -31,6 +31,7 @@ mod memory;
 mod process;
 mod restore;
 mod service;
+mod share;
 mod text;
 pub mod tools;
 
@@ -39,6 +40,7 @@ pub use engine::{SEQUENCES_DEFAULT, SEQUENCES_MAX};
 pub use kv_store::Folder;
 pub use memory::keep_what_is_freed;
 pub use process::Launch;
+pub use share::Share;
 
 use std::{future::Future, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
 use tokio::signal::unix::{SignalKind, signal};
@@ -46,10 +48,12 @@ use tokio::signal::unix::{SignalKind, signal};
 /// How a runtime uses its machine.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Threads that compute; `None`: one per processor.
+    /// Threads that compute; `None`: one for each core that the process may run on.
     pub threads: Option<usize>,
-    /// Memory for keys and values; `None`: 16 full contexts, but at most 2 GiB. It is touched only as it is used.
+    /// Memory for keys and values; `None`: 16 full contexts, but at most 2 GiB, and half of the process's own. It is touched only as it is used.
     pub kv_memory_bytes: Option<u64>,
+    /// Private memory that the process is held to ([`Share`]); `None`: it is not.
+    pub memory_bytes: Option<u64>,
     /// Instructions that the kernels use at most; `None`: the best there are.
     pub instruction_set: Option<String>,
     /// What keys and values are kept in; `None`: float32 where the weights are sealed so, else float16.

@@ -136,7 +136,8 @@ fn start_engine(
     let load = {
         let snapshot = snapshot.clone();
         let (device, folder) = (options.device, options.kv_folder.clone());
-        let kv = LoadOptions { device, memory_bytes: kv_memory_bytes, format: options.kv_format, folder };
+        let room = options.memory_bytes.map_or(KV_BYTES_MAX, |bytes| KV_BYTES_MAX.min(bytes / 2));
+        let kv = LoadOptions { device, memory_bytes: kv_memory_bytes, room, format: options.kv_format, folder };
         move || load(&snapshot, &kv, &loaded, &uploading)
     };
     let engine = Engine::start(limits, gate, load, ended);
@@ -231,6 +232,8 @@ struct Facts {
 struct LoadOptions {
     device: ComputeDevice,
     memory_bytes: Option<u64>,
+    /// For keys and values where nothing is said of them.
+    room: u64,
     format: Option<KvFormat>,
     folder: Option<Arc<Folder>>,
 }
@@ -251,7 +254,7 @@ fn load(
             Some(format) => model.with_kv_format(format),
             None => model,
         };
-        let blocks = blocks(&model, options.memory_bytes)?;
+        let blocks = blocks(&model, options.memory_bytes, options.room)?;
         let kv = model.new_kv(blocks as usize);
         // Blocks are read and written on the CPU alone.
         let on_cpu = options.device == ComputeDevice::Cpu;
@@ -289,13 +292,13 @@ fn keep(folder: &Arc<Folder>, snapshot: &Snapshot, model: &Model) -> Option<Box<
     }
 }
 
-/// How many KV blocks: by formula, never by trying.
-fn blocks(model: &Model, memory_bytes: Option<u64>) -> Result<u32, Failure> {
+/// How many KV blocks: by formula, never by trying. Without a wish, they have `room` at most.
+fn blocks(model: &Model, memory_bytes: Option<u64>, room: u64) -> Result<u32, Failure> {
     let block_bytes = model.kv_block_bytes() as u64;
     let contexts = (KV_CONTEXTS * model.config().context_length.div_ceil(BLOCK_TOKENS)) as u64;
     let blocks = match memory_bytes {
         Some(bytes) => bytes / block_bytes,
-        None => contexts.min(KV_BYTES_MAX / block_bytes),
+        None => contexts.min(room / block_bytes),
     };
     if blocks == 0 {
         let message = format!("the memory for keys and values does not hold one block of {block_bytes} bytes");

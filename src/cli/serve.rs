@@ -5,6 +5,7 @@ use crate::{
     commands::operator_key,
     exit::{Error, Result},
 };
+use activator::slices::cores::Cores;
 use clap::{Args, FromArgMatches, ValueEnum};
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -122,7 +123,7 @@ impl KvFormat {
 #[derive(Clone, Debug, Args)]
 #[cfg_attr(test, derive(Default))]
 pub struct Engine {
-    /// Threads that compute [default: one for each core]
+    /// Threads that compute [default: one for each core; under `serve`, of its slice]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
     /// Memory for keys and values [default: chosen from the model's context length]
@@ -131,8 +132,8 @@ pub struct Engine {
     /// What keys and values are kept in; q8 needs half the memory of f16 [default: f32 for weights sealed in f32, else f16]
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub kv_format: Option<KvFormat>,
-    /// What computes: cpu, cuda:N or vulkan; the latter two in builds with the feature of their name, and not run on a GPU. Seal for them with
-    /// --target gpu [default: cpu]
+    /// What computes: cpu, cuda:N or vulkan; the latter two in builds with the feature of their name, and not run on a GPU. `serve --device cuda`
+    /// puts runtimes on all GPUs and MIG instances that there are, or on those of [[slices]]. Seal for them with --target gpu [default: cpu]
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<models::ComputeDevice>,
     /// Instructions that the kernels use at most, for comparisons: portable, avx2, avx512-vnni [default: the best there are]
@@ -177,6 +178,7 @@ impl Engine {
             decrypt_key: operator_key(self.decrypt_key.as_deref())?,
             kv_folder: self.kv_dir.as_ref().map(folder).transpose()?.map(Arc::new),
             confined: false,
+            memory_bytes: None,
         })
     }
 
@@ -206,9 +208,21 @@ pub struct RuntimeArgs {
     /// As `serve` has it
     #[arg(long)]
     pub no_confine: bool,
+    /// Cores of its slice
+    #[arg(long, value_name = "LIST", hide = true)]
+    pub cores: Option<Cores>,
+    /// Memory of its slice
+    #[arg(long, value_parser = size, value_name = "SIZE", hide = true)]
+    pub memory_limit: Option<u64>,
 }
 
 impl RuntimeArgs {
+    /// What it gets of the machine.
+    pub fn share(&self) -> runtime::Share {
+        let cores = self.cores.as_ref().map(Cores::numbers).unwrap_or_default();
+        runtime::Share { cores, memory_bytes: self.memory_limit }
+    }
+
     /// Parses `runtime …` with a parser that knows nothing else.
     pub fn parse_alone(words: &[OsString]) -> std::result::Result<Self, clap::Error> {
         let parser = Self::augment_args(clap::Command::new("runtime"));
@@ -239,6 +253,14 @@ mod tests {
         let again = RuntimeArgs::parse_alone(&words).unwrap().engine;
         assert_eq!(format!("{again:?}"), format!("{engine:?}"));
         assert!(Engine::default().words().is_empty());
+    }
+
+    #[test]
+    fn a_runtimes_slice_is_what_the_activator_says_of_it() {
+        let words = ["runtime", "--threads", "2", "--cores", "0-1,4", "--memory-limit", "4096"].map(OsString::from);
+        let share = RuntimeArgs::parse_alone(&words).unwrap().share();
+        assert_eq!(share, runtime::Share { cores: vec![0, 1, 4], memory_bytes: Some(4096) });
+        assert_eq!(RuntimeArgs::parse_alone(&words[..1]).unwrap().share(), runtime::Share::default());
     }
 
     #[test]

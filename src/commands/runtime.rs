@@ -1,13 +1,26 @@
 //! `runtime`: one runtime process, as an activator launches it. On the cold-start path.
 
-use crate::{cli::RuntimeArgs, environment::Environment, exit, logging};
+use crate::{
+    cli::RuntimeArgs,
+    environment::Environment,
+    exit::{self, Error},
+    logging,
+};
 use std::process::ExitCode;
 
 /// Hands over to the runtime; its sockets were inherited.
 pub fn start(args: &RuntimeArgs, environment: &Environment) -> ExitCode {
+    // First, so that all of this process has it.
+    let share = args.share();
+    if let Err(why) = share.take() {
+        return exit::report(Err(Error::Unavailable(why)));
+    }
     logging::start(environment);
     match args.engine.options() {
-        Ok(options) => runtime::child(runtime::Options { confined: !args.no_confine, ..options }),
+        Ok(options) => {
+            let confined = !args.no_confine;
+            runtime::child(runtime::Options { confined, memory_bytes: share.memory_bytes, ..options })
+        }
         Err(error) => exit::report(Err(error)),
     }
 }

@@ -12,6 +12,7 @@ use crate::{
     logging,
 };
 use activator::{Config, ModelEntry, Source};
+use models::ComputeDevice;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use snapshot::{Header, Snapshot};
 use std::{
@@ -97,6 +98,10 @@ fn resolve(args: &Serve, environment: &Environment) -> Result<Config> {
         admin_keys: configuration::keys("operators.keys", &file.operators.keys)?,
         traces: file.traces.entry(&environment.telemetry)?,
         tls: file.tls.as_ref().map(|tls| tls.entry(&folder)),
+        slices: file.slices.iter().map(configuration::file::Slice::entry).collect(),
+        devices: environment.devices.clone(),
+        nvml_library: environment.nvml_library.clone(),
+        wants_gpu: wants_gpu(args.engine.device.unwrap_or_default())?,
         groups: file.groups.iter().map(|(name, group)| group.entry(name)).collect(),
         residence: file.placement.residence.map_or(default.residence, |time| time.0),
         swaps_per_minute: file.placement.swaps_per_minute.unwrap_or(default.swaps_per_minute),
@@ -117,6 +122,18 @@ fn resolve(args: &Serve, environment: &Environment) -> Result<Config> {
         runtime_command: runtime_command(args)?,
         knative: environment.knative(),
     })
+}
+
+/// Whether runtimes compute on GPUs. Each is given one, so it is always its first.
+fn wants_gpu(device: ComputeDevice) -> Result<bool> {
+    match device {
+        ComputeDevice::Cpu | ComputeDevice::Vulkan => Ok(false),
+        ComputeDevice::Cuda(0) => Ok(true),
+        ComputeDevice::Cuda(number) => Err(Error::Usage(format!(
+            "serve gives each runtime a slice of its own, which is its device 0: say --device cuda, and which GPUs there are for it in the \
+             configuration ([[slices]] with device = \"{number}\") or in CUDA_VISIBLE_DEVICES"
+        ))),
+    }
 }
 
 /// No more than what the parser of requests reads.

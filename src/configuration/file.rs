@@ -44,6 +44,9 @@ pub struct File {
     pub operators: Operators,
     /// What is served: the name clients ask for, and what is different for it. Without any, all sealed models of the store
     pub models: BTreeMap<String, Model>,
+    /// Pieces of devices that runtimes are put on: all of the CPU, or all of GPUs. Without any, the whole machine; with --device cuda, every MIG
+    /// instance and every other GPU that there is
+    pub slices: Vec<Slice>,
     /// Models that have to do with each other, where they share slices
     pub groups: BTreeMap<String, Group>,
     /// How models that share slices make room for each other
@@ -120,6 +123,20 @@ pub struct Model {
     pub start_timeout: Option<Time>,
     /// Where a chat or completion request says nothing of it
     pub sampling: Option<Sampling>,
+}
+
+/// A piece of a device
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Slice {
+    /// What models call it in their `slices`
+    pub name: String,
+    /// Cores of the CPU, like "0-3,8": for its runtimes alone, which compute with as many threads [default: all]
+    pub cores: Option<String>,
+    /// Its memory. Of a slice of the CPU each runtime has no more to itself [default: an equal part of what other slices leave; a GPU's own]
+    pub memory: Option<Size>,
+    /// A GPU or MIG instance: its UUID (GPU-…, MIG-…) or index, as `nvidia-smi -L` lists them. Several slices of one share it
+    pub device: Option<String>,
 }
 
 /// A group of models

@@ -12,6 +12,7 @@ use std::{
 
 use activator::{
     GroupEntry, ModelEntry,
+    slices::SliceEntry,
     tenants::{
         TenantEntry,
         jwt::{IssuerEntry, KeySource},
@@ -81,6 +82,14 @@ impl file::Model {
             start_timeout: self.start_timeout.map(|time| time.0),
             sampling: self.sampling.as_ref().map(file::Sampling::fields).unwrap_or_default(),
         })
+    }
+}
+
+impl file::Slice {
+    /// The same for the activator.
+    pub fn entry(&self) -> SliceEntry {
+        let memory = self.memory.map(|size| size.0);
+        SliceEntry { name: self.name.clone(), cores: self.cores.clone(), memory, device: self.device.clone() }
     }
 }
 
@@ -252,6 +261,9 @@ mod tests {
             ("[tenants.a]\nweight = -1", &["line 2"]),
             ("listen = \"nowhere\"", &["no address"]),
             ("[[issuers]]\nissuer = \"x\"", &["audience"]),
+            ("[[slices]]\ncores = \"0\"", &["name"]),
+            ("[[slices]]\nname = \"a\"\ncores = 1", &["line 3"]),
+            ("[[slices]]\nname = \"a\"\nmemory = \"1 GB or so\"", &["line 3", "no size"]),
             ("a = [", &["line 1"]),
         ] {
             let said = parse(text).unwrap_err();

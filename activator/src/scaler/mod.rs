@@ -390,7 +390,7 @@ impl Scaler {
     /// Starts a process on a slice.
     async fn begin(&mut self, role: Role, slice: Option<usize>) -> Result<LifeId, LaunchError> {
         let spawned = Instant::now();
-        let launched = launcher::launch(&self.runtime_command).await?;
+        let launched = launcher::launch(&self.runtime_command, slice.and_then(|slice| self.slices.get(slice))).await?;
         self.lives_begun += 1;
         let id = LifeId(self.lives_begun);
         self.lives.insert(id, Life::new(&launched, role, slice, spawned));

@@ -1,6 +1,7 @@
 //! `doctor`: what this machine offers, what is missing, and how to get it.
 
 mod confinement;
+mod slices;
 
 use crate::{cli::Doctor, environment::Environment, exit::Result, measure, output};
 use kernels::limits::Arithmetic;
@@ -14,11 +15,11 @@ use std::{
 
 /// Looks, measures and prints.
 pub fn doctor(args: &Doctor, environment: &Environment) -> Result<()> {
-    let report = examine(&existing(&environment.store()?));
+    let report = examine(&existing(&environment.store()?), environment);
     if args.json { output::json(&report) } else { print(&report) }
 }
 
-fn examine(folder: &Path) -> Value {
+fn examine(folder: &Path, environment: &Environment) -> Value {
     let cores = available_parallelism().map_or(1, usize::from);
     let disk = measure::disk_read(folder);
     let mut missing = Vec::new();
@@ -34,6 +35,7 @@ fn examine(folder: &Path) -> Value {
     }
     let devices = devices(&mut missing);
     let confinement = confinement::confinement(&mut missing);
+    let slices = slices::slices(environment, &mut missing);
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "cores": cores,
@@ -47,6 +49,7 @@ fn examine(folder: &Path) -> Value {
         "python": works("python3", &["--version"]),
         "pip": pip,
         "devices": devices,
+        "slices": slices,
         "confinement": confinement,
         "missing": missing,
     })
@@ -162,6 +165,9 @@ fn print(report: &Value) -> Result<()> {
         let used = if device["used"] == true { "used" } else { "not used: this version computes on the processor" };
         let name = device["name"].as_str().map_or_else(String::new, |name| format!(" {name}"));
         output::line(format_args!("{:<14} {}{name}, {used}", "device", device["kind"].as_str().unwrap_or_default()))?;
+    }
+    for slice in report["slices"].as_array().into_iter().flatten() {
+        output::line(format_args!("{:<14} {}", "slice", slices::words(slice)))?;
     }
     for what in report["missing"].as_array().into_iter().flatten() {
         output::line(format_args!("{:<14} {}", "missing", what.as_str().unwrap_or_default()))?;
