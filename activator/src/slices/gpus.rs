@@ -152,8 +152,8 @@ pub fn found(reported: Reported, environment: &DeviceEnvironment) -> Result<Vec<
     }
     let all = visible.iter().all(|(_, visible)| *visible == Visible::All);
     match there.failures.first() {
-        Some(failure) if all => return Err(SliceError::Nvml(failure.clone())),
-        _ if given.is_empty() => return Err(SliceError::NoGpu(there.words())),
+        Some(failure) if all => Err(SliceError::Nvml(failure.clone())),
+        _ if given.is_empty() => Err(SliceError::NoGpu(there.words())),
         _ => Ok(given.into_iter().map(Part::slice).collect()),
     }
 }
