@@ -239,7 +239,7 @@ impl Families {
 
 impl Metrics {
     /// A model that is served: what it may count stands at zero from now on, so that the first of each is seen as a change. Histograms, which
-    /// thousands of cold models need not have, begin with the first launch.
+    /// thousands of cold models need not have, begin with what first happens to it.
     pub fn model(&self, model: &str) {
         let label = Model { model: model.to_owned() };
         for phase in Phase::ALL {
@@ -298,6 +298,7 @@ impl Metrics {
     pub fn of_slot(&self, model: &str) -> OfSlot {
         let label = Model { model: model.to_owned() };
         self.evictions.get_or_create(&label).inc_by(0);
+        drop(self.inter_token.get_or_create(&label));
         let in_phase = |phase: Phase| InPhase { model: model.to_owned(), state: phase.name() };
         OfSlot {
             held: self.held.get_or_create(&label).clone(),
