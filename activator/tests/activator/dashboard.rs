@@ -95,7 +95,6 @@ async fn the_machine_is_told_and_a_model_s_counters_begin_at_zero() {
         "pilotlight_cold_starts_total{model=\"m\",outcome=\"failed\"} 0",
         "pilotlight_requests_lost_total{model=\"m\",outcome=\"given_up\"} 0",
         "pilotlight_slot_state{model=\"m\",state=\"cold\"} 1",
-        "pilotlight_restore_seconds_count{model=\"m\"} 0",
     ] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
     }
