@@ -12,7 +12,7 @@ const WHOLE: &str = "cpu";
 
 /// All of the machine.
 pub fn whole(machine: Machine) -> Slice {
-    Slice { name: WHOLE.into(), kind: SliceKind::Cpu { cores: Vec::new() }, bytes: bytes_of(machine) }
+    Slice { name: WHOLE.into(), kind: SliceKind::Cpu { cores: Vec::new() }, bytes: bytes_of(machine), limited: false }
 }
 
 /// Where the system does not say, there is no bound.
@@ -39,7 +39,7 @@ pub fn configured(entries: &[SliceEntry], machine: Machine, here: &BTreeSet<usiz
             return Err(SliceError::NoCore { slice: entry.name.clone(), core: *core });
         }
         let bytes = entry.memory.unwrap_or(if there == u64::MAX { u64::MAX } else { rest });
-        Ok(Slice { name: entry.name.clone(), kind: SliceKind::Cpu { cores }, bytes })
+        Ok(Slice { name: entry.name.clone(), kind: SliceKind::Cpu { cores }, bytes, limited: bytes < there })
     };
     entries.iter().map(slice).collect()
 }

@@ -36,7 +36,7 @@ impl Part {
     fn slice(self) -> Slice {
         let instance = self.instance.map_or_else(String::new, |instance| format!("-mig{instance}"));
         let kind = SliceKind::Gpu { device: self.uuid, whole: self.whole };
-        Slice { name: format!("gpu{}{instance}", self.gpu), kind, bytes: self.bytes }
+        Slice { name: format!("gpu{}{instance}", self.gpu), kind, bytes: self.bytes, limited: false }
     }
 }
 
@@ -205,7 +205,7 @@ pub fn configured(entries: &[SliceEntry], reported: &Reported) -> Result<Vec<Sli
             return Err(SliceError::TooMuch { of: part.uuid.clone(), together, there });
         }
         let kind = SliceKind::Gpu { device: part.uuid.clone(), whole: part.whole.clone() };
-        slices.push(Slice { name: entry.name.clone(), kind, bytes });
+        slices.push(Slice { name: entry.name.clone(), kind, bytes, limited: false });
     }
     Ok(slices)
 }

@@ -36,6 +36,9 @@ pub struct Slice {
     /// Its memory; `u64::MAX` (null in JSON) where nothing bounds it.
     #[serde(serialize_with = "bounded")]
     pub bytes: u64,
+    /// Its bytes are fewer than the machine's, and each runtime on it is held to them. Never of a GPU, whose bytes are none of the machine's.
+    #[serde(skip)]
+    pub limited: bool,
 }
 
 /// What a slice is a piece of.
@@ -317,8 +320,7 @@ impl Slice {
     pub fn arguments(&self) -> Vec<OsString> {
         let SliceKind::Cpu { cores } = &self.kind else { return Vec::new() };
         let cores = Cores::of(cores.iter().copied()).map(|cores| ["--cores".into(), cores.to_string()]);
-        let is_bounded = self.bytes < u64::MAX && self.bytes != Machine::here().memory_bytes;
-        let memory = is_bounded.then(|| ["--memory-limit".into(), self.bytes.to_string()]);
+        let memory = self.limited.then(|| ["--memory-limit".into(), self.bytes.to_string()]);
         [cores, memory].into_iter().flatten().flatten().map(OsString::from).collect()
     }
 

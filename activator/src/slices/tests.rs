@@ -54,13 +54,14 @@ fn without_anything_said_the_machine_is_one_slice_that_bounds_nothing() {
 
 #[test]
 fn a_runtime_is_told_its_slice_and_no_other() {
-    let cpu = Slice { name: "a".into(), kind: SliceKind::Cpu { cores: vec![0, 1, 2, 8] }, bytes: 4096 };
+    let cpu = Slice { name: "a".into(), kind: SliceKind::Cpu { cores: vec![0, 1, 2, 8] }, bytes: 4096, limited: true };
     assert_eq!(cpu.arguments(), ["--cores", "0-2,8", "--memory-limit", "4096"]);
     assert!(cpu.environment().is_empty());
     let gpu = |device: &str| Slice {
         name: "g".into(),
         kind: SliceKind::Gpu { device: device.into(), whole: String::new() },
         bytes: 4096,
+        limited: false,
     };
     assert!(gpu("MIG-1").arguments().is_empty(), "bytes of a GPU are no bytes of the machine's memory");
     assert_eq!(gpu("MIG-1").environment(), [("CUDA_VISIBLE_DEVICES", "MIG-1"), ("NVIDIA_VISIBLE_DEVICES", "MIG-1")]);
@@ -69,10 +70,10 @@ fn a_runtime_is_told_its_slice_and_no_other() {
 
 #[test]
 fn json_has_all_that_there_is_to_say() {
-    let cpu = Slice { name: "cpu".into(), kind: SliceKind::Cpu { cores: vec![1] }, bytes: u64::MAX };
+    let cpu = Slice { name: "cpu".into(), kind: SliceKind::Cpu { cores: vec![1] }, bytes: u64::MAX, limited: false };
     assert_eq!(serde_json::to_value(&cpu).unwrap(), json!({"name": "cpu", "kind": "cpu", "cores": [1], "bytes": null}));
     let kind = SliceKind::Gpu { device: "MIG-1".into(), whole: "GPU-1".into() };
-    let gpu = Slice { name: "g".into(), kind, bytes: 7 };
+    let gpu = Slice { name: "g".into(), kind, bytes: 7, limited: false };
     let expected = json!({"name": "g", "kind": "gpu", "device": "MIG-1", "whole": "GPU-1", "bytes": 7});
     assert_eq!(serde_json::to_value(&gpu).unwrap(), expected);
 }
