@@ -17,6 +17,7 @@ use hyper_util::{
     server::conn::auto,
 };
 use protocol::control::{CONTROL_FD, FromRuntime, HTTP_FD, RestoreTimings, ToRuntime};
+use rustix::net::{RecvAncillaryMessage, RecvFlags};
 use std::{
     convert::Infallible,
     os::fd::{FromRawFd, OwnedFd},
@@ -68,27 +69,41 @@ async fn be_a_runtime() {
         rustix::net::send(&control, &serde_json::to_vec(message).unwrap(), rustix::net::SendFlags::empty()).unwrap();
     };
     say(&FromRuntime::Launched { launch_us: 0 });
-    let mut packet = vec![0; 1 << 16];
-    let mut hear = || {
-        let (_, bytes) = rustix::net::recv(&control, &mut packet, rustix::net::RecvFlags::empty()).unwrap();
-        let message = packet.get(..bytes).filter(|packet| !packet.is_empty()).map(serde_json::from_slice::<ToRuntime>);
-        message.unwrap_or_else(|| std::process::exit(0)).unwrap()
-    };
-    hear();
+    hear(&control);
     if let Some(gate) = std::env::var_os("HOP_GATE") {
         while !std::path::Path::new(&gate).exists() {
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
     }
-    let socket = std::os::unix::net::UnixStream::from(socket);
-    socket.set_nonblocking(true).unwrap();
-    tokio::spawn(answer_on(tokio::net::UnixStream::from_std(socket).unwrap()));
+    let answer = |socket: OwnedFd| {
+        let socket = std::os::unix::net::UnixStream::from(socket);
+        socket.set_nonblocking(true).unwrap();
+        tokio::spawn(answer_on(tokio::net::UnixStream::from_std(socket).unwrap()));
+    };
+    answer(socket);
     say(&FromRuntime::Ready { restore: RestoreTimings::default() });
-    tokio::task::block_in_place(|| {
-        hear();
-        say(&FromRuntime::Drained);
-    });
+    while let (ToRuntime::Connection, Some(socket)) = tokio::task::block_in_place(|| hear(&control)) {
+        answer(socket);
+    }
+    say(&FromRuntime::Drained);
     std::process::exit(0);
+}
+
+/// What the activator says, and a descriptor that comes with it. Ends with the activator.
+fn hear(control: &OwnedFd) -> (ToRuntime, Option<OwnedFd>) {
+    let mut packet = vec![0; 1 << 16];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = rustix::net::RecvAncillaryBuffer::new(&mut space);
+    let slices = &mut [std::io::IoSliceMut::new(&mut packet)];
+    let bytes = rustix::net::recvmsg(control, slices, &mut ancillary, RecvFlags::empty()).unwrap().bytes;
+    if bytes == 0 {
+        std::process::exit(0);
+    }
+    let descriptor = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut rights) => rights.next(),
+        _ => None,
+    });
+    (serde_json::from_slice(&packet[..bytes]).unwrap(), descriptor)
 }
 
 async fn upstream(path: &str) {

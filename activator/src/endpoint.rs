@@ -1,20 +1,26 @@
-//! The way to one runtime: HTTP/2 over its inherited socket, one connection with many streams.
+//! The way to one runtime: HTTP/1.1 on a connection of the request's own while one is free, else HTTP/2 over the inherited socket, where many
+//! streams share one connection.
 //!
-//! **Invariant:** dropping a response future or body resets its stream, and nothing else: that is how a client's leaving
-//! reaches the engine.
+//! **Invariants:** dropping an answer before its end tells the runtime at once, and nobody else: that is how a client's leaving reaches the
+//! engine. Whether the runtime is still there is told by the inherited socket alone: a connection of one request ends with that request, too.
 
-use std::{convert::Infallible, io, time::Duration, vec};
+mod outgoing;
+mod pool;
+
+use std::{error::Error, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::stream;
-use http::{Request, Response};
-use http_body_util::StreamBody;
-use hyper::{
-    body::{Frame, Incoming},
-    client::conn::http2,
-};
+use http::{HeaderValue, Request, Response, Uri, header::HOST, response, uri::PathAndQuery};
+use http_body_util::BodyExt;
+use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::UnixStream;
+use protocol::control::ToRuntime;
+use tokio::{net::UnixStream, sync::watch};
+
+use self::pool::{Exchange, Pool};
+use crate::{child::Child, headers};
+
+pub use self::outgoing::Outgoing;
 
 /// What one stream may send ahead of its client, in bytes: a few hundred tokens.
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
@@ -22,34 +28,44 @@ const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 /// Larger than all stream windows together, so that slow clients never stall the others' streams.
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 30;
 
-/// A request's body: parts that are there already.
-pub type Outgoing = StreamBody<stream::Iter<vec::IntoIter<Result<Frame<Bytes>, Infallible>>>>;
+/// HTTP/1.1 readers take no more than a hundred headers; of those, some are ours. HTTP/2 has no such number.
+const HEADERS_MAX: usize = 80;
 
-/// Parts, one after the other, as a body.
-pub fn outgoing(parts: impl Iterator<Item = Bytes>) -> Outgoing {
-    StreamBody::new(stream::iter(parts.map(|part| Ok(Frame::data(part))).collect::<Vec<_>>()))
-}
+/// A runtime whose other connections have broken is known to be gone after this time, if it is.
+const GOING_MAX: Duration = Duration::from_millis(100);
 
 /// A runtime's HTTP side. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Endpoint {
-    requests: http2::SendRequest<Outgoing>,
+pub struct Endpoint(Arc<Ways>);
+
+#[derive(Debug)]
+struct Ways {
+    streams: http2::SendRequest<Outgoing>,
+    pool: Arc<Pool>,
+    /// To be told of connections.
+    child: Child,
+    gone: Gone,
 }
 
-/// Why a request got no answer.
-#[derive(Debug)]
+/// Closed once the inherited socket is.
+type Gone = watch::Receiver<()>;
+
+/// Why a request got no answer, or only a part of one.
+#[derive(Debug, thiserror::Error)]
 pub enum Unanswered {
-    /// The connection is gone, and the runtime with it; or it takes no new requests. Another runtime can be asked.
-    ConnectionLost(hyper::Error),
+    /// The runtime is gone; or it takes no new requests. Another runtime can be asked.
+    #[error("{0}")]
+    ConnectionLost(Box<dyn Error + Send + Sync>),
     /// This request alone came to nothing: the runtime gave it up, or would not take it.
-    RequestLost(hyper::Error),
+    #[error("{0}")]
+    RequestLost(Box<dyn Error + Send + Sync>),
 }
 
 impl Unanswered {
-    /// Sorts an error of a request or of its answer's body. What one request can bring about never counts against the
-    /// connection: the runtime behind a lost connection is killed.
-    pub fn sort(error: hyper::Error) -> Self {
-        let source = std::error::Error::source(&error);
+    /// Sorts an error of the inherited socket's. What one request can bring about never counts against the connection: the runtime behind a
+    /// lost connection is killed.
+    fn of_stream(error: hyper::Error) -> Self {
+        let source = error.source();
         let lost = match source.and_then(|source| source.downcast_ref::<h2::Error>()) {
             Some(error) => error.is_io() || error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM),
             None => {
@@ -57,38 +73,128 @@ impl Unanswered {
                 io || error.is_closed() || error.is_canceled() || error.is_incomplete_message()
             }
         };
-        if lost { Self::ConnectionLost(error) } else { Self::RequestLost(error) }
+        if lost { Self::ConnectionLost(error.into()) } else { Self::RequestLost(error.into()) }
+    }
+
+    /// Sorts an error of a request's own connection: that alone says nothing of the runtime.
+    async fn of_exchange(error: pool::Broken, gone: &mut Gone) -> Self {
+        let going = async { while gone.changed().await.is_ok() {} };
+        match tokio::time::timeout(GOING_MAX, going).await {
+            Ok(()) => Self::ConnectionLost(error.into()),
+            Err(_) => Self::RequestLost(error.into()),
+        }
     }
 }
 
 impl Endpoint {
     /// Speaks first, with prior knowledge, and waits for nothing: the runtime may still be starting.
-    pub async fn connect(socket: UnixStream) -> io::Result<Self> {
-        let (requests, connection) = http2::Builder::new(TokioExecutor::new())
+    pub async fn connect(socket: UnixStream, child: Child) -> io::Result<Self> {
+        let (streams, connection) = http2::Builder::new(TokioExecutor::new())
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .keep_alive_interval(None::<Duration>)
             .handshake(TokioIo::new(socket))
             .await
             .map_err(io::Error::other)?;
-        // Ends with the socket, or when the last clone of `requests` and the last stream are gone.
+        let (open, gone) = watch::channel(());
+        // Ends with the socket, or when the last clone of `streams` and the last stream are gone.
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a runtime's connection ended");
             }
+            drop(open);
         });
-        Ok(Self { requests })
+        Ok(Self(Arc::new(Ways { streams, pool: Arc::default(), child, gone })))
     }
 
     /// Whether no request can reach the runtime any more.
     pub fn is_closed(&self) -> bool {
-        self.requests.is_closed()
+        self.0.streams.is_closed()
     }
 
-    /// Sends one request and waits for the answer's head.
-    pub async fn ask(&self, request: Request<Outgoing>) -> Result<Response<Incoming>, Unanswered> {
-        let mut requests = self.requests.clone();
-        requests.ready().await.map_err(Unanswered::sort)?;
-        requests.send_request(request).await.map_err(Unanswered::sort)
+    /// Sends one request, with a path for its target, and waits for the answer's head. It is made twice where a free connection turns out to
+    /// be closed.
+    pub async fn ask(&self, request: impl Fn() -> Request<Outgoing>) -> Result<(response::Parts, Answering), Unanswered> {
+        let ways = &*self.0;
+        let mut made = request();
+        let fits = made.headers().len() <= HEADERS_MAX;
+        let free = if fits { ways.pool.take().await } else { None };
+        let none_free = free.is_none();
+        if let Some(exchange) = free {
+            match exchange.ask(with_host(made)).await {
+                Ok((response, exchange)) => return Ok(self.answering(response, Some(exchange))),
+                Err(error) => tracing::debug!(%error, "a runtime's free connection was closed"),
+            }
+            made = request();
+        }
+        let mut streams = ways.streams.clone();
+        streams.ready().await.map_err(Unanswered::of_stream)?;
+        let answer = streams.send_request(with_authority(made));
+        // On its way already.
+        if fits && none_free {
+            self.connect_one_more().await;
+        }
+        Ok(self.answering(answer.await.map_err(Unanswered::of_stream)?, None))
+    }
+
+    fn answering(&self, response: Response<Incoming>, exchange: Option<Exchange>) -> (response::Parts, Answering) {
+        let (head, body) = response.into_parts();
+        (head, Answering { body, exchange, gone: self.0.gone.clone() })
+    }
+
+    /// For the next request that comes while others run. Where that cannot be, all goes on without.
+    async fn connect_one_more(&self) {
+        match self.0.pool.connect().await {
+            Ok(None) => {}
+            // Without an other end ours is closed, and found so.
+            Ok(Some(theirs)) => {
+                if let Err(error) = self.0.child.tell(&ToRuntime::Connection, Some(&theirs)) {
+                    tracing::debug!(%error, "a runtime cannot be given a connection");
+                }
+            }
+            Err(error) => tracing::debug!(%error, "no connection to a runtime can be made"),
+        }
+    }
+}
+
+fn with_host(mut request: Request<Outgoing>) -> Request<Outgoing> {
+    request.headers_mut().entry(HOST).or_insert(HeaderValue::from_static("localhost"));
+    request
+}
+
+fn with_authority(mut request: Request<Outgoing>) -> Request<Outgoing> {
+    let path = request.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+    let authority = headers::authority(request.headers());
+    let target = Uri::builder().scheme("http").authority(authority).path_and_query(path).build();
+    *request.uri_mut() = target.expect("the authority and our paths are well-formed");
+    request
+}
+
+/// The body of an answer, as it comes. Dropped before its end it takes the request back.
+#[derive(Debug)]
+pub struct Answering {
+    body: Incoming,
+    /// Where the request has a connection of its own.
+    exchange: Option<Exchange>,
+    gone: Gone,
+}
+
+impl Answering {
+    /// The next bytes; trailers are passed over. Nothing is lost where this is dropped before it is done.
+    pub async fn next(&mut self) -> Option<Result<Bytes, Unanswered>> {
+        loop {
+            let frame = match &mut self.exchange {
+                None => self.body.frame().await?.map_err(Unanswered::of_stream),
+                Some(exchange) => match exchange.frame(&mut self.body).await? {
+                    Ok(frame) => Ok(frame),
+                    Err(error) => Err(Unanswered::of_exchange(error, &mut self.gone).await),
+                },
+            };
+            match frame.map(|frame| frame.into_data()) {
+                Ok(Ok(data)) => return Some(Ok(data)),
+                Ok(Err(_trailers)) => {}
+                Err(error) => return Some(Err(error)),
+            }
+        }
     }
 }

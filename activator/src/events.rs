@@ -91,7 +91,7 @@ impl Events {
                         Ok(None) => return Some(self.end(&cut("ended it too early"))),
                         Ok(Some(Err(error))) => {
                             tracing::warn!(trace_id = answer.trace_id(), %error, "a runtime was lost while it answered");
-                            let died = matches!(Unanswered::sort(error), Unanswered::ConnectionLost(_));
+                            let died = matches!(error, Unanswered::ConnectionLost(_));
                             if died && self.go_on(Lost::Died) {
                                 continue;
                             }

@@ -11,8 +11,6 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Uri, header::CONTENT_TYPE, response};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use opentelemetry::TraceId;
 use protocol::{
     ApiError, ErrorKind,
@@ -27,7 +25,7 @@ use crate::{
     account::Tokens,
     answers,
     body::Read,
-    endpoint::{self, Outgoing, Unanswered},
+    endpoint::{Answering, Outgoing, Unanswered},
     headers,
     hold::{Admitted, Gate, Grant, Ticket},
     metrics::Metrics,
@@ -94,7 +92,7 @@ pub struct Answer {
     /// Status and headers.
     pub head: response::Parts,
     first: Option<Bytes>,
-    rest: Incoming,
+    rest: Answering,
     /// To be asked again, should the runtime be lost.
     forward: Box<Forward>,
     grant: Grant,
@@ -216,16 +214,15 @@ impl Forward {
         grant: &Grant,
         trail: &Trail,
         asked: Option<&Step>,
-    ) -> Result<(response::Parts, Option<Bytes>, Incoming), Unanswered> {
-        let answer = grant.endpoint.ask(self.request(trail, asked)).await?;
-        let (head, mut rest) = answer.into_parts();
+    ) -> Result<(response::Parts, Option<Bytes>, Answering), Unanswered> {
+        let (head, mut rest) = grant.endpoint.ask(|| self.request(trail, asked)).await?;
         if let Some(Ok(used)) = headers::text(&head.headers, USED_HEADER).map(str::parse) {
             self.tokens.said(used);
         }
         if let (Some(asked), Some(Ok(steps))) = (asked, headers::text(&head.headers, STEPS_HEADER).map(str::parse)) {
             asked.told(&self.model, &steps, self.tokens.known());
         }
-        let first = next_data(&mut rest).await.transpose().map_err(Unanswered::sort)?;
+        let first = rest.next().await.transpose()?;
         Ok((head, first, rest))
     }
 
@@ -243,14 +240,9 @@ impl Forward {
         // The body is shared by all attempts.
         let in_front = (*trail != Trail::default()).then(|| Bytes::from(trail.json()));
         let parts = in_front.iter().chain([&self.body.bytes]).cloned();
-        let mut request = Request::new(endpoint::outgoing(parts));
+        let mut request = Request::new(Outgoing::new(parts));
         *request.method_mut() = http::Method::POST;
-        *request.uri_mut() = Uri::builder()
-            .scheme("http")
-            .authority(headers::authority(&self.headers))
-            .path_and_query(self.path)
-            .build()
-            .expect("the authority and our paths are well-formed");
+        *request.uri_mut() = Uri::from_static(self.path);
         *request.headers_mut() = self.headers.clone();
         if let Some(trace) = &self.trace {
             trace.tell(asked, request.headers_mut());
@@ -276,20 +268,6 @@ fn unavailable(model: &str, what: &str) -> ApiError {
     ApiError::new(ErrorKind::Unavailable, format!("The runtime of the model '{model}' {what}.")).retry_after(1)
 }
 
-/// The next bytes; trailers are passed over.
-async fn next_data(body: &mut Incoming) -> Option<Result<Bytes, hyper::Error>> {
-    loop {
-        match body.frame().await? {
-            Ok(frame) => {
-                if let Ok(data) = frame.into_data() {
-                    return Some(Ok(data));
-                }
-            }
-            Err(error) => return Some(Err(error)),
-        }
-    }
-}
-
 impl Answer {
     /// Whether it is a stream of events.
     pub fn is_events(&self) -> bool {
@@ -303,10 +281,10 @@ impl Answer {
     }
 
     /// The next bytes of the body.
-    pub async fn next(&mut self) -> Option<Result<Bytes, hyper::Error>> {
+    pub async fn next(&mut self) -> Option<Result<Bytes, Unanswered>> {
         match self.first.take() {
             Some(first) => Some(Ok(first)),
-            None => next_data(&mut self.rest).await,
+            None => self.rest.next().await,
         }
     }
 

@@ -3,22 +3,17 @@
 //! **Invariant:** sockets have no path, every descriptor is close-on-exec but the two that are mapped, and the child is
 //! in a process group of its own, so that a terminal's Ctrl-C reaches only the activator.
 
-use std::{
-    ffi::OsString,
-    io,
-    os::{fd::OwnedFd, unix::process::CommandExt},
-    process::{Command, Stdio},
-};
+use std::{ffi::OsString, io, os::fd::OwnedFd};
 
-use command_fds::{CommandFdExt, FdMapping};
 use protocol::control::{CONTROL_FD, HTTP_FD};
-use rustix::process::{Pid, PidfdFlags};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 
 use crate::{
     child::{self, Child, ChildEvents},
     control,
     endpoint::Endpoint,
     slices::Slice,
+    spawn::spawn,
     succession::SUCCESSOR,
 };
 
@@ -57,18 +52,18 @@ pub struct Launched {
 pub async fn launch(command: &[OsString], slice: Option<&Slice>) -> Result<Launched, LaunchError> {
     let (control, their_control) = control::pair().map_err(LaunchError::Sockets)?;
     let (http, their_http) = stream_pair().map_err(LaunchError::Sockets)?;
-    let mut process = spawn(command, slice, their_control, their_http)?;
-    let pid = Pid::from_child(&process);
+    let pid = start(command, slice, [(their_control, CONTROL_FD), (their_http, HTTP_FD)])?;
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(std::io::Error::from);
     let (child, events) = match pidfd.and_then(|pidfd| child::adopt(pid, pidfd, control)) {
         Ok(adopted) => adopted,
         Err(error) => {
             // Nobody else waits for it. It ends at once.
-            let _ = process.kill().and_then(|()| process.wait());
+            let killed = rustix::process::kill_process(pid, Signal::KILL);
+            let _ = killed.and_then(|()| rustix::process::waitpid(Some(pid), WaitOptions::empty()));
             return Err(LaunchError::Watch(error));
         }
     };
-    match Endpoint::connect(http).await {
+    match Endpoint::connect(http, child.clone()).await {
         Ok(endpoint) => Ok(Launched { child, events, endpoint }),
         Err(error) => {
             // It died before it was a runtime. Nobody else waits for it.
@@ -89,23 +84,12 @@ fn stream_pair() -> io::Result<(tokio::net::UnixStream, OwnedFd)> {
     Ok((tokio::net::UnixStream::from_std(ours)?, theirs.into()))
 }
 
-fn spawn(
-    command: &[OsString],
-    slice: Option<&Slice>,
-    control: OwnedFd,
-    http: OwnedFd,
-) -> Result<std::process::Child, LaunchError> {
-    let program = &command[0];
-    let mut process = Command::new(program);
-    process.args(&command[1..]).stdin(Stdio::null()).stdout(Stdio::null()).process_group(0).env_remove(SUCCESSOR);
-    if let Some(slice) = slice {
-        process.args(slice.arguments()).envs(slice.environment());
-    }
-    process
-        .fd_mappings(vec![
-            FdMapping { parent_fd: control, child_fd: CONTROL_FD },
-            FdMapping { parent_fd: http, child_fd: HTTP_FD },
-        ])
-        .expect("the two descriptors differ");
-    process.spawn().map_err(|error| LaunchError::Spawn { program: program.clone(), error })
+fn start(command: &[OsString], slice: Option<&Slice>, sockets: [(OwnedFd, i32); 2]) -> Result<Pid, LaunchError> {
+    let more = slice.map(Slice::arguments).unwrap_or_default();
+    let own = slice.map(Slice::environment).unwrap_or_default();
+    let is_own = |name: &OsString| name == SUCCESSOR || own.iter().any(|(own, _)| name == own);
+    let inherited = std::env::vars_os().filter(|(name, _)| !is_own(name));
+    let environment = inherited.chain(own.iter().map(|(name, value)| (name.into(), value.into())));
+    spawn(&[command, &more].concat(), environment, &sockets)
+        .map_err(|error| LaunchError::Spawn { program: command[0].clone(), error })
 }

@@ -46,6 +46,7 @@ mod settings;
 pub mod slices;
 pub mod slot;
 mod sockets;
+mod spawn;
 mod succession;
 pub mod tenants;
 pub mod tls;

@@ -2,8 +2,8 @@
 //!
 //! The control socket is a `SOCK_SEQPACKET` pair inherited at launch: one packet is one JSON message of at most
 //! [`MESSAGE_BYTES_MAX`] bytes. End of file on it means that the other side is gone; a runtime then exits.
-//! Requests travel apart, as HTTP/2 over a second inherited `SOCK_STREAM` pair (the activator is the client), so that no
-//! socket ever has a path on a file system.
+//! Requests travel apart, as HTTP/2 over a second inherited `SOCK_STREAM` pair (the activator is the client), or as HTTP/1.1 over pairs that come
+//! with [`ToRuntime::Connection`], so that no socket ever has a path on a file system.
 
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +34,9 @@ pub enum ToRuntime {
         #[serde(default)]
         wrapped_key: Option<String>,
     },
+    /// One more connection for requests, HTTP/1.1, of which at most one runs at a time. Its socket rides along. Said to a runtime that is ready;
+    /// one that takes no more closes it.
+    Connection,
     /// Finish what runs, accept nothing new, then say [`FromRuntime::Drained`] and exit 0.
     Drain,
     /// Say [`FromRuntime::Stats`] now, whether or not anything has changed.

@@ -9,7 +9,7 @@ use crate::{
     control::{Control, Received},
     engine::{EngineStats, Gate},
     failure::Failure,
-    http::{App, Phase, serve_socket},
+    http::{App, Phase, serve_sockets},
     process::Launch,
     restore::{Order, Restored, broken, corrupt, restore},
 };
@@ -25,9 +25,12 @@ use std::{
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::{oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
 };
+
+/// Connections that wait for the server to take them.
+const CONNECTIONS_MAX: usize = 64;
 
 /// How long clients of a failed runtime may take to read their error before the process ends.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
@@ -60,6 +63,12 @@ pub async fn run(control: OwnedFd, http: OwnedFd, options: Options, launch: Laun
     }
 }
 
+fn stream(socket: OwnedFd) -> std::io::Result<tokio::net::UnixStream> {
+    let socket = UnixStream::from(socket);
+    socket.set_nonblocking(true)?;
+    tokio::net::UnixStream::from_std(socket)
+}
+
 /// Why a runtime ends.
 enum End {
     /// Told to, and all is finished.
@@ -72,6 +81,8 @@ enum End {
 
 struct Child {
     control: Control,
+    /// To the server.
+    connections: mpsc::Sender<tokio::net::UnixStream>,
     phase: watch::Sender<Phase>,
     /// Tells the server to finish what runs.
     stop: watch::Sender<bool>,
@@ -90,20 +101,19 @@ type Restoring = oneshot::Receiver<Result<Restored, Failure>>;
 
 impl Child {
     fn start(control: OwnedFd, http: OwnedFd, options: Options, launch: Launch) -> std::io::Result<Self> {
-        let socket = UnixStream::from(http);
-        socket.set_nonblocking(true)?;
-        let socket = tokio::net::UnixStream::from_std(socket)?;
+        let socket = stream(http)?;
+        let (connections, later) = mpsc::channel(CONNECTIONS_MAX);
         let (phase, phases) = watch::channel(Phase::Starting);
         let (stop, mut stopped) = watch::channel(false);
         let app = App::behind_activator(phases);
-        let server = tokio::spawn(serve_socket(app, socket, async move {
+        let server = tokio::spawn(serve_sockets(app, socket, later, async move {
             // An error is the end of this runtime, too.
             let _ = stopped.wait_for(|stop| *stop).await;
         }));
         let control = Control::start(control)?;
         let terminate = signal(SignalKind::terminate())?;
         let (reports, verifying, ordered) = (None, None, false);
-        Ok(Self { control, phase, stop, server, launch, terminate, options, reports, verifying, ordered })
+        Ok(Self { control, connections, phase, stop, server, launch, terminate, options, reports, verifying, ordered })
     }
 
     async fn serve(&mut self) -> End {
@@ -180,6 +190,12 @@ impl Child {
                 let ordered = Instant::now();
                 let order = Order { file, model: Some(model), kv_memory_bytes, verified, wrapped_key, ordered };
                 return self.restore(order).map(Some);
+            }
+            ToRuntime::Connection => {
+                let socket = file.ok_or_else(|| Failure::internal("Connection came without its socket"))?;
+                let socket = stream(socket.into()).map_err(|e| Failure::internal(format!("taking a connection: {e}")))?;
+                // One that is not taken is closed, and its request asks by the first.
+                let _ = self.connections.try_send(socket);
             }
             ToRuntime::Drain => {
                 if !self.ordered {

@@ -22,7 +22,7 @@ use futures_util::{StreamExt, stream};
 use http::{Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
-use hyper::{body::Incoming, server::conn::http2, service::service_fn};
+use hyper::{body::Incoming, server::conn::{http1, http2}, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use protocol::control::{CONTROL_FD, FailureKind, FromRuntime, HTTP_FD, MESSAGE_BYTES_MAX, RestoreTimings, ToRuntime};
 use protocol::steps::TRACED_HEADER;
@@ -135,10 +135,13 @@ fn live() -> ! {
             exit(65);
         }
     }
-    serve(http, Arc::clone(&diary));
+    let (connections, later) = tokio::sync::mpsc::unbounded_channel();
+    serve(http, later, Arc::clone(&diary));
     control.say(&FromRuntime::Ready { restore: RestoreTimings::default() });
     loop {
-        match control.hear().0 {
+        let (message, descriptor) = control.hear();
+        match message {
+            ToRuntime::Connection => drop(connections.send(descriptor.unwrap())),
             ToRuntime::Drain if script.ignores_drain => diary.write("ignored"),
             ToRuntime::Drain => {
                 diary.write("draining");
@@ -172,17 +175,22 @@ fn wait_at(gate: &Path) {
     File::open(gate).unwrap().read_to_end(&mut Vec::new()).unwrap();
 }
 
-fn serve(http: OwnedFd, diary: Arc<Diary>) {
-    let (socket, runtime) =
-        (UnixStream::from(http), tokio::runtime::Builder::new_current_thread().enable_all().build());
-    socket.set_nonblocking(true).unwrap();
+/// HTTP/2 on the first socket, HTTP/1 on those that come later.
+fn serve(http: OwnedFd, mut later: tokio::sync::mpsc::UnboundedReceiver<OwnedFd>, diary: Arc<Diary>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let stream = |socket: OwnedFd| {
+        let socket = UnixStream::from(socket);
+        socket.set_nonblocking(true).unwrap();
+        TokioIo::new(tokio::net::UnixStream::from_std(socket).unwrap())
+    };
     std::thread::spawn(move || {
         runtime.unwrap().block_on(async {
-            let socket = tokio::net::UnixStream::from_std(socket).unwrap();
-            let service = service_fn(|request| answer(request, Arc::clone(&diary)));
-            let connection = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), service);
-            let _ = connection.await;
-            std::future::pending::<()>().await;
+            let service = service_fn(move |request| answer(request, Arc::clone(&diary)));
+            let first = http2::Builder::new(TokioExecutor::new()).serve_connection(stream(http), service.clone());
+            tokio::spawn(first);
+            while let Some(socket) = later.recv().await {
+                tokio::spawn(http1::Builder::new().serve_connection(stream(socket), service.clone()));
+            }
         });
     });
 }

@@ -14,7 +14,7 @@ mod shape;
 mod stream;
 mod whole;
 
-pub use serve::{CONNECTIONS_MAX, serve_socket, serve_tcp};
+pub use serve::{CONNECTIONS_MAX, serve_sockets, serve_tcp};
 
 use crate::service::Service;
 use axum::{

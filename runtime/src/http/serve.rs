@@ -1,4 +1,4 @@
-//! Connections: HTTP/2 over the activator's socket, HTTP/1 and HTTP/2 over TCP. Stopping is orderly: what runs is
+//! Connections: HTTP/2 and HTTP/1 over the activator's sockets, both over TCP. Stopping is orderly: what runs is
 //! finished, nothing new is taken.
 
 use super::{App, router};
@@ -10,7 +10,7 @@ use hyper_util::{
 use std::{future::Future, io, pin::pin, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream, UnixStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
 
 /// Requests that one activator may have open at once.
@@ -25,13 +25,21 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// An answer's bytes that may wait for the activator to read them; then its sequence pauses.
 const SEND_BUFFER_BYTES: usize = 64 << 10;
+/// The same on a connection of HTTP/1, and a request's head at most.
+const BUFFER_BYTES_MAX: usize = 128 << 10;
 /// How long a client may take over a request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// A pause after the system had no descriptor for a new connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves the one connection until its other end is gone or, after `stop`, all its requests are finished.
-pub async fn serve_socket(app: App, socket: UnixStream, stop: impl Future<Output = ()>) {
+/// Serves HTTP/2 on the first socket until its other end is gone, and HTTP/1 on those that come later; after `stop`, until all requests are
+/// finished.
+pub async fn serve_sockets(
+    app: App,
+    first: UnixStream,
+    mut later: mpsc::Receiver<UnixStream>,
+    stop: impl Future<Output = ()>,
+) {
     let service = TowerToHyperService::new(router(app));
     let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     builder
@@ -42,17 +50,34 @@ pub async fn serve_socket(app: App, socket: UnixStream, stop: impl Future<Output
         // Many clients may leave at once; the activator is trusted not to attack.
         .max_pending_accept_reset_streams(STREAMS_MAX as usize)
         .max_local_error_reset_streams(None);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        () = stop => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(first), service.clone()));
+    let graceful = GracefulShutdown::new();
+    let mut stop = pin!(stop);
+    let ended = loop {
+        tokio::select! {
+            ended = &mut connection => break ended,
+            Some(socket) = later.recv() => {
+                let connection = http1().serve_connection(TokioIo::new(socket), service.clone());
+                tokio::spawn(graceful.watch(connection));
+            }
+            () = &mut stop => {
+                // Who comes too late is closed, and asks by the first.
+                drop(later);
+                connection.as_mut().graceful_shutdown();
+                break tokio::join!(connection, graceful.shutdown()).0;
+            }
         }
     };
     if let Err(e) = ended {
         tracing::debug!(error = %e, "the activator's connection ended");
     }
+}
+
+/// As the activator speaks it: it may leave a connection free for long, and has checked how large heads are.
+fn http1() -> hyper::server::conn::http1::Builder {
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder.header_read_timeout(None).max_buf_size(BUFFER_BYTES_MAX);
+    builder
 }
 
 /// Serves all connections until, after `stop`, all requests are finished; `most` at once, further ones wait to be accepted.
