@@ -5,8 +5,8 @@ trivial upstream behind all of them.
     cargo build --release -p activator --example hop
     benches/hop.py [--runs 5] [--seconds 3] [--json FILE]
 
-The activator parses and checks each request, asks the scaler, accounts for it, and speaks HTTP/2 to its runtime; nginx and haproxy relay to a
-Unix socket by HTTP/1.1. `direct` is the upstream itself. Runs of all take turns. Needs wrk, nginx and haproxy (Debian's packages of these names);
+The activator parses and checks each request, asks the scaler, accounts for it, and speaks HTTP/1.1 or 2 to its runtime; nginx and haproxy relay to a
+Unix socket by HTTP/1.1, and so does `relay`, which is the activator's libraries and nothing else. `direct` is the upstream itself. Runs of all take turns. Needs wrk, nginx and haproxy (Debian's packages of these names);
 one that is missing is left out with a word, or fails where CI=true.
 """
 
@@ -107,14 +107,16 @@ def main():
         direct = upstream.stdout.readline().strip()
         ours = subprocess.Popen([hop, "serve"], stdout=subprocess.PIPE, text=True)
         api = ours.stdout.readline().split()[0]
+        relay = subprocess.Popen([hop, "relay", socket], stdout=subprocess.PIPE, text=True)
+        bare = relay.stdout.readline().strip()
         others = peers(folder, socket)
-        addresses = {"direct": direct, "pilotlight": api, **{name: address for name, (_, address) in others.items()}}
+        addresses = {"direct": direct, "pilotlight": api, "relay": bare, **{name: address for name, (_, address) in others.items()}}
         try:
             table = measure(addresses, asked, script)
         finally:
-            for process in [ours, upstream, *(process for process, _ in others.values())]:
+            for process in [ours, relay, upstream, *(process for process, _ in others.values())]:
                 process.send_signal(signal.SIGINT)
-            for process in [ours, upstream, *(process for process, _ in others.values())]:
+            for process in [ours, relay, upstream, *(process for process, _ in others.values())]:
                 process.wait(20)
     report(table)
     if asked.json:

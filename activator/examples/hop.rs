@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! hop serve [MODELS]     the activator, with so many models (default 1) of which none has weights; prints both addresses
+//! hop relay PATH         to that socket and back and nothing else, by the same libraries: what they allow
 //! hop upstream PATH      the same answer by HTTP/1.1, on a free port of 127.0.0.1 (printed) and on a Unix socket
 //! ```
 #![allow(missing_docs, clippy::unwrap_used, reason = "a bench's own part")]
@@ -11,7 +12,7 @@ use activator::{Activator, Config, ModelEntry};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use hyper::{body::Incoming, service::service_fn};
+use hyper::{body::Incoming, client::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
@@ -20,7 +21,10 @@ use protocol::control::{CONTROL_FD, FromRuntime, HTTP_FD, RestoreTimings, ToRunt
 use rustix::net::{RecvAncillaryMessage, RecvFlags};
 use std::{
     convert::Infallible,
+    future::Future,
     os::fd::{FromRawFd, OwnedFd},
+    pin::Pin,
+    sync::{Arc, Mutex},
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -34,8 +38,9 @@ fn main() {
         ["runtime"] => runtime.block_on(be_a_runtime()),
         ["serve"] => runtime.block_on(serve(1)),
         ["serve", models] => runtime.block_on(serve(models.parse().unwrap())),
+        ["relay", path] => runtime.block_on(relay(path)),
         ["upstream", path] => runtime.block_on(upstream(path)),
-        _ => panic!("hop serve [MODELS] | hop upstream PATH"),
+        _ => panic!("hop serve [MODELS] | hop relay PATH | hop upstream PATH"),
     }
 }
 
@@ -104,6 +109,56 @@ fn hear(control: &OwnedFd) -> (ToRuntime, Option<OwnedFd>) {
         _ => None,
     });
     (serde_json::from_slice(&packet[..bytes]).unwrap(), descriptor)
+}
+
+/// One free connection to the upstream for each request that runs, its bytes moved by the request itself: as the activator does it.
+async fn relay(path: &str) {
+    type Bytes1 = http1::Connection<TokioIo<tokio::net::UnixStream>, Full<Bytes>>;
+    type Free = Arc<Mutex<Vec<(http1::SendRequest<Full<Bytes>>, Bytes1)>>>;
+    async fn pass(request: Request<Incoming>, path: String, free: Free) -> Result<Response<Full<Bytes>>, Infallible> {
+        let taken = free.lock().unwrap().pop();
+        let (mut requests, mut moves) = match taken {
+            Some(taken) => taken,
+            None => {
+                let socket = tokio::net::UnixStream::connect(path).await.unwrap();
+                http1::handshake(TokioIo::new(socket)).await.unwrap()
+            }
+        };
+        std::future::poll_fn(|cx| {
+            let _ = Pin::new(&mut moves).poll(cx);
+            requests.poll_ready(cx)
+        })
+        .await
+        .unwrap();
+        let (head, body) = request.into_parts();
+        let body = Full::new(body.collect().await.unwrap().to_bytes());
+        let asked = requests.send_request(Request::from_parts(head, body));
+        let mut answer = std::pin::pin!(async {
+            let (head, body) = asked.await.unwrap().into_parts();
+            Response::from_parts(head, Full::new(body.collect().await.unwrap().to_bytes()))
+        });
+        let answered = std::future::poll_fn(|cx| {
+            let polled = answer.as_mut().poll(cx);
+            if polled.is_ready() {
+                return polled;
+            }
+            let _ = Pin::new(&mut moves).poll(cx);
+            answer.as_mut().poll(cx)
+        })
+        .await;
+        free.lock().unwrap().push((requests, moves));
+        Ok(answered)
+    }
+    let tcp = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    println!("{}", tcp.local_addr().unwrap());
+    let free = Free::default();
+    loop {
+        let stream = tcp.accept().await.unwrap().0;
+        stream.set_nodelay(true).unwrap();
+        let (path, free) = (path.to_owned(), free.clone());
+        let service = service_fn(move |request| pass(request, path.clone(), free.clone()));
+        tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+    }
 }
 
 async fn upstream(path: &str) {

@@ -114,7 +114,10 @@ impl Endpoint {
 
     /// Sends one request, with a path for its target, and waits for the answer's head. It is made twice where a free connection turns out to
     /// be closed.
-    pub async fn ask(&self, request: impl Fn() -> Request<Outgoing>) -> Result<(response::Parts, Answering), Unanswered> {
+    pub async fn ask(
+        &self,
+        request: impl Fn() -> Request<Outgoing>,
+    ) -> Result<(response::Parts, Answering), Unanswered> {
         let ways = &*self.0;
         let mut made = request();
         let fits = made.headers().len() <= HEADERS_MAX;

@@ -35,9 +35,11 @@ pub fn spawn(
     let program = arguments.first().ok_or_else(|| io::Error::other("there is no program to start"))?;
     let environment = environment.map(|(name, value)| variable(name, &value)).collect::<io::Result<Vec<_>>>()?;
     let nothing = moved(&File::options().read(true).write(true).open("/dev/null")?)?;
-    let moved = descriptors.iter().map(|(descriptor, to)| Ok((moved(descriptor)?, *to))).collect::<io::Result<Vec<_>>>()?;
+    let moved =
+        descriptors.iter().map(|(descriptor, to)| Ok((moved(descriptor)?, *to))).collect::<io::Result<Vec<_>>>()?;
     let mut actions = PosixSpawnFileActions::init()?;
-    for (descriptor, to) in [(&nothing, 0), (&nothing, 1)].into_iter().chain(moved.iter().map(|(from, to)| (from, *to))) {
+    for (descriptor, to) in [(&nothing, 0), (&nothing, 1)].into_iter().chain(moved.iter().map(|(from, to)| (from, *to)))
+    {
         actions.add_dup2(descriptor.as_raw_fd(), to)?;
     }
     let pid = posix_spawnp(program, &actions, &attributes()?, &arguments, &environment)?;
@@ -99,7 +101,11 @@ mod tests {
         assert_eq!(run("echo $WORD >&3; exit 7"), ("a=b\n".into(), 7));
         assert_eq!(run("read word; echo \"<$word>\" >&3"), ("<>\n".into(), 0), "nothing is read");
         let own = moved(&File::open("/dev/null").unwrap()).unwrap();
-        assert_eq!(run(&format!("test -e /proc/$$/fd/{}; echo $? >&3", own.as_raw_fd())).0, "1\n", "no other is inherited");
+        assert_eq!(
+            run(&format!("test -e /proc/$$/fd/{}; echo $? >&3", own.as_raw_fd())).0,
+            "1\n",
+            "no other is inherited"
+        );
         assert_eq!(run("test $(ps -o pgid= -p $$) = $$; echo $? >&3").0, "0\n");
     }
 

@@ -193,7 +193,8 @@ impl Child {
             }
             ToRuntime::Connection => {
                 let socket = file.ok_or_else(|| Failure::internal("Connection came without its socket"))?;
-                let socket = stream(socket.into()).map_err(|e| Failure::internal(format!("taking a connection: {e}")))?;
+                let socket =
+                    stream(socket.into()).map_err(|e| Failure::internal(format!("taking a connection: {e}")))?;
                 // One that is not taken is closed, and its request asks by the first.
                 let _ = self.connections.try_send(socket);
             }

@@ -81,6 +81,38 @@ async fn a_client_that_leaves_frees_its_sequence_and_its_blocks() {
 }
 
 #[tokio::test]
+async fn a_connection_of_its_own_answers_alike_is_left_alike_and_drained_alike() {
+    let child = Child::ready().await;
+    let request = |body: &Value| {
+        let request = http::Request::post("/v1/completions").header("host", "localhost");
+        request.body(http_body_util::Full::from(body.to_string())).unwrap()
+    };
+    let case = &cases()[0];
+    let mut connection = child.connect().await;
+    for _ in 0..2 {
+        let answer = connection.send_request(request(&completion(&case["prompt_ids"], 4, json!({})))).await.unwrap();
+        let answer: Value = serde_json::from_slice(&answer.collect().await.unwrap().to_bytes()).unwrap();
+        assert_eq!(answer["choices"], child.complete(&case["prompt_ids"], 4, json!({})).await["choices"]);
+        connection.ready().await.unwrap();
+    }
+    let streamed = request(&long(json!({"stream": true})));
+    let mut left = connection.send_request(streamed.clone()).await.unwrap().into_body();
+    left.frame().await.unwrap().unwrap();
+    drop((left, connection));
+    child.until_idle().await;
+    let (mut runs, mut free) = (child.connect().await, child.connect().await);
+    let mut running = runs.send_request(streamed.clone()).await.unwrap().into_body();
+    running.frame().await.unwrap().unwrap();
+    free.ready().await.unwrap();
+    child.tell(&ToRuntime::Drain);
+    let rest = running.collect().await.unwrap().to_bytes();
+    assert!(rest.ends_with(b"data: [DONE]\n\n"));
+    assert!(free.send_request(streamed).await.is_err(), "it was closed");
+    assert_eq!(child.hear().await, Some(FromRuntime::Drained));
+    assert_eq!(child.exit().await, code(0));
+}
+
+#[tokio::test]
 async fn stats_count_blocks_and_memory() {
     let child = Child::ready().await;
     // The engine tells its numbers at its first turn, which may be just after it is ready.

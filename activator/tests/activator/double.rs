@@ -22,7 +22,11 @@ use futures_util::{StreamExt, stream};
 use http::{Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
-use hyper::{body::Incoming, server::conn::{http1, http2}, service::service_fn};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use protocol::control::{CONTROL_FD, FailureKind, FromRuntime, HTTP_FD, MESSAGE_BYTES_MAX, RestoreTimings, ToRuntime};
 use protocol::steps::TRACED_HEADER;
@@ -218,6 +222,11 @@ async fn answer(request: Request<Incoming>, diary: Arc<Diary>) -> Result<Respons
             let _dropped = dropped;
             std::future::pending().await
         }
+        "close" => {
+            let mut response = typed(200, "application/json", full("{}"));
+            response.headers_mut().insert("connection", "close".parse().unwrap());
+            response
+        }
         "refuse" => typed(400, "application/json", full(r#"{"error":{"message":"refused","type":"t","code":null}}"#)),
         "reset" => typed(200, "application/json", events(vec![Err(std::io::Error::other("reset"))], None)),
         "forever" => typed(200, "text/event-stream", events(vec![Ok("data: 1\n\n")], Some(dropped))),
@@ -250,7 +259,7 @@ async fn answer(request: Request<Incoming>, diary: Arc<Diary>) -> Result<Respons
             let names = head.headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().into()));
             let headers: serde_json::Map<String, serde_json::Value> = names.collect();
             let seen = serde_json::json!({
-                "pid": std::process::id(), "path": head.uri.path(), "headers": headers,
+                "pid": std::process::id(), "version": format!("{:?}", head.version), "path": head.uri.path(), "headers": headers,
                 "body": std::str::from_utf8(&body).unwrap(),
             });
             typed(200, "application/json", full(&seen.to_string()))

@@ -1,9 +1,10 @@
 //! The whole activator over its real ports and real processes. Only the runtime is a test double (see [`double`]): it
-//! speaks the real control messages and HTTP/2 on descriptors 3 and 4, and fails on command.
+//! speaks the real control messages and HTTP on the sockets that it is given, and fails on command.
 #![allow(clippy::unwrap_used)]
 
 mod client;
 mod cold;
+mod connections;
 mod dashboard;
 mod death;
 mod double;

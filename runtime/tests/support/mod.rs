@@ -4,7 +4,10 @@
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
-use hyper::{body::Incoming, client::conn::http2};
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use protocol::control::{FromRuntime, MESSAGE_BYTES_MAX, RestoreTimings, Stats, ToRuntime};
 use runtime::Options;
@@ -174,9 +177,23 @@ impl Child {
     pub fn order(&self, snapshot: &Path) {
         let message =
             ToRuntime::Restore { model: MODEL.into(), kv_memory_bytes: None, verified: false, wrapped_key: None };
-        let bytes = serde_json::to_vec(&message).unwrap();
-        let file = File::open(snapshot).unwrap();
-        let fds = [file.as_fd()];
+        self.tell_with(&message, File::open(snapshot).unwrap().into());
+    }
+
+    /// One more connection, with the runtime's end given to it.
+    pub async fn connect(&self) -> http1::SendRequest<Full<Bytes>> {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        self.tell_with(&ToRuntime::Connection, theirs.into());
+        ours.set_nonblocking(true).unwrap();
+        let io = TokioIo::new(tokio::net::UnixStream::from_std(ours).unwrap());
+        let (requests, connection) = http1::handshake(io).await.unwrap();
+        tokio::spawn(connection);
+        requests
+    }
+
+    fn tell_with(&self, message: &ToRuntime, descriptor: OwnedFd) {
+        let bytes = serde_json::to_vec(message).unwrap();
+        let fds = [descriptor.as_fd()];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         assert!(ancillary.push(SendAncillaryMessage::ScmRights(&fds)));
