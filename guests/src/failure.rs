@@ -1,0 +1,69 @@
+//! Why a guest's call came to nothing, and what a client is told.
+
+use crate::{spec::OnFailure, types::Rejection};
+
+/// What a guest did wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// Its time ran out.
+    #[error("took longer than its {budget_ms} ms")]
+    TooSlow {
+        /// What it had.
+        budget_ms: u64,
+    },
+    /// It trapped: in its own words, such as `unreachable` or `out of bounds memory access`.
+    #[error("trapped: {0}")]
+    Trapped(String),
+    /// It settled text that is not there, cut a character, held back too much or for too long, or anything at the end.
+    #[error("{0}")]
+    Invalid(String),
+    /// There is no room for another instance.
+    #[error("cannot be instantiated: {0}")]
+    NoInstance(String),
+}
+
+/// Why a request goes no further, as its client is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// HTTP status, 400 to 599.
+    pub status: u16,
+    /// OpenAI's `code`.
+    pub code: String,
+    /// For people.
+    pub message: String,
+}
+
+impl Refused {
+    /// A guest failed whose plug-in is closed.
+    pub(crate) fn failed(plugin: &str, failure: &Failure) -> Self {
+        let (status, code) = match failure {
+            Failure::TooSlow { .. } => (504, "guest_timeout"),
+            Failure::Trapped(_) | Failure::Invalid(_) => (502, "guest_failed"),
+            Failure::NoInstance(_) => (503, "guest_unavailable"),
+        };
+        Self { status, code: code.into(), message: format!("The guest '{plugin}' {failure}.") }
+    }
+
+    /// A guest refused. A status that is no refusal is 400, and what it says is cut to what an error can be.
+    pub(crate) fn rejected(rejection: Rejection) -> Self {
+        let Rejection { status, mut code, mut message } = rejection;
+        let status = if (400..=599).contains(&status) { status } else { 400 };
+        code.truncate(code.floor_char_boundary(100));
+        message.truncate(message.floor_char_boundary(4096));
+        Self { status, code, message }
+    }
+}
+
+/// What a call came to: `None` where its guest is left out from here on.
+pub(crate) fn judge<T>(plugin: &str, policy: OnFailure, failure: Failure) -> Result<Option<T>, Refused> {
+    match policy {
+        OnFailure::Closed => {
+            tracing::warn!(guest = plugin, %failure, "a guest failed, and its request with it");
+            Err(Refused::failed(plugin, &failure))
+        }
+        OnFailure::Open => {
+            tracing::warn!(guest = plugin, %failure, "a guest failed, and its request goes on without it");
+            Ok(None)
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Hosts guests: WebAssembly components that see requests, texts and answers on their way through a runtime.
+//!
+//! **Contract:** a guest gets what it was granted and nothing else (its import list is the permission request, checked when it is loaded); every call
+//! is bounded in time and memory; whatever a guest does, its host lives, and what becomes of the request is the plug-in's stated
+//! [`OnFailure`]. One instance serves one choice of one request; only [`State`] survives it.
+//!
+//! ```text
+//! spec      what a plug-in may do, and how long
+//! host      engine, clock, services: one for a process
+//! plugin    a loaded component, ready to be instantiated
+//! session   the instances of one choice: request → text → response
+//! window    text that is not settled yet, and what a guest's edit may say of it
+//! state     what guests keep, by plug-in and scope
+//! bundle    guests as a snapshot carries them
+//! ```
+//!
+//! The contract with guests is `guest-sdk/wit/world.wit`.
+
+mod bundle;
+mod clock;
+mod failure;
+mod host;
+mod plugin;
+mod session;
+mod spec;
+mod state;
+mod types;
+mod window;
+
+pub use bundle::{Bundle, BundleError, Bundled};
+pub use failure::{Failure, Refused};
+pub use host::{Host, LoadError};
+pub use plugin::{Hooks, Plugin};
+pub use session::{Chain, Edited, Session, Verdict};
+pub use spec::{Budgets, Grant, OnFailure, Spec};
+pub use state::{Scope, State};
+pub use types::{Finish, Grammar, Message, Prompt, Rejection, Request, Response, Sampling, Usage};

@@ -1,0 +1,152 @@
+//! A loaded guest: its hooks found and typed, ready to be instantiated in microseconds.
+
+use std::sync::Arc;
+
+use wasmtime::component::{Component, ComponentExportIndex, Func, Instance, InstancePre};
+
+use crate::{
+    failure::Failure,
+    host::{Context, Inner, LoadError},
+    spec::Spec,
+    state::Scope,
+    types::{Edit, Rejection, Request, Response, Said},
+};
+
+/// See the module.
+pub struct Plugin {
+    pub(crate) spec: Arc<Spec>,
+    digest: String,
+    pre: InstancePre<Context>,
+    pub(crate) exports: Exports,
+    host: Arc<Inner>,
+}
+
+impl std::fmt::Debug for Plugin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Plugin").field("spec", &self.spec).field("digest", &self.digest).finish_non_exhaustive()
+    }
+}
+
+/// Where the hooks that it exports are.
+#[derive(Debug, Default)]
+pub(crate) struct Exports {
+    pub request: Option<ComponentExportIndex>,
+    pub text: Option<ComponentExportIndex>,
+    pub response: Option<ComponentExportIndex>,
+}
+
+/// What a guest subscribes to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hooks {
+    /// `on-request`.
+    pub request: bool,
+    /// `on-text`.
+    pub text: bool,
+    /// `on-response`.
+    pub response: bool,
+}
+
+/// A new instance, and its store.
+pub(crate) struct Live {
+    pub store: wasmtime::Store<Context>,
+    pub instance: Instance,
+}
+
+impl Plugin {
+    pub(crate) fn new(host: Arc<Inner>, spec: Spec, component: &Component, digest: String) -> Result<Self, LoadError> {
+        let function = |interface: &str, name: &str| {
+            let interface = component.get_export_index(None, format!("inference:guest/{interface}@0.1.0").as_str())?;
+            component.get_export_index(Some(&interface), name)
+        };
+        if function("on-token", "start").is_some() {
+            return Err(LoadError::Unsupported("on-token"));
+        }
+        let exports = Exports {
+            request: function("on-request", "handle"),
+            text: function("on-text", "handle"),
+            response: function("on-response", "handle"),
+        };
+        let pre = host.linker.instantiate_pre(component);
+        let pre = pre.map_err(|error| LoadError::Component(format!("{error:#}")))?;
+        let plugin = Self { spec: Arc::new(spec), digest, pre, exports, host };
+        if plugin.hooks() == Hooks::default() {
+            return Err(LoadError::NoHook);
+        }
+        plugin.try_out()?;
+        Ok(plugin)
+    }
+
+    /// How it was deployed.
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    /// `sha256:…` of the component.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// What it subscribes to.
+    pub fn hooks(&self) -> Hooks {
+        let Exports { request, text, response } = &self.exports;
+        Hooks { request: request.is_some(), text: text.is_some(), response: response.is_some() }
+    }
+
+    /// An instance for one choice of a request of this scope.
+    pub(crate) fn begin(&self, scope: Scope) -> Result<Live, Failure> {
+        let mut store = self.host.store(&self.spec, scope);
+        // What runs before the first call has that call's time.
+        let budget_ms = self.spec.budgets.request_ms;
+        store.set_epoch_deadline(ticks(budget_ms));
+        let instance = self.pre.instantiate(&mut store);
+        let instance = instance.map_err(|error| match Failure::of(&error, budget_ms) {
+            Failure::Trapped(why) if error.downcast_ref::<wasmtime::Trap>().is_none() => Failure::NoInstance(why),
+            failure => failure,
+        })?;
+        Ok(Live { store, instance })
+    }
+
+    /// Types are those of the contract.
+    fn try_out(&self) -> Result<(), LoadError> {
+        let Live { mut store, instance } =
+            self.begin(Scope::default()).map_err(|failure| LoadError::Begin(failure.to_string()))?;
+        let mut of = |hook: &Option<ComponentExportIndex>| -> Option<Func> {
+            hook.as_ref().and_then(|hook| instance.get_func(&mut store, hook))
+        };
+        let (request, text, response) = (of(&self.exports.request), of(&self.exports.text), of(&self.exports.response));
+        let wrong = |hook| move |error: wasmtime::Error| LoadError::Hook { hook, error: format!("{error:#}") };
+        if let Some(hook) = request {
+            hook.typed::<(&Request,), (Result<Said, Rejection>,)>(&store).map_err(wrong("on-request"))?;
+        }
+        if let Some(hook) = text {
+            hook.typed::<(&str, bool), (Result<Edit, Rejection>,)>(&store).map_err(wrong("on-text"))?;
+        }
+        if let Some(hook) = response {
+            hook.typed::<(&Response,), (Result<Option<String>, Rejection>,)>(&store).map_err(wrong("on-response"))?;
+        }
+        Ok(())
+    }
+}
+
+/// A budget in ticks of the clock: whole ones that begin after the call does.
+pub(crate) fn ticks(milliseconds: u64) -> u64 {
+    milliseconds.saturating_add(1)
+}
+
+/// The engine's words for it, at most so long.
+const WORDS_BYTES_MAX: usize = 300;
+
+impl Failure {
+    /// Of a call that had so long.
+    pub(crate) fn of(error: &wasmtime::Error, budget_ms: u64) -> Self {
+        match error.downcast_ref::<wasmtime::Trap>() {
+            Some(wasmtime::Trap::Interrupt) => Self::TooSlow { budget_ms },
+            Some(trap) => Self::Trapped(trap.to_string()),
+            None => {
+                let mut words = error.root_cause().to_string();
+                words.truncate(words.floor_char_boundary(WORDS_BYTES_MAX));
+                Self::Trapped(words)
+            }
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! The guests of one choice of one request, in their stated order.
+//!
+//! **Contract:** request → any number of texts, the last with the end → response. A guest that has failed and is left out is called no more. Blocks
+//! while a guest runs, for its budget at most.
+
+use std::{sync::Arc, time::Instant};
+
+use wasmtime::component::{ComponentExportIndex, ComponentNamedList, ComponentType, Lift, Lower};
+
+use crate::{
+    failure::{Failure, Refused, judge},
+    plugin::{Hooks, Live, Plugin, ticks},
+    state::Scope,
+    types::{Edit, Rejection, Request, Response, Said},
+    window::Window,
+};
+
+/// Guests, one behind the other. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Chain(Arc<[Arc<Plugin>]>);
+
+impl Chain {
+    /// In this order.
+    pub fn new(plugins: impl IntoIterator<Item = Arc<Plugin>>) -> Self {
+        Self(plugins.into_iter().collect())
+    }
+
+    /// Whether there is no guest.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Its guests.
+    pub fn plugins(&self) -> &[Arc<Plugin>] {
+        &self.0
+    }
+
+    /// What any of them subscribes to.
+    pub fn hooks(&self) -> Hooks {
+        self.0.iter().map(|plugin| plugin.hooks()).fold(Hooks::default(), |all, one| Hooks {
+            request: all.request | one.request,
+            text: all.text | one.text,
+            response: all.response | one.response,
+        })
+    }
+
+    /// Whether what they did can be done again, elsewhere.
+    pub fn is_replayable(&self) -> bool {
+        self.0.iter().all(|plugin| plugin.spec.replayable)
+    }
+
+    /// For one choice of a request of this scope. Nothing is instantiated before it is needed.
+    pub fn begin(&self, scope: Scope) -> Session {
+        let guest = |plugin: &Arc<Plugin>| Guest {
+            plugin: plugin.clone(),
+            scope,
+            part: Part::Waits,
+            window: Window::default(),
+        };
+        Session { guests: self.0.iter().map(guest).collect(), stopped: false }
+    }
+}
+
+/// See the module.
+pub struct Session {
+    guests: Vec<Guest>,
+    /// A guest has ended the generation.
+    stopped: bool,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("guests", &self.guests.len()).finish_non_exhaustive()
+    }
+}
+
+/// What becomes of a request.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// It is as it was.
+    Pass,
+    /// It is another.
+    Replace(Request),
+    /// It is answered with this text, and the model is not asked. The guests behind have not seen the request; texts and the response they will.
+    Answer(String),
+}
+
+/// What becomes of a text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Edited {
+    /// What the client gets.
+    pub text: String,
+    /// The generation is over.
+    pub stop: bool,
+}
+
+impl Session {
+    /// Shows them the request.
+    ///
+    /// # Errors
+    /// One refuses it, or fails and is closed.
+    pub fn request(&mut self, request: &Request) -> Result<Verdict, Refused> {
+        let mut replaced: Option<Request> = None;
+        for guest in &mut self.guests {
+            match guest.request(replaced.as_ref().unwrap_or(request))? {
+                Said::Pass => {}
+                Said::Replace(request) => replaced = Some(request),
+                Said::Answer(text) => return Ok(Verdict::Answer(text)),
+            }
+        }
+        Ok(replaced.map_or(Verdict::Pass, Verdict::Replace))
+    }
+
+    /// Passes text through them; with `end` it was the last. After a stop nothing more may come.
+    ///
+    /// # Errors
+    /// One refuses, or fails and is closed.
+    pub fn text(&mut self, text: &str, end: bool) -> Result<Edited, Refused> {
+        let mut edited = Edited { text: text.to_owned(), stop: self.stopped };
+        for guest in &mut self.guests {
+            let (text, stop) = guest.text(&edited.text, end || edited.stop)?;
+            edited = Edited { text, stop: edited.stop || stop };
+        }
+        self.stopped = edited.stop;
+        Ok(edited)
+    }
+
+    /// Shows them the whole answer; the text that the client gets instead, if any of them wants another.
+    ///
+    /// # Errors
+    /// One refuses, or fails and is closed.
+    pub fn response(&mut self, mut response: Response) -> Result<Option<String>, Refused> {
+        let mut changed = false;
+        for guest in &mut self.guests {
+            if let Some(text) = guest.response(&response)? {
+                response.text = text;
+                changed = true;
+            }
+        }
+        Ok(changed.then_some(response.text))
+    }
+}
+
+/// One of them.
+struct Guest {
+    plugin: Arc<Plugin>,
+    scope: Scope,
+    part: Part,
+    window: Window,
+}
+
+/// Whether it takes part.
+enum Part {
+    /// Nobody has called it yet.
+    Waits,
+    Lives(Box<Live>),
+    /// It has failed, and the request goes on without it.
+    LeftOut,
+}
+
+impl Guest {
+    fn request(&mut self, request: &Request) -> Result<Said, Refused> {
+        let plugin = self.plugin.clone();
+        let Some(hook) = &plugin.exports.request else { return Ok(Said::Pass) };
+        let said = self.call(hook, plugin.spec.budgets.request_ms, (request,));
+        Ok(self.outcome(said)?.unwrap_or(Said::Pass))
+    }
+
+    /// What becomes of a text, and whether the generation is over.
+    fn text(&mut self, text: &str, end: bool) -> Result<(String, bool), Refused> {
+        let plugin = self.plugin.clone();
+        let Some(hook) = plugin.exports.text.as_ref().filter(|_| !matches!(self.part, Part::LeftOut)) else {
+            return Ok((text.to_owned(), false));
+        };
+        if text.is_empty() && !end {
+            return Ok((String::new(), false));
+        }
+        let budgets = &plugin.spec.budgets;
+        let mut window = std::mem::take(&mut self.window);
+        let said = self.call(hook, budgets.text_ms, (window.push(text), end));
+        let settle = |said: Option<Result<Edit, Rejection>>| match said.transpose() {
+            Ok(Some(edit)) => {
+                let stop = edit.stop;
+                window.settle(edit, end, budgets, Instant::now()).map(|text| Some(Ok((text, stop))))
+            }
+            Ok(None) => Ok(None),
+            Err(rejection) => Ok(Some(Err(rejection))),
+        };
+        let settled = said.and_then(settle);
+        let settled = self.outcome(settled)?.unwrap_or_else(|| (window.flush(), false));
+        self.window = window;
+        Ok(settled)
+    }
+
+    fn response(&mut self, response: &Response) -> Result<Option<String>, Refused> {
+        let plugin = self.plugin.clone();
+        let Some(hook) = &plugin.exports.response else { return Ok(None) };
+        let said = self.call::<_, Option<String>>(hook, plugin.spec.budgets.response_ms, (response,));
+        Ok(self.outcome(said)?.flatten())
+    }
+
+    /// Calls a hook; `None` where the guest is left out.
+    fn call<P, T>(
+        &mut self,
+        hook: &ComponentExportIndex,
+        budget_ms: u64,
+        given: P,
+    ) -> Result<Option<Result<T, Rejection>>, Failure>
+    where
+        P: ComponentNamedList + Lower,
+        T: ComponentType + Lift,
+    {
+        if matches!(self.part, Part::Waits) {
+            self.part = Part::Lives(Box::new(self.plugin.begin(self.scope)?));
+        }
+        let Part::Lives(live) = &mut self.part else { return Ok(None) };
+        let Live { store, instance } = &mut **live;
+        store.set_epoch_deadline(ticks(budget_ms));
+        let called = instance
+            .get_typed_func::<P, (Result<T, Rejection>,)>(&mut *store, hook)
+            .and_then(|hook| hook.call(&mut *store, given));
+        called.map(|(said,)| Some(said)).map_err(|error| Failure::of(&error, budget_ms))
+    }
+
+    /// What a call came to. Nobody calls a guest that has failed.
+    fn outcome<T>(&mut self, said: Result<Option<Result<T, Rejection>>, Failure>) -> Result<Option<T>, Refused> {
+        match said {
+            Ok(said) => said.transpose().map_err(Refused::rejected),
+            Err(failure) => {
+                self.part = Part::LeftOut;
+                judge(&self.plugin.spec.name, self.plugin.spec.on_failure, failure)
+            }
+        }
+    }
+}
