@@ -36,6 +36,8 @@ pub enum ErrorKind {
     Unavailable,
     /// The request's deadline has passed.
     DeadlineExceeded,
+    /// A guest refused it, or failed: with this status, 400 to 599.
+    Guest(u16),
     /// This process was told to end before it could finish it, and another can.
     Interrupted,
     /// What computes has broken: this process is about to end, and another may be able to.
@@ -61,6 +63,9 @@ impl ErrorKind {
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", Some("internal_error")),
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "server_error", Some("unavailable")),
             Self::DeadlineExceeded => (StatusCode::GATEWAY_TIMEOUT, "timeout_error", Some("deadline_exceeded")),
+            Self::Guest(status) => {
+                (StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY), "guest_error", None)
+            }
             Self::Broken => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", Some("internal_error")),
             Self::Interrupted => (StatusCode::SERVICE_UNAVAILABLE, "server_error", Some("interrupted")),
         }
@@ -79,12 +84,14 @@ pub struct ApiError {
     pub param: Option<String>,
     /// `Retry-After`, in seconds, where trying again may help.
     pub retry_after_s: Option<u32>,
+    /// A `code` of its own, where a guest gives it one.
+    pub code: Option<String>,
 }
 
 impl ApiError {
     /// An error that no single field is to blame for.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), param: None, retry_after_s: None }
+        Self { kind, message: message.into(), param: None, retry_after_s: None, code: None }
     }
 
     /// `field: problem`, with the field as `param`.
@@ -153,7 +160,7 @@ impl ApiError {
                 message: self.message.clone(),
                 kind: kind.into(),
                 param: self.param.clone(),
-                code: code.map(Into::into),
+                code: self.code.clone().or(code.map(Into::into)),
             },
         }
     }

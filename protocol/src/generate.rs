@@ -5,7 +5,7 @@ use crate::{
     error::ApiError,
     fields::{Fields, expected, number},
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// `n`, and prompts times `n`, are at most this.
 pub const CHOICES_MAX: usize = 128;
@@ -77,6 +77,14 @@ pub struct Generate {
 }
 
 impl Generate {
+    /// These fields of a body and defaults for all others, checked.
+    ///
+    /// # Errors
+    /// The first that is wrong.
+    pub fn check(fields: &Map<String, Value>) -> Result<Self, ApiError> {
+        Self::read(&Fields::root(fields))
+    }
+
     /// All common fields but `logprobs`, which the two endpoints spell differently.
     pub(crate) fn read(fields: &Fields<'_>) -> Result<Self, ApiError> {
         let stream = fields.bool("stream")?.unwrap_or(false);

@@ -24,7 +24,7 @@ pub mod usage;
 
 pub use chat::{ChatRequest, parse_chat};
 pub use completion::{CompletionRequest, Prompt, parse_completion};
-pub use constraint::Constraint;
+pub use constraint::{Constraint, Form};
 pub use embeddings::{EmbeddingAnswer, EmbeddingRequest, parse_embeddings};
 pub use error::{ApiError, ErrorKind};
 pub use fields::{BODY_BYTES_MAX, JSON_DEPTH_MAX, Peek, peek};

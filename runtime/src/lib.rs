@@ -7,6 +7,7 @@
 //! ```text
 //! http      bytes ↔ protocol types, server-sent events
 //! service   text ↔ token ids, defaults, limits; starts choices
+//! guests    requests and answers ↔ what plug-ins see of them
 //! text      token ids → text, stop strings, times            (on the HTTP side, per request)
 //! embedder  token ids → vectors                              (one thread, owns the encoder)
 //! engine    token ids → token ids: admit → step → sample     (one thread, owns the model)
@@ -24,6 +25,7 @@ mod embedder;
 mod engine;
 mod failure;
 mod fault;
+mod guests;
 pub mod guide;
 mod http;
 mod kv_store;

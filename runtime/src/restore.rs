@@ -6,6 +6,7 @@ use crate::{
     embedder::Embedder,
     engine::{Compute, Engine, Gate, Keep, Limits, Loaded, Panicked, Verdict},
     failure::Failure,
+    guests,
     guide::Guides,
     kv_store::{Folder, Identity, KvStore},
     process::program,
@@ -88,6 +89,7 @@ pub fn restore(order: Order, options: &Options) -> Result<Restored, Failure> {
         ComputeDevice::Cpu => kernels::instruction_set().to_owned(),
         device => device.to_string(),
     };
+    let guests = guests::sealed::load(&snapshot)?;
     let service = Service {
         model: order.model.unwrap_or_else(|| snapshot.model().to_owned()),
         created,
@@ -97,6 +99,7 @@ pub fn restore(order: Order, options: &Options) -> Result<Restored, Failure> {
         longest_token: OnceLock::new(),
         work,
         identity: [&snapshot.digest(), &computes, kv_format, &program()].join("/"),
+        guests,
         gate: gate.clone(),
     };
     let timings = RestoreTimings { open_us, tokenizer_us, weights_us, total_us: micros(order.ordered) };

@@ -4,10 +4,12 @@
 use crate::{
     embedder::Embedder,
     engine::{Engine, Gate, Job, Params, Refused, Scope, mix},
+    guests::Shared,
     guide::{Compiled, Guides},
     text::{Choice, decoder::Decoder},
     tools::{Format, Parser, Reading},
 };
+use guests::Chain;
 use models::{ChatTemplate, Generation, Tokenizer};
 use protocol::{
     ApiError, Constraint, ErrorKind, Generate, Prompt,
@@ -44,6 +46,8 @@ pub struct Service {
     pub work: Work,
     /// What its tokens depend on beside the request.
     pub identity: String,
+    /// What requests and answers go through.
+    pub guests: Chain,
     /// Opens when the snapshot is verified.
     pub gate: Gate,
 }
@@ -166,7 +170,7 @@ impl Service {
 
     /// Starts `n` choices for each prompt, in order, but those that are over by the trail; the others go on behind it. Keys and
     /// values are shared within `scope` alone. `completes`: their text
-    /// goes on where the prompt's ends; else it is a text of its own.
+    /// goes on where the prompt's ends; else it is a text of its own. `guests`: of each choice, where the model has any.
     ///
     /// # Errors
     /// 400 where a prompt does not fit, 429 where too much waits. What was started before it is cancelled.
@@ -176,7 +180,7 @@ impl Service {
         tools: Option<&Reading>,
         scope: Scope,
         completes: bool,
-        prompts: Vec<Vec<u32>>,
+        (prompts, guests): (Vec<Vec<u32>>, &[Shared]),
         begun: &Begun,
     ) -> Result<Vec<Choice>, ApiError> {
         let generator = self.generator()?;
@@ -190,7 +194,7 @@ impl Service {
         let form = generate.constraint.as_ref().map(compile).transpose()?;
         let seed = generate.seed.unwrap_or_else(|| RandomState::new().hash_one(0));
         begun.trail.choices.iter().try_for_each(|past| self.check_ids("trail", &past.tokens))?;
-        let start = Start { service: self, generator, generate, tools, scope, completes, form, seed, begun };
+        let start = Start { service: self, generator, generate, tools, guests, scope, completes, form, seed, begun };
         // Nothing can be wrong with the request any more.
         let mut choices = Vec::new();
         let each = prompts.iter().zip(budgets).flat_map(|each| (0..generate.n).map(move |nth| (each, nth)));
@@ -221,6 +225,8 @@ struct Start<'a> {
     generator: &'a Generator,
     generate: &'a Generate,
     tools: Option<&'a Reading>,
+    /// By choice; empty where the model has none.
+    guests: &'a [Shared],
     scope: Scope,
     completes: bool,
     form: Option<Compiled>,
@@ -269,7 +275,7 @@ impl Start<'_> {
         // A prompt that is given back is the beginning of the text.
         let goes_on = self.completes && !generate.echo;
         let stream = if goes_on { words.stream_on(skip_special) } else { words.stream(skip_special) };
-        let decoder = Decoder::new(stream, generate.stop.clone());
+        let decoder = Decoder::new(stream, self.guests.get(index as usize).cloned(), generate.stop.clone());
         let key = mix(self.begun.key.map_or(self.seed, |key| key.id as u64) ^ mix(u64::from(index)));
         let parser = tools.cloned().map(|reading| Parser::new(reading, key));
         let choice = Choice::new(index, output, self.service.gate.clone(), decoder, parser);

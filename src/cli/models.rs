@@ -35,7 +35,7 @@ pub struct Pull {
 /// Make a model's files one snapshot, from which it can be restored at once
 #[derive(Debug, Args)]
 #[command(
-    after_help = "EXAMPLES:\n  pilotlight seal smollm2\n  pilotlight seal ./my-model -o my-model.snapshot --weights q8\n  pilotlight seal model.gguf -o reference.snapshot --weights f32\n  pilotlight seal model.gguf --target cpu:portable     (for machines of any kind)\n  pilotlight seal smollm2 --prefix system.json         (a system prompt that is there when the model wakes)"
+    after_help = "EXAMPLES:\n  pilotlight seal smollm2\n  pilotlight seal ./my-model -o my-model.snapshot --weights q8\n  pilotlight seal model.gguf -o reference.snapshot --weights f32\n  pilotlight seal model.gguf --target cpu:portable     (for machines of any kind)\n  pilotlight seal smollm2 --prefix system.json         (a system prompt that is there when the model wakes)\n  pilotlight seal smollm2 --guest redact.wasm          (answers go through a guest)"
 )]
 pub struct Seal {
     /// A model of the store, a Hugging Face folder or a .gguf file
@@ -56,6 +56,10 @@ pub struct Seal {
     /// snapshot's own key lies beside it, wrapped by this one (FILE.key): who removes that has deleted the snapshot
     #[arg(long, value_name = "FILE|command:PROGRAM")]
     pub encrypt_key: Option<PathBuf>,
+    /// A guest that requests and answers go through: a WebAssembly component, to which nothing is granted, or a .toml file that says which
+    /// component, what it may do and how long. Several see requests in this order
+    #[arg(long = "guest", value_name = "FILE.wasm|FILE.toml")]
+    pub guests: Vec<PathBuf>,
 }
 
 impl Seal {

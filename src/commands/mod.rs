@@ -3,6 +3,7 @@
 mod bench;
 mod demo;
 mod doctor;
+mod guests;
 mod inspect;
 mod operate;
 mod pull;

@@ -2,6 +2,7 @@
 
 use crate::{
     cli::{Seal, Weights},
+    commands::guests,
     environment::Environment,
     exit::{Error, Result},
     output,
@@ -30,6 +31,8 @@ pub struct Job {
     /// What many prompts begin with.
     prefix: Option<PathBuf>,
     encrypt: Option<OperatorKey>,
+    /// What requests and answers go through.
+    guests: Vec<PathBuf>,
 }
 
 impl Job {
@@ -43,6 +46,7 @@ impl Job {
             target: Target::here(),
             prefix: None,
             encrypt: None,
+            guests: Vec::new(),
         }
     }
 
@@ -58,6 +62,7 @@ impl Job {
             weights: self.weights.into(),
             target: self.target,
             encrypt: self.encrypt.clone(),
+            guests: guests::section(&self.guests)?,
         };
         let step = format!("sealing {}", self.model);
         let mut progress = Progress::new();
@@ -90,6 +95,7 @@ fn resolve(args: &Seal, environment: &Environment) -> Result<Job> {
             target: args.target(),
             prefix,
             encrypt,
+            guests: args.guests.clone(),
         });
     }
     let store = Store::open(&environment.store()?)?;
@@ -99,6 +105,7 @@ fn resolve(args: &Seal, environment: &Environment) -> Result<Job> {
     job.target = args.target();
     job.prefix = args.prefix.clone();
     job.encrypt = operator_key(args.encrypt_key.as_deref())?;
+    job.guests = args.guests.clone();
     Ok(job)
 }
 

@@ -1,11 +1,8 @@
-//! Guests written in WebAssembly text, so that they need no toolchain, and the example guest of the SDK.
+//! Guests written in WebAssembly text, for this crate's tests and those of the command, so that they need no toolchain, and the example guest of the SDK.
 #![allow(dead_code)]
 
 use guests::{Chain, Host, Plugin, Refused, Scope, Session, Spec};
-use std::{
-    path::Path,
-    sync::{Arc, LazyLock},
-};
+use std::sync::{Arc, LazyLock};
 
 pub static HOST: LazyLock<Host> = LazyLock::new(|| Host::new().unwrap());
 
@@ -111,5 +108,5 @@ pub fn stream<'a>(session: &mut Session, pieces: impl IntoIterator<Item = &'a st
 }
 
 pub fn redact() -> Vec<u8> {
-    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest-sdk/examples/redact/redact.wasm")).unwrap()
+    include_bytes!("../../../guest-sdk/examples/redact/redact.wasm").to_vec()
 }

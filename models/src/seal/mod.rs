@@ -81,6 +81,8 @@ pub struct SealOptions {
     pub target: Target,
     /// Encrypts the snapshot: its own key lies beside it, wrapped by this one.
     pub encrypt: Option<OperatorKey>,
+    /// The guests section, as it is to be: what it holds is others' matter.
+    pub guests: Option<Vec<u8>>,
 }
 
 /// Writes `out`. `progress`: bytes done, bytes in all. What quantising loses is logged, tensor by tensor and in all.
@@ -135,9 +137,10 @@ fn seal_sections(
     source: &Source,
     out: &Path,
     options: &SealOptions,
-    sections: Vec<(SectionKind, Vec<u8>)>,
+    mut sections: Vec<(SectionKind, Vec<u8>)>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Sealed, Error> {
+    sections.extend(options.guests.clone().map(|guests| (SectionKind::Guests, guests)));
     let mut tensors: Vec<&Stored> = source.tensors().iter().collect();
     // Vectors are read while the graph is put together, which then waits for no matrix.
     tensors.sort_by_key(|tensor| tensor.shape.len() > 1);

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     engine::Scope,
+    guests::{self, Outcome, Session, Shared},
     service::{Begun, Service},
     text::{Choice, Meter, Piece, Totals},
     tools::Reading,
@@ -17,7 +18,9 @@ use axum::{body::Body, extract::State, response::Response};
 use futures_util::stream::{BoxStream, StreamExt, select_all, unfold};
 use http::{HeaderMap, Request};
 use protocol::{
-    ApiError, Constraint, ErrorKind, Generate, parse_chat, parse_completion,
+    ApiError, Constraint, ErrorKind, Generate,
+    answer::FinishReason,
+    parse_chat, parse_completion,
     resume::{ANSWER_HEADER, AnswerKey},
     steps::TRACED_HEADER,
     timings::{SCOPE_HEADER, SEED_HEADER, WAKE_HEADER, Wake},
@@ -42,9 +45,15 @@ pub async fn chat(State(app): State<App>, request: Request<Body>) -> Result<Resp
     let service = app.model(&request.generate.model).await?;
     let tools = request.tools.take();
     let (asked, mut generate) = (service.clone(), request.generate);
-    let (messages, add) = (request.messages, request.add_generation_prompt);
+    let (mut messages, add) = (request.messages, request.add_generation_prompt);
+    guests::check(&service.guests, &generate)?;
+    let (scope_of_guests, metadata) = seen(&service, scope, &body);
     let now = begun.key.map_or_else(SystemTime::now, |key| UNIX_EPOCH + Duration::from_secs(key.created));
     let render = move || {
+        let mut session = asked.guests.begin(scope_of_guests);
+        if let Outcome::Answer(text) = guests::chat(&mut session, &mut messages, &mut generate, metadata)? {
+            return Ok(Rendered::Answer(text, session, generate));
+        }
         let reading = match &tools {
             Some(tools) => calls(&asked, tools, &mut generate)?,
             None => None,
@@ -52,11 +61,31 @@ pub async fn chat(State(app): State<App>, request: Request<Body>) -> Result<Resp
         // A template writes its own special tokens.
         let text = asked.render(&messages, tools.as_ref(), add, now)?;
         let prompt = asked.encode_for_model("messages", &text, false)?;
-        Ok((reading, prompt, generate))
+        Ok(Rendered::Prompt(reading, prompt, session, generate))
     };
-    let (reading, prompt, generate) = tokenizing(&app, &body, render).await?;
-    let origin = Origin { wake, arrived, scope, chat: true, tools: reading, traced, begun };
-    answer(&app, service, generate, vec![prompt], origin).await
+    let origin = |tools| Origin { wake, arrived, scope, chat: true, tools, traced, begun };
+    match tokenizing(&app, &body, render).await? {
+        Rendered::Prompt(reading, prompt, session, generate) => {
+            answer(&app, service, generate, vec![(prompt, session)], origin(reading)).await
+        }
+        Rendered::Answer(text, session, generate) => {
+            answer_with(&app, service, generate, text, session, origin(None)).await
+        }
+    }
+}
+
+/// What a chat becomes.
+enum Rendered {
+    /// To be generated behind.
+    Prompt(Option<Reading>, Vec<u32>, Session, Generate),
+    /// A guest has answered it.
+    Answer(String, Session, Generate),
+}
+
+/// Whose a request is and what else it says, as guests see it.
+fn seen(service: &Service, scope: Scope, body: &body::Read) -> (guests::Scope, Vec<(String, String)>) {
+    let metadata = if service.guests.hooks().request { guests::metadata(&body.bytes) } else { Vec::new() };
+    (guests::Scope(scope.0), metadata)
 }
 
 /// What calls to look for in the answer. One that must call has their grammar for its form; one that has another form cannot call.
@@ -81,14 +110,37 @@ pub async fn completion(State(app): State<App>, request: Request<Body>) -> Resul
     let mut request = parse_completion(&body.bytes)?;
     request.generate.seed = request.generate.seed.or(seed);
     let service = app.model(&request.generate.model).await?;
-    let (words, prompts) = (service.clone(), request.prompts);
-    let tokenize = move || match prompts.len() {
-        1 => prompts.into_iter().map(|prompt| words.prompt("prompt", prompt)).collect(),
-        _ => (0..).zip(prompts).map(|(i, prompt): (usize, _)| words.prompt(&format!("prompt[{i}]"), prompt)).collect(),
+    let (words, mut prompts, mut generate) = (service.clone(), request.prompts, request.generate);
+    guests::check(&service.guests, &generate)?;
+    let (scope_of_guests, metadata) = seen(&service, scope, &body);
+    if service.guests.hooks().request && prompts.len() > 1 {
+        return Err(ApiError::field("prompt", "must be one: a guest of this model sees requests one by one").into());
+    }
+    let tokenize = move || {
+        let mut sessions: Vec<Session> = prompts.iter().map(|_| words.guests.begin(scope_of_guests)).collect();
+        if let ([prompt], [session]) = (&mut prompts[..], &mut sessions[..])
+            && let Outcome::Answer(text) = guests::completion(session, &words, prompt, &mut generate, metadata)?
+        {
+            return Ok((Err(text), sessions, generate));
+        }
+        let prompts: Result<Vec<Vec<u32>>, ApiError> = match prompts.len() {
+            1 => prompts.into_iter().map(|prompt| words.prompt("prompt", prompt)).collect(),
+            _ => {
+                let numbered = (0..).zip(prompts);
+                numbered.map(|(i, prompt): (usize, _)| words.prompt(&format!("prompt[{i}]"), prompt)).collect()
+            }
+        };
+        Ok((Ok(prompts?), sessions, generate))
     };
-    let prompts = tokenizing(&app, &body, tokenize).await?;
+    let (prompts, mut sessions, generate) = tokenizing(&app, &body, tokenize).await?;
     let origin = Origin { wake, arrived, scope, chat: false, tools: None, traced, begun };
-    answer(&app, service, request.generate, prompts, origin).await
+    match (prompts, sessions.pop()) {
+        (Err(text), Some(session)) => answer_with(&app, service, generate, text, session, origin).await,
+        (prompts, last) => {
+            let prompts = prompts.unwrap_or_default().into_iter().zip(sessions.into_iter().chain(last));
+            answer(&app, service, generate, prompts.collect(), origin).await
+        }
+    }
 }
 
 /// Where a request came in and what it has been through.
@@ -108,9 +160,11 @@ async fn answer(
     app: &App,
     service: Arc<Service>,
     generate: Generate,
-    prompts: Vec<Vec<u32>>,
+    prompts: Vec<(Vec<u32>, Session)>,
     origin: Origin,
 ) -> Result<Response, Refusal> {
+    let (prompts, sessions): (Vec<Vec<u32>>, Vec<Session>) = prompts.into_iter().unzip();
+    let guests = of_choices(&service, sessions, generate.n, origin.scope);
     let begun = origin.begun;
     if !(begun.trail.identity.is_empty() || begun.trail.identity == service.identity) {
         let message =
@@ -119,8 +173,11 @@ async fn answer(
     }
     let prompt_tokens = prompts.iter().map(Vec::len).sum::<usize>() as u32;
     let choices_in_all = prompts.len() * generate.n as usize;
-    let (starting, asked, going_on) = (service.clone(), generate.clone(), begun.clone());
-    let start = move || starting.start(&asked, origin.tools.as_ref(), origin.scope, !origin.chat, prompts, &going_on);
+    let (starting, asked, going_on, theirs) = (service.clone(), generate.clone(), begun.clone(), guests.clone());
+    let start = move || {
+        let (tools, completes) = (origin.tools.as_ref(), !origin.chat);
+        starting.start(&asked, tools, origin.scope, completes, (prompts, &theirs), &going_on)
+    };
     let choices = if generate.constraint.is_some() {
         // A form has to be understood first, which can take a while, and goes on where the client leaves.
         let turn = app.forms.clone().acquire_owned().await.expect("never closed");
@@ -144,9 +201,51 @@ async fn answer(
     let shape = Shape::new(&service, &generate, origin.chat, choices_in_all, begun.key);
     let pieces = pieces(choices);
     match generate.stream {
-        true => Ok(stream::respond(pieces, shape, totals, &begun, &service.identity).await?),
-        false => Ok(whole::respond(pieces, shape, totals, app.behind_activator).await?),
+        true => Ok(stream::respond(pieces, shape, totals, &begun, identity(&service)).await?),
+        false => Ok(whole::respond(pieces, shape, totals, &guests, app.behind_activator).await?),
     }
+}
+
+/// An answer that a guest gave in place of the model: its text goes the way of any other, and no token is counted.
+async fn answer_with(
+    app: &App,
+    service: Arc<Service>,
+    generate: Generate,
+    text: String,
+    session: Session,
+    origin: Origin,
+) -> Result<Response, Refusal> {
+    let guests = of_choices(&service, vec![session], 1, origin.scope);
+    let edited = match guests.first() {
+        Some(guests) => guests.with(|session| session.text(&text, true))?.text,
+        None => text,
+    };
+    let shape = Shape::new(&service, &generate, origin.chat, 1, origin.begun.key);
+    let totals = Totals::new(origin.wake, origin.arrived, 0).behind(&origin.begun.trail);
+    let last = Some((FinishReason::Stop, Meter::default()));
+    let piece = Piece { index: 0, text: edited, calls: Vec::new(), tokens: Vec::new(), last, used: Vec::new() };
+    // One that was seen before is over.
+    let over = origin.begun.trail.past(0).is_some_and(|past| past.ended);
+    let pieces = futures_util::stream::iter((!over).then_some(Ok(piece))).boxed();
+    match generate.stream {
+        true => Ok(stream::respond(pieces, shape, totals, &origin.begun, identity(&service)).await?),
+        false => Ok(whole::respond(pieces, shape, totals, &guests, app.behind_activator).await?),
+    }
+}
+
+/// Guests for each choice: the first of a prompt has those that saw the request, others have theirs anew.
+fn of_choices(service: &Service, sessions: Vec<Session>, n: u32, scope: Scope) -> Vec<Shared> {
+    if service.guests.is_empty() {
+        return Vec::new();
+    }
+    let anew = || service.guests.begin(guests::Scope(scope.0));
+    let of_prompt = |session| std::iter::once(session).chain(std::iter::repeat_with(anew)).take(n as usize);
+    sessions.into_iter().flat_map(of_prompt).map(Shared::new).collect()
+}
+
+/// What an answer depends on; nothing that could be had again, where guests cannot see it again from the beginning.
+fn identity(service: &Service) -> &str {
+    if service.guests.is_replayable() { &service.identity } else { "" }
 }
 
 fn pieces(choices: Vec<Choice>) -> Pieces {

@@ -5,17 +5,21 @@ use super::{
     refusal::{json, used_by},
     shape::{Gathered, Shape},
 };
-use crate::text::Totals;
+use crate::{
+    guests::{self, Shared},
+    text::Totals,
+};
 use axum::response::Response;
 use futures_util::stream::StreamExt;
 use http::{HeaderName, HeaderValue};
-use protocol::{ApiError, steps::STEPS_HEADER, timings::Timings, usage::Used};
+use protocol::{ApiError, answer::FinishReason, steps::STEPS_HEADER, timings::Timings, usage::Used};
 
 /// Waits for all choices; the first that fails fails the whole. An activator is told what was used.
 pub async fn respond(
     mut pieces: Pieces,
     shape: Shape,
     mut totals: Totals,
+    guests: &[Shared],
     behind_activator: bool,
 ) -> Result<Response, ApiError> {
     let mut gathered: Vec<Gathered> = std::iter::repeat_with(Gathered::default).take(shape.choices).collect();
@@ -27,6 +31,12 @@ pub async fn respond(
         if let Some((reason, meter)) = piece.last {
             choice.finish = Some(reason);
             totals.add(&meter);
+        }
+    }
+    for (choice, guests) in gathered.iter_mut().zip(guests) {
+        let finish = choice.finish.unwrap_or(FinishReason::Stop);
+        if let Some(text) = guests::response(guests, &choice.text, finish, seen(&totals))? {
+            choice.text = text;
         }
     }
     let mut response = json(shape.whole(gathered, &totals));
@@ -41,6 +51,18 @@ pub async fn respond(
     }
     response.headers_mut().insert(HeaderName::from_static("server-timing"), server_timing(&totals.timings()));
     Ok(response)
+}
+
+/// What was used, as guests see it.
+fn seen(totals: &Totals) -> guests::Usage {
+    let (usage, timings) = (totals.usage(), totals.timings());
+    let micros = |milliseconds: f64| (milliseconds * 1e3) as u64;
+    guests::Usage {
+        prompt_tokens: usage.prompt_tokens,
+        completion_tokens: usage.completion_tokens,
+        prefill_us: micros(timings.prompt_ms),
+        decode_us: micros(timings.predicted_ms),
+    }
 }
 
 fn server_timing(t: &Timings) -> HeaderValue {

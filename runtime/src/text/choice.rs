@@ -76,15 +76,14 @@ impl Choice {
     /// Goes on behind these tokens, of which all that they show was shown before; so was `prompt`, where it is given back.
     ///
     /// # Errors
-    /// They are no tokens of this tokenizer.
+    /// They are no tokens of this tokenizer; or a guest refuses their text.
     pub fn behind(mut self, prompt: Option<&[u32]>, tokens: &[u32]) -> Result<Self, ApiError> {
-        let wrong = |e: models::Error| ApiError::new(ErrorKind::Internal, e.to_string());
         for &id in prompt.unwrap_or_default() {
-            self.decoder.echo(id).map_err(wrong)?;
+            self.decoder.echo(id)?;
         }
         for &id in tokens {
             self.meter.tokens += 1;
-            let shown = self.decoder.push(id).map_err(wrong)?;
+            let shown = self.decoder.push(id)?;
             self.tools.iter_mut().for_each(|tools| drop(tools.push(&shown.text)));
         }
         Ok(self)
@@ -133,7 +132,7 @@ impl Choice {
             }
             Some(Event::Token(token)) => self.token(token),
             Some(Event::Finished(reason)) => {
-                let rest = self.decoder.finish();
+                let rest = self.decoder.finish()?;
                 let reason = if rest.stopped { FinishReason::Stop } else { reason };
                 Ok(Some(self.piece(rest.text, Vec::new(), Some(reason))))
             }
@@ -154,7 +153,7 @@ impl Choice {
         let (mut text, mut tokens) = (String::new(), Vec::new());
         for id in prompt {
             let offset = self.decoder.offset();
-            text += &self.decoder.echo(id).map_err(|e| ApiError::new(ErrorKind::Internal, e.to_string()))?;
+            text += &self.decoder.echo(id)?;
             let logprobs = scores.as_mut().map(|scores| scores.next().flatten());
             tokens.extend(logprobs.map(|logprobs| PieceToken { id, logprobs, offset }));
         }
@@ -165,7 +164,7 @@ impl Choice {
         self.meter.count(token.at, Instant::now());
         self.used.push(token.id);
         let offset = self.decoder.offset();
-        let matched = self.decoder.push(token.id).map_err(|e| ApiError::new(ErrorKind::Internal, e.to_string()))?;
+        let matched = self.decoder.push(token.id)?;
         let tokens: Vec<_> = token
             .logprobs
             .map(|logprobs| PieceToken { id: token.id, logprobs: Some(logprobs), offset })

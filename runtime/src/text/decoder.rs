@@ -1,20 +1,23 @@
 //! One choice's text: tokens in, text that may be shown out.
 
 use super::stop::{Matched, StopMatcher};
+use crate::guests::Shared;
 use models::TokenStream;
+use protocol::{ApiError, ErrorKind};
 
-/// Incremental detokenising and stop strings. **Invariant:** what comes out is whole characters and never contains a
-/// stop string.
+/// Incremental detokenising, guests' edits and stop strings, in this order. **Invariant:** what comes out is whole characters, was seen by every
+/// guest, and never contains a stop string.
 pub struct Decoder {
     stream: TokenStream,
+    guests: Option<Shared>,
     stops: StopMatcher,
     /// Characters decoded so far, held back ones included.
     chars: usize,
 }
 
 impl Decoder {
-    pub fn new(stream: TokenStream, stops: Vec<String>) -> Self {
-        Self { stream, stops: StopMatcher::new(stops), chars: 0 }
+    pub fn new(stream: TokenStream, guests: Option<Shared>, stops: Vec<String>) -> Self {
+        Self { stream, guests, stops: StopMatcher::new(stops), chars: 0 }
     }
 
     /// Where the next token's text starts, in characters.
@@ -23,28 +26,49 @@ impl Decoder {
     }
 
     /// Takes a token.
-    pub fn push(&mut self, id: u32) -> Result<Matched, models::Error> {
-        let text = self.stream.push(id)?;
+    ///
+    /// # Errors
+    /// It is none; or a guest refuses its text.
+    pub fn push(&mut self, id: u32) -> Result<Matched, ApiError> {
+        let text = self.stream.push(id).map_err(no_token)?;
         self.chars += text.chars().count();
-        Ok(self.stops.push(&text))
+        self.edit(&text, false)
+    }
+
+    fn edit(&mut self, text: &str, end: bool) -> Result<Matched, ApiError> {
+        let Some(guests) = &self.guests else { return Ok(self.stops.push(text)) };
+        let edited = guests.with(|session| session.text(text, end))?;
+        let mut matched = self.stops.push(&edited.text);
+        if edited.stop && !matched.stopped {
+            matched.text += &self.stops.finish();
+            matched.stopped = true;
+        }
+        Ok(matched)
     }
 
     /// Takes a token of the prompt, whose text is shown whatever it is: no stop string ends there or begins.
-    pub fn echo(&mut self, id: u32) -> Result<String, models::Error> {
-        let text = self.stream.push(id)?;
+    pub fn echo(&mut self, id: u32) -> Result<String, ApiError> {
+        let text = self.stream.push(id).map_err(no_token)?;
         self.chars += text.chars().count();
         Ok(text)
     }
 
     /// The tokens have ended: what was held back.
-    pub fn finish(&mut self) -> Matched {
+    ///
+    /// # Errors
+    /// A guest refuses it.
+    pub fn finish(&mut self) -> Result<Matched, ApiError> {
         let rest = self.stream.finish();
-        let mut matched = self.stops.push(&rest);
+        let mut matched = self.edit(&rest, true)?;
         if !matched.stopped {
             matched.text += &self.stops.finish();
         }
-        matched
+        Ok(matched)
     }
+}
+
+fn no_token(error: models::Error) -> ApiError {
+    ApiError::new(ErrorKind::Internal, error.to_string())
 }
 
 #[cfg(test)]
@@ -65,25 +89,28 @@ mod tests {
         let text = "né 🙂🙃 €漢";
         let ids = tokenizer.encode(text, false).unwrap();
         assert!(ids.len() > text.chars().count(), "some character takes several tokens");
-        let mut decoder = Decoder::new(tokenizer.stream(true), vec![]);
+        let mut decoder = Decoder::new(tokenizer.stream(true), None, vec![]);
         let pieces: Vec<String> = ids.iter().map(|&id| decoder.push(id).unwrap().text).collect();
         assert!(pieces.iter().any(String::is_empty) && !pieces.iter().any(|p| p.contains('\u{fffd}')));
-        assert_eq!((pieces.concat() + &decoder.finish().text, decoder.offset()), (text.into(), text.chars().count()));
+        assert_eq!(
+            (pieces.concat() + &decoder.finish().unwrap().text, decoder.offset()),
+            (text.into(), text.chars().count())
+        );
     }
 
     #[test]
     fn an_unfinished_character_is_shown_broken_at_the_end_only() {
         let tokenizer = tokenizer();
         let ids = tokenizer.encode("🙂", false).unwrap();
-        let mut decoder = Decoder::new(tokenizer.stream(true), vec![]);
+        let mut decoder = Decoder::new(tokenizer.stream(true), None, vec![]);
         assert_eq!(decoder.push(ids[0]).unwrap().text, "");
-        assert_eq!(decoder.finish().text, "\u{fffd}");
+        assert_eq!(decoder.finish().unwrap().text, "\u{fffd}");
     }
 
     #[test]
     fn a_stop_string_inside_split_characters_is_found() {
         let tokenizer = tokenizer();
-        let mut decoder = Decoder::new(tokenizer.stream(true), vec!["🙃".into()]);
+        let mut decoder = Decoder::new(tokenizer.stream(true), None, vec!["🙃".into()]);
         let mut shown = String::new();
         for id in tokenizer.encode("a🙂🙃b", false).unwrap() {
             let Matched { text, stopped } = decoder.push(id).unwrap();

@@ -49,6 +49,7 @@ pub fn snapshot() -> &'static Path {
             weights: models::Weights::F32,
             target: models::Target::here(),
             encrypt: None,
+            guests: None,
         };
         models::seal(&source, &file, &options, &mut |_, _| {}).unwrap();
         (folder, file)
@@ -74,6 +75,7 @@ pub fn snapshot_with_tools() -> &'static Path {
             weights: models::Weights::Native,
             target: models::Target::here(),
             encrypt: None,
+            guests: None,
         };
         models::seal(&models::Source::open(folder.path()).unwrap(), &file, &options, &mut |_, _| {}).unwrap();
         (folder, file)
@@ -112,6 +114,7 @@ pub fn snapshot_with_oddities() -> &'static Path {
             weights: models::Weights::F32,
             target: models::Target::here(),
             encrypt: None,
+            guests: None,
         };
         models::seal(&models::Source::open(folder.path()).unwrap(), &file, &options, &mut |_, _| {}).unwrap();
         (folder, file)

@@ -1,0 +1,114 @@
+//! Guests on their way into a snapshot: components and manifests → the section that carries them.
+//!
+//! A manifest is a TOML file with the fields of [`Spec`] and `component`, the component's path beside it:
+//!
+//! ```toml
+//! component = "redact.wasm"
+//! grants = ["host"]
+//! on_failure = "closed"
+//! replayable = true
+//! config = { level = "strict" }
+//! budgets = { text_ms = 2 }
+//! ```
+
+use crate::exit::{Error, Result};
+use guests::{Bundle, Host, Spec};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+
+/// A manifest at most, in bytes.
+const MANIFEST_BYTES_MAX: u64 = 64 << 10;
+/// A component at most, in bytes: what the host takes.
+const COMPONENT_BYTES_MAX: u64 = 64 << 20;
+
+#[derive(Deserialize)]
+struct Manifest {
+    component: PathBuf,
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(flatten)]
+    rest: toml::Table,
+}
+
+/// The section of these guests, compiled for this machine; `None` where there are none.
+///
+/// # Errors
+/// A file is not there or too large; a manifest says what it cannot; a guest cannot be loaded with what it is granted.
+pub fn section(files: &[PathBuf]) -> Result<Option<Vec<u8>>> {
+    if files.is_empty() {
+        return Ok(None);
+    }
+    let found = files.iter().map(|file| read(file)).collect::<Result<Vec<_>>>()?;
+    let wrong = |error: guests::BundleError| Error::Usage(format!("--guest: {error}"));
+    let host = Host::new().map_err(|error| Error::Usage(format!("--guest: {error}")))?;
+    Ok(Some(Bundle::compile(&host, found).map_err(wrong)?.to_bytes()))
+}
+
+fn read(file: &Path) -> Result<(Spec, Vec<u8>)> {
+    if file.extension().is_some_and(|ending| ending == "toml") {
+        return read_manifest(file);
+    }
+    Ok((Spec::new(stem(file)), bytes(file, COMPONENT_BYTES_MAX)?))
+}
+
+fn read_manifest(file: &Path) -> Result<(Spec, Vec<u8>)> {
+    let wrong = |what: String| Error::Usage(format!("{}: {what}", file.display()));
+    let text = String::from_utf8(bytes(file, MANIFEST_BYTES_MAX)?).map_err(|error| wrong(error.to_string()))?;
+    let Manifest { component, name, mut rest } = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+    let name = name.unwrap_or_else(|| stem(file));
+    rest.insert("name".into(), toml::Value::String(name));
+    let spec = Spec::deserialize(rest).map_err(|error| wrong(error.to_string()))?;
+    let component = file.parent().unwrap_or(Path::new("")).join(component);
+    Ok((spec, bytes(&component, COMPONENT_BYTES_MAX)?))
+}
+
+fn stem(file: &Path) -> String {
+    file.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn bytes(file: &Path, most: u64) -> Result<Vec<u8>> {
+    let found = match std::fs::metadata(file) {
+        Ok(found) => found,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(Error::NoFile(file.into())),
+        Err(error) => return Err(Error::file(format!("reading {}", file.display()), error)),
+    };
+    if found.len() > most {
+        return Err(Error::Usage(format!("{} has {} bytes; the limit is {most}", file.display(), found.len())));
+    }
+    std::fs::read(file).map_err(|error| Error::file(format!("reading {}", file.display()), error))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn manifest(text: &str) -> Result<(Spec, Vec<u8>)> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("g.wasm"), b"component").unwrap();
+        std::fs::write(folder.path().join("mine.toml"), text).unwrap();
+        read(&folder.path().join("mine.toml"))
+    }
+
+    #[test]
+    fn a_manifest_says_which_component_and_what_it_may_do() {
+        let (spec, component) = manifest(
+            "component = \"g.wasm\"\ngrants = [\"state\"]\non_failure = \"open\"\nreplayable = true\nbudgets = { text_ms = 7 }\nconfig = { a = \"b\" }",
+        )
+        .unwrap();
+        assert_eq!((spec.name.as_str(), component.as_slice()), ("mine", &b"component"[..]));
+        assert!(spec.replayable && spec.grants.contains(&guests::Grant::State));
+        assert_eq!((spec.budgets.text_ms, spec.budgets.request_ms, spec.config["a"].as_str()), (7, 50, "b"));
+        assert_eq!(manifest("component = \"g.wasm\"\nname = \"other\"").unwrap().0.name, "other");
+    }
+
+    #[test]
+    fn what_a_manifest_cannot_say_is_told_by_field() {
+        let told = |text: &str| manifest(text).unwrap_err().to_string();
+        assert!(told("name = \"x\"").contains("component"));
+        assert!(told("component = \"g.wasm\"\ngrant = []").contains("grant"));
+        assert!(told("component = \"g.wasm\"\ngrants = [\"network\"]").contains("network"));
+        assert!(told("component = \"g.wasm\"\nbudgets = { text = 1 }").contains("text"));
+        assert!(told("component = \"nowhere.wasm\"").contains("nowhere.wasm"));
+    }
+}

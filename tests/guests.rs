@@ -1,0 +1,204 @@
+//! Guests through the whole of it: sealed with a model, and seen by clients in what they get.
+//!
+//! The model's weights are random. What it is to say is given as a form, so that it says it in tokens of many kinds, cut anywhere.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+#[path = "../guests/tests/support/mod.rs"]
+mod wasm;
+
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use support::models::golden_folder;
+use support::process::{pilotlight, run};
+use support::server::JSON;
+use support::{Serve, client};
+use tempfile::TempDir;
+use wasm::{PASS, text_guest};
+
+/// (what the model says, what a client may see)
+const SECRETS: [(&str, &str); 4] = [
+    ("Write to ada.lovelace@example.co.uk today.", "Write to [email] today."),
+    ("Card 4111 1111 1111 1111, code 123.", "Card [number], code 123."),
+    ("bob@x.com-4111111111111111", "[email]-[number]"),
+    ("Not one: a@b, 123456789012, user@host.x", "Not one: a@b, 123456789012, user@host.x"),
+];
+
+/// A component, and what its manifest says beside that.
+type Guest<'a> = (&'a [u8], &'a str);
+
+/// A folder with a model sealed with these guests, and its snapshot.
+fn seal(guests: &[Guest<'_>]) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("guarded.snapshot");
+    let mut command = pilotlight();
+    command.arg("seal").arg(golden_folder("llama3-tiny")).arg("-o").arg(&out);
+    for (i, (component, manifest)) in guests.iter().enumerate() {
+        let file = |ending: &str| folder.path().join(format!("g{i}.{ending}"));
+        std::fs::write(file("wasm"), component).unwrap();
+        std::fs::write(file("toml"), format!("component = \"g{i}.wasm\"\n{manifest}")).unwrap();
+        command.arg("--guest").arg(file("toml"));
+    }
+    let (code, _, errors) = run(&mut command);
+    assert_eq!(code, Some(0), "{errors}");
+    (folder, out)
+}
+
+struct Guarded {
+    server: Serve,
+    _folder: TempDir,
+}
+
+fn serve(guests: &[Guest<'_>]) -> Guarded {
+    let (folder, snapshot) = seal(guests);
+    let server = Serve::start(&["--model", &format!("g={}", snapshot.display()), "--idle", "60s"]);
+    Guarded { server, _folder: folder }
+}
+
+/// A request whose answer can only be this text, in tokens that depend on the seed.
+fn says(text: &str, seed: u64, stream: bool) -> Value {
+    let literal: String =
+        text.chars().flat_map(|c| if c.is_alphanumeric() || c == ' ' { vec![c] } else { vec!['\\', c] }).collect();
+    json!({"model": "g", "prompt": [5, 9, 12], "max_tokens": 200, "seed": seed, "temperature": 2, "stream": stream, "guided_regex": literal})
+}
+
+/// What a client sees of a completion: its text, why it ended, and a stream's error.
+fn ask(server: &Serve, body: &Value) -> (String, Value, Option<Value>) {
+    if body["stream"] != true {
+        let answer = server.post("/v1/completions", body).json();
+        let choice = &answer["choices"][0];
+        let error = answer.get("error").cloned();
+        return (choice["text"].as_str().unwrap_or_default().to_owned(), choice["finish_reason"].clone(), error);
+    }
+    let mut events = client::open(server.api, "POST", "/v1/completions", JSON, body.to_string().as_bytes()).unwrap();
+    let (mut text, mut finish, mut error) = (String::new(), Value::Null, None);
+    while let Some(data) = events.event().unwrap() {
+        let Ok(event) = serde_json::from_str::<Value>(&data) else { continue };
+        text += event["choices"][0]["text"].as_str().unwrap_or_default();
+        finish = match &event["choices"][0]["finish_reason"] {
+            Value::Null => finish,
+            reason => reason.clone(),
+        };
+        error = event.get("error").cloned().or(error);
+    }
+    (text, finish, error)
+}
+
+#[test]
+fn a_redaction_guest_leaks_nothing_whatever_tokens_a_secret_is_said_in() {
+    let guarded = serve(&[(&wasm::redact(), "")]);
+    for (said, seen) in SECRETS {
+        for seed in 0..12 {
+            for stream in [false, true] {
+                let (text, finish, error) = ask(&guarded.server, &says(said, seed, stream));
+                assert_eq!(
+                    (text.as_str(), &finish, error),
+                    (seen, &json!("stop"), None),
+                    "seed {seed}, stream {stream}"
+                );
+            }
+        }
+    }
+    let mut several = says(SECRETS[0].0, 1, false);
+    several["n"] = 3.into();
+    let answer = guarded.server.post("/v1/completions", &several).json();
+    let texts: Vec<_> = answer["choices"].as_array().unwrap().iter().map(|choice| choice["text"].clone()).collect();
+    assert_eq!(texts, vec![json!(SECRETS[0].1); 3], "each choice has a guest of its own");
+    for (field, value) in [("logprobs", json!(1)), ("echo", json!(true))] {
+        let mut body = says("x", 1, false);
+        body[field] = value;
+        let refused = guarded.server.post("/v1/completions", &body);
+        assert_eq!((refused.status, refused.json()["error"]["param"].as_str()), (400, Some(field)));
+    }
+}
+
+#[test]
+fn stop_strings_are_looked_for_in_what_guests_made_of_the_text() {
+    let guarded = serve(&[(&wasm::redact(), "")]);
+    let mut body = says("Write to ada.lovelace@example.co.uk today.", 3, false);
+    body["stop"] = json!(["[email]"]);
+    assert_eq!(ask(&guarded.server, &body).0, "Write to ");
+    body["stop"] = json!(["lovelace"]);
+    assert_eq!(ask(&guarded.server, &body).0, "Write to [email] today.");
+}
+
+#[test]
+fn what_becomes_of_a_request_whose_guest_fails_is_as_its_plug_in_says() {
+    // Passes two windows on, and traps at the third.
+    let traps = wasm::text_guest_with(
+        "(global $n (mut i32) (i32.const 0))",
+        &format!(
+            "(global.set $n (i32.add (global.get $n) (i32.const 1))) (if (i32.gt_u (global.get $n) (i32.const 2)) (then (unreachable))) {PASS}"
+        ),
+    );
+    let said = "one two three four five";
+    let closed = serve(&[(&traps, "")]);
+    let refused = closed.server.post("/v1/completions", &says(said, 1, false));
+    let error = refused.json()["error"].clone();
+    assert_eq!(
+        (refused.status, error["code"].as_str(), error["type"].as_str()),
+        (502, Some("guest_failed"), Some("guest_error"))
+    );
+    assert!(error["message"].as_str().unwrap().contains("'g0' trapped"), "{error}");
+    let (text, _, error) = ask(&closed.server, &says(said, 1, true));
+    assert!(said.starts_with(&text) && text.len() < said.len(), "{text}");
+    assert_eq!(error.unwrap()["code"], "guest_failed");
+    let open = serve(&[(&traps, "on_failure = \"open\"")]);
+    for stream in [false, true] {
+        assert_eq!(ask(&open.server, &says(said, 1, stream)).0, said);
+    }
+    let slow = serve(&[(&text_guest("(loop $l (br $l)) (unreachable)"), "budgets = { text_ms = 5 }")]);
+    let refused = slow.server.post("/v1/completions", &says(said, 1, false));
+    assert_eq!((refused.status, refused.json()["error"]["code"].as_str()), (504, Some("guest_timeout")));
+    assert_eq!(slow.server.slot("g")["state"], "ready", "the runtime lives");
+}
+
+#[test]
+fn a_guests_refusal_is_the_clients_status_and_its_stop_ends_the_generation() {
+    let rejects = serve(&[(&text_guest("(call $reject (i32.const 451))"), "")]);
+    let refused = rejects.server.post("/v1/completions", &says("anything", 1, false));
+    assert_eq!((refused.status, refused.json()["error"]["code"].as_str()), (451, Some("nope")));
+    let stops = serve(&[(&text_guest("(call $answer (local.get $len) (i32.const 1) (i32.const 1))"), "")]);
+    for stream in [false, true] {
+        let (text, finish, _) = ask(&stops.server, &says("a long text that is cut", 1, stream));
+        assert_eq!((text.as_str(), &finish), ("<!>", &json!("stop")), "stream {stream}");
+    }
+}
+
+#[test]
+fn guests_see_text_in_their_stated_order() {
+    // Says `<!>` for whatever comes; the second passes it on, and the other way round.
+    let shouts = text_guest("(call $answer (local.get $len) (i32.ne (local.get $len) (i32.const 0)) (i32.const 0))");
+    let ask = |guests: &[Guest<'_>]| ask(&serve(guests).server, &says("7", 1, false)).0;
+    assert_eq!(ask(&[(&shouts, ""), (&wasm::redact(), "")]), "<!>");
+    assert_eq!(ask(&[(&wasm::redact(), ""), (&shouts, "")]), "<!>");
+}
+
+#[test]
+fn what_cannot_be_a_guest_is_refused_when_it_is_sealed() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |name: &str, bytes: &[u8], manifest: Option<&str>| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, bytes).unwrap();
+        let given = manifest.map_or(file, |manifest| {
+            let file = folder.path().join("m.toml");
+            std::fs::write(&file, manifest).unwrap();
+            file
+        });
+        let mut command = pilotlight();
+        command.arg("seal").arg(golden_folder("llama3-tiny")).arg("-o").arg(folder.path().join("out.snapshot"));
+        let (code, _, errors) = run(command.arg("--guest").arg(given));
+        assert!(!Path::new(&folder.path().join("out.snapshot")).exists());
+        (code, errors)
+    };
+    let (code, said) = refused("no.wasm", b"no component", None);
+    assert_eq!(code, Some(64));
+    assert!(said.contains("the guest 'no'") && said.contains("WebAssembly component"), "{said}");
+    let wants = wat::parse_str(r#"(component (import "inference:guest/state@0.1.0" (instance)))"#).unwrap();
+    let (code, said) = refused("wants.wasm", &wants, None);
+    assert_eq!(code, Some(64));
+    assert!(said.contains("grant 'state' to allow it"), "{said}");
+    let (code, said) = refused("x.wasm", &wants, Some("component = \"x.wasm\"\ngrants = [\"files\"]"));
+    assert_eq!(code, Some(64));
+    assert!(said.contains("files"), "{said}");
+}
