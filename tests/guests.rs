@@ -174,6 +174,54 @@ fn guests_see_text_in_their_stated_order() {
     assert_eq!(ask(&[(&wasm::redact(), ""), (&shouts, "")]), "<!>");
 }
 
+/// A text in which every third word is a secret, of some hundred tokens; and what a client may see of it.
+fn long() -> (String, String) {
+    let (said, seen): (Vec<_>, Vec<_>) = SECRETS.iter().cycle().take(12).map(|(said, seen)| (*said, *seen)).unzip();
+    (said.join(" and "), seen.join(" and "))
+}
+
+/// A stream of that text whose runtime is killed in the middle.
+fn lose_the_runtime(server: &Serve, body: &Value) -> (String, Option<Value>) {
+    let mut events = client::open(server.api, "POST", "/v1/completions", JSON, body.to_string().as_bytes()).unwrap();
+    let (mut text, mut error, mut killed) = (String::new(), None, false);
+    while let Some(data) = events.event().unwrap() {
+        let Ok(event) = serde_json::from_str::<Value>(&data) else { continue };
+        text += event["choices"][0]["text"].as_str().unwrap_or_default();
+        error = event.get("error").cloned().or(error);
+        if text.len() > 40 && !killed {
+            killed = true;
+            let pid = server.slot("g")["replicas"][0]["pid"].as_i64().unwrap();
+            let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        }
+    }
+    assert!(killed);
+    (text, error)
+}
+
+#[test]
+fn a_stream_that_loses_its_runtime_goes_on_where_its_guests_can_see_it_again() {
+    // So slow that the stream is still under way when its runtime is killed.
+    let slow = wasm::text_guest_with(
+        "(global $i (mut i32) (i32.const 0))",
+        &format!(
+            "(global.set $i (i32.const 2000000)) (loop $l (global.set $i (i32.sub (global.get $i) (i32.const 1))) (br_if $l (global.get $i))) {PASS}"
+        ),
+    );
+    let manifest = "replayable = true\nbudgets = { text_ms = 1000 }";
+    let (said, seen) = long();
+    let mut body = says(&said, 1, true);
+    body["max_tokens"] = 480.into();
+    let replayable = serve(&[(&wasm::redact(), "replayable = true"), (&slow, manifest)]);
+    assert_eq!(lose_the_runtime(&replayable.server, &body), (seen.clone(), None), "bit for bit");
+    let died = "requests_lost_total{model=\"g\",outcome=\"died\"}";
+    assert_eq!(replayable.server.metric(died), 1);
+    let once = serve(&[(&wasm::redact(), ""), (&slow, manifest)]);
+    let (text, error) = lose_the_runtime(&once.server, &body);
+    assert!(seen.starts_with(&text) && text.len() < seen.len(), "{text}");
+    assert!(error.is_some(), "nobody can say what its guest would have said");
+}
+
 #[test]
 fn what_cannot_be_a_guest_is_refused_when_it_is_sealed() {
     let folder = tempfile::tempdir().unwrap();
