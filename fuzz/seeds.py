@@ -2,6 +2,7 @@
 
 import json
 import struct
+from hashlib import sha256
 from pathlib import Path
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -148,6 +149,12 @@ def main() -> None:
     }  # fmt: skip
     for i, (name, text) in enumerate(texts.items()):
         put("tool_calls", name, bytes([i, 1, 3, 7]) + text)
+    # A guests section, and answers of a guest: discriminant, consumed, emitted string, stop; and a refusal.
+    index = json.dumps({"guests": [{"spec": {"name": "g"}, "digest": "sha256:" + sha256(b"wasm").hexdigest(), "component": [0, 4]}]}).encode()
+    put("guests", "section", b"\0" + struct.pack("<Q", len(index)) + index + b"wasm")
+    put("guests", "edit", b"\x01" + struct.pack("<B3xIB3xIIB3x", 0, 4, 1, 8, 3, 0))
+    put("guests", "end", b"\x03" + struct.pack("<B3xIB3xIIB3x", 0, 24, 0, 0, 0, 1))
+    put("guests", "refusal", b"\x01" + struct.pack("<B3xHxxIIII", 1, 451, 100, 4, 100, 4))
     # What the form is, and the form.
     schema = {
         "type": "object", "properties": {"a": {"$ref": "#/$defs/n"}, "b": {"enum": ["x", 1, None]}, "c": {"pattern": "^a+$"}},
