@@ -222,6 +222,85 @@ fn a_stream_that_loses_its_runtime_goes_on_where_its_guests_can_see_it_again() {
     assert!(error.is_some(), "nobody can say what its guest would have said");
 }
 
+/// The ids of an answer's tokens, of a model whose guests say what they may be.
+fn tokens(server: &Serve, seed: u64, more: Value) -> (Vec<u32>, Value) {
+    let mut body = json!({"model": "g", "prompt": [5, 9, 12], "max_tokens": 12, "seed": seed, "temperature": 2, "ignore_eos": true,
+        "logprobs": 0, "return_tokens_as_token_ids": true});
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let answer = server.post("/v1/completions", &body).json();
+    let ids = answer["choices"][0]["logprobs"]["tokens"].as_array().into_iter().flatten();
+    let id = |token: &Value| token.as_str().unwrap().strip_prefix("token_id:").unwrap().parse().unwrap();
+    (ids.map(id).collect(), answer)
+}
+
+#[test]
+fn a_token_guest_bans_favours_forces_and_ends_and_nobody_elses_tokens_change() {
+    let plain = Serve::start(&[
+        "--model",
+        &format!("g={}", support::golden("llama3-tiny", "native").display()),
+        "--idle",
+        "60s",
+    ]);
+    let free = serve(&[(&wasm::token_guest(wasm::FREE, wasm::FREE), "")]);
+    let mask = wasm::mask_of_words(320, 2);
+    let masked = serve(&[(&wasm::token_guest(&mask, &mask), "")]);
+    for seed in 0..4 {
+        let (expected, _) = tokens(&plain, seed, json!({}));
+        assert_eq!(tokens(&free.server, seed, json!({})).0, expected, "who says nothing changes nothing");
+        let (ids, answer) = tokens(&masked.server, seed, json!({}));
+        assert!(ids.len() == 12 && ids.iter().all(|id| (320..384).contains(id)), "{ids:?} {answer}");
+        let alone = ids;
+        let others: Vec<_> = std::thread::scope(|scope| {
+            let ask = || scope.spawn(|| tokens(&masked.server, seed, json!({})).0);
+            (0..6).map(|_| ask()).collect::<Vec<_>>().into_iter().map(|asked| asked.join().unwrap()).collect()
+        });
+        assert!(others.iter().all(|ids| *ids == alone), "the same alone and among others");
+    }
+    // 100 for token 77.
+    let bias = "(i32.store (i32.const 4096) (i32.const 77)) (f32.store (i32.const 4100) (f32.const 100)) (call $say (i32.const 1) (i32.const 4096) (i32.const 1))";
+    let biased = serve(&[(&wasm::token_guest(bias, wasm::FREE), "")]);
+    let (ids, _) = tokens(&biased.server, 1, json!({}));
+    assert!(ids[0] == 77 && ids[1..].iter().any(|id| *id != 77), "{ids:?}");
+    // 5, 6, 7, then what comes; the end once somebody has been told of that.
+    let force = "(i32.store (i32.const 4096) (i32.const 5)) (i32.store (i32.const 4100) (i32.const 6)) (i32.store (i32.const 4104) (i32.const 7))
+        (call $say (i32.const 3) (i32.const 4096) (i32.const 3))";
+    let stop = "(if (result i32) (i32.eq (local.get $len) (i32.const 3)) (then (call $say (i32.const 0) (i32.const 0) (i32.const 0)))
+        (else (call $say (i32.const 4) (i32.const 0) (i32.const 0))))";
+    let forced = serve(&[(&wasm::token_guest(force, stop), "")]);
+    let (ids, answer) = tokens(&forced.server, 1, json!({}));
+    assert!(ids.len() == 4 && ids[..3] == [5, 6, 7], "{ids:?}");
+    assert_eq!(
+        (&answer["choices"][0]["finish_reason"], &answer["usage"]["completion_tokens"]),
+        (&json!("stop"), &json!(4))
+    );
+}
+
+#[test]
+fn a_token_guest_and_a_form_are_both_followed_or_told_that_they_cannot_be() {
+    let mask = wasm::mask_of_words(0, 1024);
+    let all = serve(&[(&wasm::token_guest(&mask, &mask), "")]);
+    let (_, answer) = tokens(&all.server, 1, json!({"guided_regex": "[ab]{4}"}));
+    assert_eq!(answer["choices"][0]["text"].as_str().unwrap().trim_matches(['a', 'b']), "");
+    let none = "(i32.store (i32.const 4096) (i32.const 500)) (call $say (i32.const 3) (i32.const 4096) (i32.const 1))";
+    let other = serve(&[(&wasm::token_guest(none, none), "")]);
+    let (_, answer) = tokens(&other.server, 1, json!({"guided_regex": "[0-9]{4}"}));
+    assert!(answer["error"]["message"].as_str().unwrap().contains("allow no token together"), "{answer}");
+}
+
+#[test]
+fn a_token_guest_that_fails_fails_its_own_request_alone() {
+    let slow = serve(&[(&wasm::token_guest("(loop $l (br $l)) (unreachable)", wasm::FREE), "")]);
+    let (_, answer) = tokens(&slow.server, 1, json!({}));
+    assert_eq!(answer["error"]["code"], "guest_timeout", "{answer}");
+    let short =
+        serve(&[(&wasm::token_guest(wasm::FREE, "(call $say (i32.const 2) (i32.const 4096) (i32.const 1))"), "")]);
+    let (_, answer) = tokens(&short.server, 1, json!({}));
+    assert!(answer["error"]["message"].as_str().unwrap().contains("a mask of 1 words where"), "{answer}");
+    let open = serve(&[(&wasm::token_guest(wasm::FREE, "(unreachable)"), "on_failure = \"open\"")]);
+    assert_eq!(tokens(&open.server, 1, json!({})).0.len(), 12);
+    assert_eq!(slow.server.slot("g")["state"], "ready");
+}
+
 #[test]
 fn what_cannot_be_a_guest_is_refused_when_it_is_sealed() {
     let folder = tempfile::tempdir().unwrap();

@@ -29,7 +29,7 @@ fuzz_target!(|input: &[u8]| {
     let form = request.generate.constraint.expect("the request has a form").form;
     match GUIDES.compile(&form).map(|form| form.guide()) {
         Ok(mut guide) => {
-            let _ = guide.mask();
+            let _ = guide.next();
         }
         Err(error) => assert!(!error.is_empty(), "an error that says nothing"),
     }

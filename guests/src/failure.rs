@@ -44,6 +44,11 @@ impl Refused {
         Self { status, code: code.into(), message: format!("The guest '{plugin}' {failure}.") }
     }
 
+    /// What guests allow one by one leaves nothing together.
+    pub(crate) fn no_token() -> Self {
+        Self { status: 502, code: "guest_failed".into(), message: "The guests together allow no token.".into() }
+    }
+
     /// A guest refused. A status that is no refusal is 400, and what it says is cut to what an error can be.
     pub(crate) fn rejected(rejection: Rejection) -> Self {
         let Rejection { status, mut code, mut message } = rejection;

@@ -12,11 +12,13 @@ use std::{
 use sha2::{Digest, Sha256};
 use wasmtime::{
     Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, ResourceLimiter, Store, StoreContextMut,
+    UpdateDeadline,
     component::{Component, Linker},
 };
 
 use crate::{
     clock::{Clock, Running},
+    overtime::Overtime,
     plugin::Plugin,
     spec::{Grant, Spec},
     state::{Scope, State},
@@ -87,9 +89,6 @@ pub enum LoadError {
         /// In the engine's words.
         error: String,
     },
-    /// A hook that this version does not call.
-    #[error("it exports {0}, which this version does not call")]
-    Unsupported(&'static str),
     /// It cannot even begin.
     #[error("it cannot be instantiated: {0}")]
     Begin(String),
@@ -123,6 +122,8 @@ pub(crate) struct Context {
     spec: Arc<Spec>,
     scope: Scope,
     state: Arc<State>,
+    /// Of the call that runs.
+    pub overtime: Overtime,
     _running: Running,
 }
 
@@ -234,10 +235,20 @@ fn permitted(import: &str, spec: &Spec) -> Result<(), LoadError> {
 impl Inner {
     /// A store for one instance.
     pub fn store(&self, spec: &Arc<Spec>, scope: Scope) -> Store<Context> {
-        let context = Context { spec: spec.clone(), scope, state: self.state.clone(), _running: self.clock.run() };
+        let context = Context {
+            spec: spec.clone(),
+            scope,
+            state: self.state.clone(),
+            overtime: Overtime::new(0),
+            _running: self.clock.run(),
+        };
         let mut store = Store::new(&self.engine, context);
         store.limiter(|context| context);
         store.set_hostcall_fuel(RESULT_BYTES_MAX);
+        store.epoch_deadline_callback(|mut store| {
+            let more = store.data_mut().overtime.more();
+            Ok(more.map_or(UpdateDeadline::Interrupt, UpdateDeadline::Continue))
+        });
         store
     }
 }

@@ -7,8 +7,10 @@
 //! ```text
 //! spec      what a plug-in may do, and how long
 //! host      engine, clock, services: one for a process
+//! overtime  budgets on a busy machine
 //! plugin    a loaded component, ready to be instantiated
-//! session   the instances of one choice: request → text → response
+//! session   the instances of one choice: request → tokens, texts → response
+//! steer     what guests say of the next token, checked
 //! window    text that is not settled yet, and what a guest's edit may say of it
 //! state     what guests keep, by plug-in and scope
 //! bundle    guests as a snapshot carries them
@@ -20,10 +22,12 @@ mod bundle;
 mod clock;
 mod failure;
 mod host;
+mod overtime;
 mod plugin;
 mod session;
 mod spec;
 mod state;
+mod steer;
 mod types;
 mod window;
 
@@ -34,4 +38,5 @@ pub use plugin::{Hooks, Plugin};
 pub use session::{Chain, Edited, Session, Verdict};
 pub use spec::{Budgets, Grant, OnFailure, Spec};
 pub use state::{Scope, State};
+pub use steer::Steer;
 pub use types::{Finish, Grammar, Message, Prompt, Rejection, Request, Response, Sampling, Usage};

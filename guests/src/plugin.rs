@@ -7,9 +7,10 @@ use wasmtime::component::{Component, ComponentExportIndex, Func, Instance, Insta
 use crate::{
     failure::Failure,
     host::{Context, Inner, LoadError},
+    overtime::Overtime,
     spec::Spec,
     state::Scope,
-    types::{Edit, Rejection, Request, Response, Said},
+    types::{Constraint, Edit, Rejection, Request, Response, Said},
 };
 
 /// See the module.
@@ -31,6 +32,8 @@ impl std::fmt::Debug for Plugin {
 #[derive(Debug, Default)]
 pub(crate) struct Exports {
     pub request: Option<ComponentExportIndex>,
+    /// `start`, `next`.
+    pub token: Option<(ComponentExportIndex, ComponentExportIndex)>,
     pub text: Option<ComponentExportIndex>,
     pub response: Option<ComponentExportIndex>,
 }
@@ -40,6 +43,8 @@ pub(crate) struct Exports {
 pub struct Hooks {
     /// `on-request`.
     pub request: bool,
+    /// `on-token`.
+    pub token: bool,
     /// `on-text`.
     pub text: bool,
     /// `on-response`.
@@ -58,11 +63,9 @@ impl Plugin {
             let interface = component.get_export_index(None, format!("inference:guest/{interface}@0.1.0").as_str())?;
             component.get_export_index(Some(&interface), name)
         };
-        if function("on-token", "start").is_some() {
-            return Err(LoadError::Unsupported("on-token"));
-        }
         let exports = Exports {
             request: function("on-request", "handle"),
+            token: function("on-token", "start").zip(function("on-token", "next")),
             text: function("on-text", "handle"),
             response: function("on-response", "handle"),
         };
@@ -88,8 +91,8 @@ impl Plugin {
 
     /// What it subscribes to.
     pub fn hooks(&self) -> Hooks {
-        let Exports { request, text, response } = &self.exports;
-        Hooks { request: request.is_some(), text: text.is_some(), response: response.is_some() }
+        let Exports { request, token, text, response } = &self.exports;
+        Hooks { request: request.is_some(), token: token.is_some(), text: text.is_some(), response: response.is_some() }
     }
 
     /// An instance for one choice of a request of this scope.
@@ -97,7 +100,7 @@ impl Plugin {
         let mut store = self.host.store(&self.spec, scope);
         // What runs before the first call has that call's time.
         let budget_ms = self.spec.budgets.request_ms;
-        store.set_epoch_deadline(ticks(budget_ms));
+        allow(&mut store, budget_ms);
         let instance = self.pre.instantiate(&mut store);
         let instance = instance.map_err(|error| match Failure::of(&error, budget_ms) {
             Failure::Trapped(why) if error.downcast_ref::<wasmtime::Trap>().is_none() => Failure::NoInstance(why),
@@ -110,13 +113,19 @@ impl Plugin {
     fn try_out(&self) -> Result<(), LoadError> {
         let Live { mut store, instance } =
             self.begin(Scope::default()).map_err(|failure| LoadError::Begin(failure.to_string()))?;
-        let mut of = |hook: &Option<ComponentExportIndex>| -> Option<Func> {
-            hook.as_ref().and_then(|hook| instance.get_func(&mut store, hook))
-        };
-        let (request, text, response) = (of(&self.exports.request), of(&self.exports.text), of(&self.exports.response));
+        let (start, next) = self.exports.token.as_ref().map(|(start, next)| (start, next)).unzip();
+        let mut of = |hook: Option<&ComponentExportIndex>| -> Option<Func> { instance.get_func(&mut store, hook?) };
+        let (request, text) = (of(self.exports.request.as_ref()), of(self.exports.text.as_ref()));
+        let (start, next, response) = (of(start), of(next), of(self.exports.response.as_ref()));
         let wrong = |hook| move |error: wasmtime::Error| LoadError::Hook { hook, error: format!("{error:#}") };
         if let Some(hook) = request {
             hook.typed::<(&Request,), (Result<Said, Rejection>,)>(&store).map_err(wrong("on-request"))?;
+        }
+        if let Some(hook) = start {
+            hook.typed::<(&[u32], u32), (Result<Constraint, Rejection>,)>(&store).map_err(wrong("on-token"))?;
+        }
+        if let Some(hook) = next {
+            hook.typed::<(&[u32],), (Result<Constraint, Rejection>,)>(&store).map_err(wrong("on-token"))?;
         }
         if let Some(hook) = text {
             hook.typed::<(&str, bool), (Result<Edit, Rejection>,)>(&store).map_err(wrong("on-text"))?;
@@ -128,9 +137,11 @@ impl Plugin {
     }
 }
 
-/// A budget in ticks of the clock: whole ones that begin after the call does.
-pub(crate) fn ticks(milliseconds: u64) -> u64 {
-    milliseconds.saturating_add(1)
+/// The next call has so long.
+pub(crate) fn allow(store: &mut wasmtime::Store<Context>, budget_ms: u64) {
+    store.data_mut().overtime = Overtime::new(budget_ms);
+    // Whole ticks that begin after the call does.
+    store.set_epoch_deadline(budget_ms.saturating_add(1));
 }
 
 /// The engine's words for it, at most so long.

@@ -1,6 +1,6 @@
 //! The guests of one choice of one request, in their stated order.
 //!
-//! **Contract:** request → any number of texts, the last with the end → response. A guest that has failed and is left out is called no more. Blocks
+//! **Contract:** request → any number of tokens and texts, the last text with the end → response. A guest that has failed and is left out is called no more. Blocks
 //! while a guest runs, for its budget at most.
 
 use std::{sync::Arc, time::Instant};
@@ -9,9 +9,10 @@ use wasmtime::component::{ComponentExportIndex, ComponentNamedList, ComponentTyp
 
 use crate::{
     failure::{Failure, Refused, judge},
-    plugin::{Hooks, Live, Plugin, ticks},
+    plugin::{Hooks, Live, Plugin, allow},
     state::Scope,
-    types::{Edit, Rejection, Request, Response, Said},
+    steer::{Steer, allows_any},
+    types::{Constraint, Edit, Rejection, Request, Response, Said},
     window::Window,
 };
 
@@ -39,6 +40,7 @@ impl Chain {
     pub fn hooks(&self) -> Hooks {
         self.0.iter().map(|plugin| plugin.hooks()).fold(Hooks::default(), |all, one| Hooks {
             request: all.request | one.request,
+            token: all.token | one.token,
             text: all.text | one.text,
             response: all.response | one.response,
         })
@@ -111,6 +113,37 @@ impl Session {
         Ok(replaced.map_or(Verdict::Pass, Verdict::Replace))
     }
 
+    /// What may come first after this prompt, of a vocabulary of so many tokens.
+    ///
+    /// # Errors
+    /// One refuses, or fails and is closed; or what they say together leaves no token.
+    pub fn start(&mut self, prompt: &[u32], vocab: u32) -> Result<Steer, Refused> {
+        self.steer(vocab, |guest| guest.start(prompt, vocab))
+    }
+
+    /// What may come next, after these tokens that came since the last call.
+    ///
+    /// # Errors
+    /// As [`Session::start`].
+    pub fn next(&mut self, accepted: &[u32], vocab: u32) -> Result<Steer, Refused> {
+        self.steer(vocab, |guest| guest.next(accepted, vocab))
+    }
+
+    fn steer(
+        &mut self,
+        vocab: u32,
+        mut turn: impl FnMut(&mut Guest) -> Result<Steer, Refused>,
+    ) -> Result<Steer, Refused> {
+        let mut all = Steer::default();
+        for guest in &mut self.guests {
+            all = all.and(turn(guest)?);
+        }
+        if all.mask.as_ref().is_some_and(|mask| !allows_any(mask, vocab)) {
+            return Err(Refused::no_token());
+        }
+        Ok(all)
+    }
+
     /// Passes text through them; with `end` it was the last. After a stop nothing more may come.
     ///
     /// # Errors
@@ -166,6 +199,32 @@ impl Guest {
         Ok(self.outcome(said)?.unwrap_or(Said::Pass))
     }
 
+    fn start(&mut self, prompt: &[u32], vocab: u32) -> Result<Steer, Refused> {
+        let plugin = self.plugin.clone();
+        let Some((hook, _)) = &plugin.exports.token else { return Ok(Steer::default()) };
+        let said = self.call(hook, plugin.spec.budgets.token_ms, (prompt, vocab));
+        self.constraint(said, vocab)
+    }
+
+    fn next(&mut self, accepted: &[u32], vocab: u32) -> Result<Steer, Refused> {
+        let plugin = self.plugin.clone();
+        let Some((_, hook)) = &plugin.exports.token else { return Ok(Steer::default()) };
+        let said = self.call(hook, plugin.spec.budgets.token_ms, (accepted,));
+        self.constraint(said, vocab)
+    }
+
+    fn constraint(
+        &mut self,
+        said: Result<Option<Result<Constraint, Rejection>>, Failure>,
+        vocab: u32,
+    ) -> Result<Steer, Refused> {
+        let checked = said.and_then(|said| match said.transpose() {
+            Ok(said) => said.map(|said| Steer::of(said, vocab)).transpose().map(|steer| steer.map(Ok)),
+            Err(rejection) => Ok(Some(Err(rejection))),
+        });
+        Ok(self.outcome(checked)?.unwrap_or_default())
+    }
+
     /// What becomes of a text, and whether the generation is over.
     fn text(&mut self, text: &str, end: bool) -> Result<(String, bool), Refused> {
         let plugin = self.plugin.clone();
@@ -215,7 +274,7 @@ impl Guest {
         }
         let Part::Lives(live) = &mut self.part else { return Ok(None) };
         let Live { store, instance } = &mut **live;
-        store.set_epoch_deadline(ticks(budget_ms));
+        allow(store, budget_ms);
         let called = instance
             .get_typed_func::<P, (Result<T, Rejection>,)>(&mut *store, hook)
             .and_then(|hook| hook.call(&mut *store, given));

@@ -34,6 +34,8 @@ pub enum OnFailure {
 pub struct Budgets {
     /// `on-request`, in milliseconds.
     pub request_ms: u64,
+    /// `on-token`, in milliseconds, for each of its calls.
+    pub token_ms: u64,
     /// `on-text`, in milliseconds.
     pub text_ms: u64,
     /// `on-response`, in milliseconds.
@@ -48,7 +50,15 @@ pub struct Budgets {
 
 impl Default for Budgets {
     fn default() -> Self {
-        Self { request_ms: 50, text_ms: 2, response_ms: 50, memory_bytes: 64 << 20, held_bytes: 4096, held_ms: 30_000 }
+        Self {
+            request_ms: 50,
+            token_ms: 1,
+            text_ms: 2,
+            response_ms: 50,
+            memory_bytes: 64 << 20,
+            held_bytes: 4096,
+            held_ms: 30_000,
+        }
     }
 }
 

@@ -158,6 +158,30 @@ pub(crate) struct Edit {
     pub stop: bool,
 }
 
+/// `on-token.bias`.
+#[derive(Clone, Copy, Debug, PartialEq, ComponentType, Lift, Lower)]
+#[component(record)]
+pub(crate) struct Bias {
+    pub token: u32,
+    pub add: f32,
+}
+
+/// `on-token.constraint`.
+#[derive(Clone, Debug, PartialEq, ComponentType, Lift, Lower)]
+#[component(variant)]
+pub(crate) enum Constraint {
+    #[component(name = "free")]
+    Free,
+    #[component(name = "bias")]
+    Bias(Vec<Bias>),
+    #[component(name = "mask")]
+    Mask(Vec<u32>),
+    #[component(name = "force")]
+    Force(Vec<u32>),
+    #[component(name = "stop")]
+    Stop,
+}
+
 /// `host.level`.
 #[expect(dead_code, reason = "made by guests alone")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ComponentType, Lift, Lower)]

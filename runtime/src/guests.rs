@@ -4,6 +4,7 @@
 //! change. Where a guest may edit, nothing else tells a client what the model said: no log probabilities, no prompt given back.
 
 pub mod sealed;
+pub mod token;
 
 use crate::service::Service;
 use guests::{Chain, Finish, Grammar, Message, Prompt, Refused, Request, Response, Sampling, Verdict};

@@ -3,14 +3,14 @@
 //! What it needs to know of the vocabulary is made at the first request that asks for a form: no cold start pays for it. Forms are
 //! read by recursion, which follows chains of references as long as a request has room for: on a thread whose stack has it, too.
 
-use crate::engine::{Guide, Mask};
+use crate::engine::{Guide, Next};
 use llguidance::{
     Matcher, ParserFactory,
     api::TopLevelGrammar,
     toktrie::{ApproximateTokEnv, INVALID_TOKEN, TokEnv, TokRxInfo, TokTrie},
 };
 use models::Tokenizer;
-use protocol::constraint::Form;
+use protocol::{ApiError, ErrorKind, constraint::Form};
 use serde_json::{Value, json};
 use std::{
     sync::{Arc, OnceLock},
@@ -108,17 +108,21 @@ impl Compiled {
 struct Following(Matcher);
 
 impl Guide for Following {
-    fn mask(&mut self) -> Result<Mask, String> {
-        self.0.compute_mask_or_eos().map(|mask| mask.as_slice().to_vec()).map_err(|e| e.to_string())
+    fn next(&mut self) -> Result<Next, ApiError> {
+        self.0.compute_mask_or_eos().map(|mask| mask.as_slice().to_vec().into()).map_err(lost)
     }
 
-    fn accept(&mut self, id: u32) -> Result<(), String> {
-        self.0.consume_token(id).map_err(|e| e.to_string())
+    fn accept(&mut self, id: u32) -> Result<(), ApiError> {
+        self.0.consume_token(id).map_err(lost)
     }
 
     fn is_over(&self) -> bool {
         self.0.is_stopped()
     }
+}
+
+fn lost(why: impl std::fmt::Display) -> ApiError {
+    ApiError::new(ErrorKind::Internal, format!("the form of the answer cannot be followed: {why}"))
 }
 
 #[cfg(test)]
@@ -134,7 +138,7 @@ mod tests {
     }
 
     fn allowed(guide: &mut dyn Guide) -> Vec<u32> {
-        let mask = guide.mask().unwrap();
+        let mask = guide.next().unwrap().mask.unwrap();
         (0..mask.len() as u32 * 32).filter(|id| mask[*id as usize / 32] >> (id % 32) & 1 == 1).collect()
     }
 
@@ -194,7 +198,7 @@ mod tests {
         ] {
             // Understood or refused; and what is understood is followed on a thread like any other.
             if let Ok(compiled) = guides.compile(&form) {
-                let _ = compiled.guide().mask();
+                let _ = compiled.guide().next();
             }
         }
     }

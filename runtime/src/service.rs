@@ -3,8 +3,8 @@
 
 use crate::{
     embedder::Embedder,
-    engine::{Engine, Gate, Job, Params, Refused, Scope, mix},
-    guests::Shared,
+    engine::{Engine, Gate, Guide, Job, Params, Refused, Scope, mix},
+    guests::{Shared, token::Steered},
     guide::{Compiled, Guides},
     text::{Choice, decoder::Decoder},
     tools::{Format, Parser, Reading},
@@ -244,6 +244,16 @@ pub struct Begun {
 }
 
 impl Start<'_> {
+    /// What says which tokens may come: guests, the form, or both.
+    fn guide(&self, index: u32, prompt: &[u32]) -> Option<Box<dyn Guide>> {
+        let form = self.form.as_ref().map(Compiled::guide);
+        let steers = self.service.guests.hooks().token;
+        match self.guests.get(index as usize).filter(|_| steers) {
+            Some(guests) => Some(Box::new(Steered::new(guests.clone(), prompt.to_vec(), self.service.vocab, form))),
+            None => form,
+        }
+    }
+
     /// Number `index` of the answer, the `nth` of its prompt: what it samples follows from that prompt alone.
     fn choice(&self, index: u32, nth: u32, prompt: &[u32], max_tokens: usize) -> Result<Choice, ApiError> {
         let (generator, generate, tools) = (self.generator, self.generate, self.tools);
@@ -267,7 +277,7 @@ impl Start<'_> {
             score_prompt: generate.echo && past.is_none(),
             cache: generate.cache_prompt.then_some(self.scope),
             speculate: generate.speculate,
-            guide: self.form.as_ref().map(Compiled::guide),
+            guide: self.guide(index, prompt),
         };
         let output = generator.engine.submit(job).map_err(refusal)?;
         let (words, skip_special) = (&self.service.tokenizer, tools.is_none());

@@ -4,6 +4,7 @@
 //! **Invariant:** a guide is in one place at a time, with its sequence or on that thread; what it says follows from the tokens
 //! it has accepted alone.
 
+use protocol::{ApiError, ErrorKind};
 use std::{
     io,
     sync::mpsc::{Receiver, SyncSender, sync_channel},
@@ -13,19 +14,36 @@ use std::{
 /// Which tokens may come next: bit `id % 32` of word `id / 32`.
 pub type Mask = Vec<u32>;
 
+/// What is said of the next token.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Next {
+    /// Only these; `None`: any.
+    pub mask: Option<Mask>,
+    /// Added to these tokens' logits, before the mask.
+    pub biases: Vec<(u32, f32)>,
+    /// None may come.
+    pub stop: bool,
+}
+
+impl From<Mask> for Next {
+    fn from(mask: Mask) -> Self {
+        Self { mask: Some(mask), ..Self::default() }
+    }
+}
+
 /// The form of one generation.
 pub trait Guide: Send {
     /// What may come next.
     ///
     /// # Errors
-    /// It has become too complex to say.
-    fn mask(&mut self) -> Result<Mask, String>;
+    /// It has become too complex to say; a guest refuses.
+    fn next(&mut self) -> Result<Next, ApiError>;
 
     /// This came.
     ///
     /// # Errors
     /// It may not come here.
-    fn accept(&mut self, id: u32) -> Result<(), String>;
+    fn accept(&mut self, id: u32) -> Result<(), ApiError>;
 
     /// Nothing may follow any more.
     fn is_over(&self) -> bool;
@@ -41,7 +59,7 @@ enum Place {
     /// On the thread, under this number.
     Away(u64),
     /// Back, with what it said.
-    Back(Box<dyn Guide>, Result<Mask, String>),
+    Back(Box<dyn Guide>, Result<Next, ApiError>),
     /// Between two places.
     Nowhere,
 }
@@ -56,7 +74,7 @@ pub(super) struct Masks {
 }
 
 type Question = (u64, Box<dyn Guide>);
-type Answer = (u64, Box<dyn Guide>, Result<Mask, String>);
+type Answer = (u64, Box<dyn Guide>, Result<Next, ApiError>);
 
 struct Thread {
     questions: SyncSender<Question>,
@@ -96,8 +114,8 @@ impl Thread {
         let (answered, answers) = sync_channel(most);
         let work = move || {
             for (number, mut guide) in asked {
-                let mask = guide.mask();
-                if answered.send((number, guide, mask)).is_err() {
+                let next = guide.next();
+                if answered.send((number, guide, next)).is_err() {
                     return;
                 }
             }
@@ -123,31 +141,35 @@ impl Guided {
     }
 
     /// What may come next, waited for.
-    pub fn mask(&mut self, masks: &mut Masks) -> Result<&Mask, String> {
+    pub fn next(&mut self, masks: &mut Masks) -> Result<&Next, ApiError> {
         if let Place::Away(number) = self.place {
             self.place = match masks.answer(number) {
-                Some((_, guide, mask)) => Place::Back(guide, mask),
+                Some((_, guide, next)) => Place::Back(guide, next),
                 None => Place::Nowhere,
             };
         }
         match &self.place {
-            Place::Back(_, Ok(mask)) => Ok(mask),
+            Place::Back(_, Ok(next)) => Ok(next),
             Place::Back(_, Err(e)) => Err(e.clone()),
-            Place::Here(_) | Place::Away(_) | Place::Nowhere => Err("the thread of masks has ended".into()),
+            Place::Here(_) | Place::Away(_) | Place::Nowhere => Err(broken("the thread of masks has ended")),
         }
     }
 
     /// This was sampled; true where nothing may follow.
-    pub fn accept(&mut self, id: u32) -> Result<bool, String> {
+    pub fn accept(&mut self, id: u32) -> Result<bool, ApiError> {
         match std::mem::replace(&mut self.place, Place::Nowhere) {
             Place::Back(mut guide, _) | Place::Here(mut guide) => {
                 let accepted = guide.accept(id).map(|()| guide.is_over());
                 self.place = Place::Here(guide);
                 accepted
             }
-            Place::Away(_) | Place::Nowhere => Err("a token was sampled before its mask was there".into()),
+            Place::Away(_) | Place::Nowhere => Err(broken("a token was sampled before its mask was there")),
         }
     }
+}
+
+fn broken(why: &str) -> ApiError {
+    ApiError::new(ErrorKind::Internal, format!("the form of the answer cannot be followed: {why}"))
 }
 
 #[cfg(test)]
@@ -159,12 +181,12 @@ mod tests {
     struct Counting(u32, u32);
 
     impl Guide for Counting {
-        fn mask(&mut self) -> Result<Mask, String> {
-            Ok(vec![1 << self.0])
+        fn next(&mut self) -> Result<Next, ApiError> {
+            Ok(vec![1 << self.0].into())
         }
-        fn accept(&mut self, id: u32) -> Result<(), String> {
+        fn accept(&mut self, id: u32) -> Result<(), ApiError> {
             (self.1, self.0) = (self.1 + 1, self.0 + 1);
-            if id + 1 == self.0 { Ok(()) } else { Err(format!("{id} came")) }
+            if id + 1 == self.0 { Ok(()) } else { Err(broken(&format!("{id} came"))) }
         }
         fn is_over(&self) -> bool {
             self.1 == 3
@@ -178,12 +200,12 @@ mod tests {
         for step in 0..3 {
             guided.iter_mut().for_each(|guided| guided.ask(&mut masks, 6));
             for (start, guided) in guided.iter_mut().enumerate().rev() {
-                assert_eq!(guided.mask(&mut masks).unwrap(), &[1 << (start + step)]);
+                assert_eq!(guided.next(&mut masks).unwrap().mask.as_deref(), Some(&[1 << (start + step)][..]));
                 assert_eq!(guided.accept((start + step) as u32).unwrap(), step == 2);
             }
         }
         guided[0].ask(&mut masks, 6);
-        guided[0].mask(&mut masks).unwrap();
+        guided[0].next(&mut masks).unwrap();
         assert!(guided[0].accept(31).is_err());
     }
 }

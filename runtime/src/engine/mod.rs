@@ -24,7 +24,7 @@ mod tests;
 mod worker;
 
 pub use gate::{Gate, Verdict};
-pub use guide::{Guide, Mask};
+pub use guide::{Guide, Next};
 pub use handle::{Engine, EngineStats, Output, Refused};
 pub use keep::Keep;
 pub use logprobs::Logprobs;

@@ -1,7 +1,7 @@
 //! Logits → the next token. **Invariant:** a pure function of logits, parameters, the tokens so far and the position;
 //! the order of filters is: bias and penalties, temperature, top-k, top-p, min-p. Ties go to the lower token id.
 
-use super::random::uniform;
+use super::{guide::Next, random::uniform};
 use std::collections::HashMap;
 
 /// How one sequence chooses its tokens, with all defaults filled in.
@@ -91,20 +91,24 @@ impl Sampler {
         Self { params, seen: counted.iter().map(|&id| (id, 0)).collect() }
     }
 
-    /// The token at `position`, counted from the prompt's start; `mask`: only these may be it.
+    /// The token at `position`, counted from the prompt's start; `next`: what is said of it.
     pub fn sample(
         &self,
         logits: &[f32],
-        mask: Option<&[u32]>,
+        next: &Next,
         position: usize,
         scratch: &mut Scratch,
     ) -> Result<u32, NotFinite> {
         let Scratch { logits: adjusted, best: best_logits, candidates } = scratch;
-        let logits = if mask.is_some() || self.adjusts() {
+        let Next { mask, biases, .. } = next;
+        let logits = if mask.is_some() || !biases.is_empty() || self.adjusts() {
             adjusted.clear();
             adjusted.extend_from_slice(logits);
             self.adjust(adjusted);
-            mask.into_iter().for_each(|mask| apply(mask, adjusted));
+            for &(id, bias) in biases {
+                adjusted.get_mut(id as usize).into_iter().for_each(|logit| *logit += bias);
+            }
+            mask.iter().for_each(|mask| apply(mask, adjusted));
             adjusted
         } else {
             logits
@@ -256,7 +260,7 @@ mod tests {
     fn sample(params: Params, prompt: &[u32], generated: &[u32], logits: &[f32], position: usize) -> u32 {
         let mut sampler = Sampler::new(params, prompt);
         generated.iter().for_each(|&id| sampler.observe(id));
-        sampler.sample(logits, None, position, &mut Scratch::default()).unwrap()
+        sampler.sample(logits, &Next::default(), position, &mut Scratch::default()).unwrap()
     }
 
     /// How often each token comes, over many positions.
@@ -284,8 +288,14 @@ mod tests {
         assert_eq!(sample(greedy.clone(), &[], &[], &[0.0, 3.0, 3.0, f32::NAN], 0), 1);
         let mut scratch = Scratch::default();
         for broken in [[f32::NAN; 3], [f32::NEG_INFINITY; 3], [0.0, f32::INFINITY, 0.0]] {
-            assert_eq!(Sampler::new(greedy.clone(), &[]).sample(&broken, None, 0, &mut scratch), Err(NotFinite));
-            assert_eq!(Sampler::new(Params::default(), &[]).sample(&broken, None, 0, &mut scratch), Err(NotFinite));
+            assert_eq!(
+                Sampler::new(greedy.clone(), &[]).sample(&broken, &Next::default(), 0, &mut scratch),
+                Err(NotFinite)
+            );
+            assert_eq!(
+                Sampler::new(Params::default(), &[]).sample(&broken, &Next::default(), 0, &mut scratch),
+                Err(NotFinite)
+            );
         }
     }
 
@@ -397,8 +407,8 @@ mod tests {
             let params = Params { seed, choice, top_p: 0.9, ..Params::default() };
             let once = sample(params.clone(), &[], &[], &logits, position);
             let mut used = Scratch::default();
-            Sampler::new(Params::default(), &[]).sample(&[1.0; 80], None, 3, &mut used).unwrap();
-            prop_assert_eq!(Sampler::new(params, &[]).sample(&logits, None, position, &mut used).unwrap(), once);
+            Sampler::new(Params::default(), &[]).sample(&[1.0; 80], &Next::default(), 3, &mut used).unwrap();
+            prop_assert_eq!(Sampler::new(params, &[]).sample(&logits, &Next::default(), position, &mut used).unwrap(), once);
         }
     }
 }

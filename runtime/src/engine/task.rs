@@ -6,10 +6,10 @@
 use super::{
     Event, Job, Token,
     draft::{Drafter, GUESSES_MAX},
-    guide::{Guided, Masks},
+    guide::{Guided, Masks, Next},
     logprobs::{Logprobs, logprobs},
     names::{Name, Names, Scope},
-    sampler::{Sampler, Scratch},
+    sampler::{NotFinite, Sampler, Scratch},
     sequence::{Sequence, Step},
 };
 use kernels::BLOCK_TOKENS;
@@ -55,9 +55,12 @@ pub(super) struct Task {
 }
 
 /// What came before is accepted again; whether nothing may follow it.
-fn follow(guided: &mut Guided, generated: &[u32]) -> Result<bool, String> {
-    let accepted = generated.iter().try_fold(false, |_, &id| guided.accept(id));
-    accepted.map_err(|e| format!("the form of the answer cannot be followed: {e}"))
+fn follow(guided: &mut Guided, generated: &[u32]) -> Result<bool, ApiError> {
+    generated.iter().try_fold(false, |_, &id| guided.accept(id))
+}
+
+fn not_finite(error: NotFinite) -> ApiError {
+    ApiError::new(ErrorKind::Internal, error.to_string())
 }
 
 impl Task {
@@ -89,7 +92,7 @@ impl Task {
         match followed {
             Ok(false) => {}
             Ok(true) => task.end(Event::Finished(FinishReason::Stop)),
-            Err(e) => task.end(Event::Failed(ApiError::new(ErrorKind::Internal, e))),
+            Err(e) => task.end(Event::Failed(e)),
         }
         task
     }
@@ -202,9 +205,13 @@ impl Task {
             return false;
         }
         let (id, form_is_over) = match self.choose(logits, position, masks, scratch) {
-            Ok(chosen) => chosen,
+            Ok(Some(chosen)) => chosen,
+            Ok(None) => {
+                self.end(Event::Finished(FinishReason::Stop));
+                return false;
+            }
             Err(e) => {
-                self.end(Event::Failed(ApiError::new(ErrorKind::Internal, e)));
+                self.end(Event::Failed(e));
                 return false;
             }
         };
@@ -224,22 +231,24 @@ impl Task {
         false
     }
 
-    /// The next token, and whether its form lets nothing follow.
+    /// The next token, and whether its form lets nothing follow; `None` where none may come.
     fn choose(
         &mut self,
         logits: &[f32],
         position: usize,
         masks: &mut Masks,
         scratch: &mut Scratch,
-    ) -> Result<(u32, bool), String> {
+    ) -> Result<Option<(u32, bool)>, ApiError> {
         let Some(guided) = &mut self.guided else {
-            let id = self.sampler.sample(logits, None, position, scratch);
-            return id.map(|id| (id, false)).map_err(|e| e.to_string());
+            let id = self.sampler.sample(logits, &Next::default(), position, scratch);
+            return id.map(|id| Some((id, false))).map_err(not_finite);
         };
-        let mask = guided.mask(masks).map_err(|e| format!("the form of the answer cannot be followed: {e}"))?;
-        let id = self.sampler.sample(logits, Some(mask), position, scratch).map_err(|e| e.to_string())?;
-        let over = guided.accept(id).map_err(|e| format!("the form of the answer cannot be followed: {e}"))?;
-        Ok((id, over))
+        let next = guided.next(masks)?;
+        if next.stop {
+            return Ok(None);
+        }
+        let id = self.sampler.sample(logits, next, position, scratch).map_err(not_finite)?;
+        Ok(Some((id, guided.accept(id)?)))
     }
 
     fn end(&mut self, last: Event) {
