@@ -31,6 +31,7 @@ use self::{
 };
 use crate::{
     headers,
+    metrics::Classes,
     slot::{Claim, TenantId},
 };
 
@@ -78,6 +79,8 @@ pub struct Tenant {
     pub id: TenantId,
     /// What is configured.
     pub entry: TenantEntry,
+    /// Its requests that are over.
+    pub answered: Classes,
     models: Option<BTreeSet<String>>,
     usage: Arc<Usage>,
     /// Of all tenants, nobody's requests included where there may be any.
@@ -191,7 +194,8 @@ impl Tenants {
         for entry in entries {
             let (id, usage) = book.of(&entry.name);
             let models = entry.models.as_ref().map(|models| models.iter().cloned().collect());
-            let tenant = Arc::new(Tenant { id, entry: entry.clone(), models, usage, weights });
+            let tenant =
+                Arc::new(Tenant { id, entry: entry.clone(), answered: Classes::default(), models, usage, weights });
             tenants.by_name.insert(entry.name.clone(), tenant.clone());
             for key in &entry.keys {
                 tenants.keys.add(key.clone(), tenant.clone());
