@@ -101,10 +101,13 @@ fn doctor_lists_each_instance() {
 #[test]
 fn slices_that_cannot_be_are_64_before_a_port_is_bound() {
     let folder = TempDir::new().unwrap();
+    let snapshot = golden("llama3-tiny", "f32").display().to_string();
+    let nowhere = format!("[models.other]\nsnapshot = {snapshot:?}\nslices = [\"none\"]\n");
     for (slices, arguments, part) in [
         ("[[slices]]\nname = \"a\"\ncores = \"1023\"\n", &[][..], "no core 1023"),
         ("[[slices]]\nname = \"a\"\ndevice = \"0\"\n", &[], "--device cuda"),
         ("", &["--device", "cuda:1"], "its device 0"),
+        (nowhere.as_str(), &[], "model 'other': slices names 'none'"),
     ] {
         let Err((code, said)) = Serve::try_spawn(command(folder.path(), slices, arguments)) else { panic!("{slices}") };
         assert!(code == Some(64) && said.contains(part), "{code:?} {said}");

@@ -238,7 +238,7 @@ pub enum ConfigError {
     /// A key that is good for two.
     #[error("the key {0} is given twice")]
     KeyTwice(String),
-    /// Numbers of runtimes that cannot be.
+    /// Numbers and places of runtimes that cannot be.
     #[error("model '{0}': {1}")]
     Replicas(String, &'static str),
     /// Not enough for the weights.
@@ -252,6 +252,18 @@ pub enum ConfigError {
         memory: u64,
         /// Keys and values need more than this.
         least: u64,
+    },
+    /// A slice that there is not.
+    #[error(
+        "model '{model}': slices names '{slice}', and there is no such slice; there are: {there} (changed [[slices]] take a restart)"
+    )]
+    NoSlice {
+        /// Whose.
+        model: String,
+        /// As it is called.
+        slice: String,
+        /// Those that there are.
+        there: String,
     },
     /// Slices that cannot be.
     #[error("{0}")]
@@ -300,6 +312,17 @@ impl Config {
         self.traces.as_ref().map_or(Ok(()), TracesEntry::check).map_err(ConfigError::Traces)?;
         let said = self.anonymous || self.platform || self.listen.ip().is_loopback();
         if self.asks_nobody() && !said { Err(ConfigError::Open(self.listen)) } else { Ok(()) }
+    }
+
+    /// Checks that the slices that models are to be on are among those of this machine, by name.
+    pub(crate) fn check_slices(&self, there: &[String]) -> Result<(), ConfigError> {
+        for model in &self.models {
+            if let Some(unknown) = model.slices.iter().flatten().find(|name| !there.contains(name)) {
+                let (model, slice) = (model.name.clone(), unknown.clone());
+                return Err(ConfigError::NoSlice { model, slice, there: there.join(", ") });
+            }
+        }
+        Ok(())
     }
 
     /// Nobody has to show who they are, as nobody could.
@@ -457,6 +480,9 @@ fn check_replicas(model: &ModelEntry) -> Result<(), ConfigError> {
     if model.memory == Some(0) {
         return wrong("memory must be above 0");
     }
+    if model.slices.as_ref().is_some_and(Vec::is_empty) {
+        return wrong("slices names none, so that it could be nowhere; leave it out for any");
+    }
     Ok(())
 }
 
@@ -523,6 +549,22 @@ mod tests {
         check(|c| (c.listen, c.anonymous) = (everywhere, true), Ok(()));
         check(|c| (c.listen, c.tenants) = (everywhere, vec![TenantEntry::new("t")]), Ok(()));
         check(|c| c.listen = SocketAddr::from(([127, 9, 9, 9], 1)), Ok(()));
+    }
+
+    #[test]
+    fn a_model_is_on_slices_that_there_are() {
+        let on = |names: &[&str]| {
+            let mut config = good();
+            config.models[0].slices = Some(names.iter().map(|name| (*name).to_owned()).collect());
+            config
+        };
+        let there = ["left".to_owned(), "right".to_owned()];
+        assert_eq!(good().check_slices(&there), Ok(()));
+        assert_eq!(on(&["right", "left"]).check_slices(&there), Ok(()));
+        let said = on(&["left", "rigth"]).check_slices(&there).unwrap_err().to_string();
+        assert!(["'m'", "'rigth'", "left, right"].iter().all(|part| said.contains(part)), "{said}");
+        let said = on(&[]).check().unwrap_err().to_string();
+        assert!(said.contains("'m'") && said.contains("slices names none"), "{said}");
     }
 
     #[test]

@@ -264,6 +264,7 @@ impl Activator {
     async fn with(mut config: Config, source: Option<Source>, claimed: Claimed) -> Result<Self, ServeError> {
         config.check()?;
         let slices = inventory(&config).await?;
+        config.check_slices(&slices::names(&slices))?;
         raise_descriptor_limit();
         let managed = claimed.managed;
         let opened = sockets::open(claimed, config.listen, config.admin).await;

@@ -25,7 +25,7 @@ use crate::{
     life::{ServeError, look_at},
     scaler::Command,
     settings::{Ledger, Seen, Settings},
-    slices::{Slice, SliceEntry},
+    slices::{self, Slice, SliceEntry},
     tenants::jwt::Issuer,
     tls::{Tls, TlsEntry},
     traces::TracesEntry,
@@ -115,7 +115,7 @@ impl Intake {
         tls: Option<Tls>,
         slices: &[Slice],
     ) -> Self {
-        let ledger = Ledger::new(slices.iter().map(|slice| slice.name.clone()).collect());
+        let ledger = Ledger::new(slices::names(slices));
         let fixed = Fixed { ports: configured, ..Fixed::of(config) };
         let (bound, asks) = ([config.listen, config.admin], !config.asks_nobody());
         Self { ledger, issuers: Vec::new(), commands, tls, files: Vec::new(), asks, bound, fixed }
@@ -127,6 +127,7 @@ impl Intake {
     /// Something that it names is not there. Nothing has changed.
     pub async fn take(&mut self, config: &Config) -> Result<Settings, ServeError> {
         config.check()?;
+        self.ledger.check(config)?;
         // Also of one that is refused because they are not there yet.
         self.files = config.tls.iter().flat_map(TlsEntry::files).collect();
         let entries = config.models.clone();

@@ -17,7 +17,7 @@ use serde_json::{
 };
 
 use crate::{
-    config::{Config, GroupEntry, ModelEntry},
+    config::{Config, ConfigError, GroupEntry, ModelEntry},
     metrics::{Metrics, ModelCounts},
     placement::{Group, Need, Rules},
     scaler::SlotId,
@@ -113,7 +113,15 @@ impl Ledger {
         Self { slices, ..Self::default() }
     }
 
-    /// The settings and slots of a configuration that has been checked; slots that were there before keep their numbers.
+    /// Whether a configuration can be entered.
+    ///
+    /// # Errors
+    /// A model is to be on a slice that there is not.
+    pub fn check(&self, config: &Config) -> Result<(), ConfigError> {
+        config.check_slices(&self.slices)
+    }
+
+    /// The settings and slots of a configuration that has been checked ([`Ledger::check`], too); slots that were there before keep their numbers.
     pub fn enter(
         &mut self,
         config: &Config,

@@ -214,3 +214,21 @@ pub(crate) fn token_ids(values: &[Value], path: &str) -> Result<Vec<u32>, ApiErr
     };
     values.iter().enumerate().map(id).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_is_found_in_objects_of_any_size_and_null_is_none() {
+        for size in [0, 1, FIELDS_SEARCHED - 2, FIELDS_SEARCHED, 10 * FIELDS_SEARCHED] {
+            let others = (0..size).map(|i| (format!("f{i}"), Value::from(i)));
+            let named = [("null".to_owned(), Value::Null), ("model".to_owned(), Value::from("m"))];
+            let map: Map<_, _> = others.chain(named).collect();
+            let fields = Fields::root(&map);
+            assert_eq!(fields.model().as_deref(), Ok("m"), "{size}");
+            assert!(fields.get("null").is_none() && fields.get("none").is_none() && fields.get("mode").is_none());
+            assert_eq!(fields.get("f0"), (size > 0).then_some(&Value::from(0)));
+        }
+    }
+}
