@@ -226,7 +226,7 @@ impl Api {
         key: AnswerKey,
         account: &mut Account,
     ) -> Result<Response, ApiError> {
-        let read = tokio::time::timeout_at(come.deadline, self.bodies.read(&head.headers, body));
+        let read = tokio::time::timeout_at(come.deadline, self.bodies.read(account.caller(), &head.headers, body));
         let mut body = read.await.map_err(|_| ApiError::deadline_exceeded())??;
         let wanted = (come.check)(&body.bytes)?;
         let route = settings.route(wanted.model.as_deref())?;
