@@ -53,8 +53,10 @@ fn a_runtime_runs_on_the_cores_of_its_slice_and_has_its_memory() {
     let (folder, core) = (TempDir::new().unwrap(), a_core());
     let slices = format!("[[slices]]\nname = \"one\"\ncores = \"{core}\"\nmemory = \"1GiB\"\n");
     let server = Serve::spawn(command(folder.path(), &slices, &[]));
-    let expected = json!([{"name": "one", "kind": "cpu", "cores": [core.parse::<u32>().unwrap()], "bytes": 1 << 30}]);
-    assert_eq!(server.admin("/slices").json(), expected);
+    let core_number = core.parse::<u32>().unwrap();
+    let expected =
+        json!({"name": "one", "kind": "cpu", "cores": [core_number], "bytes": 1 << 30, "used_bytes": 0, "models": []});
+    assert_eq!(server.admin("/slices").json(), json!([expected]));
     let answer = server.post("/v1/completions", &json!({"model": "tiny", "prompt": [1, 2, 3], "max_tokens": 4}));
     assert_eq!(answer.status, 200, "{}", answer.text());
     let runtime = children(server.id())[0];

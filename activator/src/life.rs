@@ -299,7 +299,6 @@ impl Activator {
             settings: settings.clone(),
             door: door.clone(),
             phases,
-            slices,
             metrics: metrics.clone(),
         };
         let api = Api {

@@ -6,6 +6,7 @@
 mod history;
 mod life;
 mod place;
+mod share;
 mod standby;
 
 use std::{
@@ -27,7 +28,7 @@ use self::{
     place::{Place, Told, Waiting},
     standby::Standby,
 };
-pub use self::{history::PastStart, life::ColdStart, place::SlotView};
+pub use self::{history::PastStart, life::ColdStart, place::SlotView, share::SliceView};
 pub use crate::slot::SlotId;
 use crate::{
     child::{ChildEvent, ChildEvents, Exit},
@@ -56,6 +57,8 @@ pub enum Command {
     Wish(SlotId, Wish),
     /// Every slot, as it is now.
     Views(oneshot::Sender<Vec<SlotView>>),
+    /// Every slice, and who is on it now.
+    Slices(oneshot::Sender<Vec<SliceView>>),
     /// The last cold starts, newest first.
     ColdStarts(oneshot::Sender<Vec<PastStart>>),
     /// Tell when no request is held or in flight.
@@ -170,6 +173,12 @@ impl Scaler {
                 let shown = self.fleet.slots().filter(|(slot, state)| !self.places[slot.0].is_gone(state));
                 // A reader that has gone needs no answer.
                 let _ = reply.send(shown.map(|(slot, _)| self.view(slot)).collect());
+            }
+            Command::Slices(reply) => {
+                let name = |slot: SlotId| self.places[slot.0].name.as_str();
+                let residents = self.fleet.residents().map(|(slot, slice, bytes)| (name(slot), slice, bytes));
+                // As above.
+                let _ = reply.send(share::views(&self.slices, residents));
             }
             Command::ColdStarts(reply) => {
                 // As above.
