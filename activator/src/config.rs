@@ -140,7 +140,7 @@ pub struct Config {
     pub audit: Option<PathBuf>,
     /// Where traces go.
     pub traces: Option<TracesEntry>,
-    /// The API port speaks TLS.
+    /// The API port speaks TLS, and the admin port if that is said.
     pub tls: Option<TlsEntry>,
     /// A runtime that nobody asked for so long is drained.
     pub idle: Duration,

@@ -119,7 +119,7 @@ impl ServeError {
     }
 }
 
-/// Serves until SIGTERM or SIGINT, drains, and returns. Prints `admin on http://…` and `listening on http://…` (or `https`) on stderr
+/// Serves until SIGTERM or SIGINT, drains, and returns. Prints `admin on http://…` and `listening on http://…` (each `https` under TLS) on stderr
 /// once it accepts. With a source, the configuration is read again when it changes.
 pub fn serve(config: Config, source: Option<Source>) -> ExitCode {
     match serve_until_signal(config, source) {
@@ -148,9 +148,9 @@ fn serve_until_signal(config: Config, source: Option<Source>) -> Result<(), Serv
             let mut signals = Signals::new()?;
             let successor = config.successor.clone();
             let mut activator = Activator::with(config, source, claimed).await?;
-            eprintln!("admin on http://{}", activator.admin());
-            let scheme = if activator.speaks_tls { "https" } else { "http" };
-            eprintln!("listening on {scheme}://{}", activator.api());
+            let [admin, api] = activator.schemes;
+            eprintln!("admin on {admin}://{}", activator.admin());
+            eprintln!("listening on {api}://{}", activator.api());
             if let Some(ready) = activator.ready.take() {
                 succession::say_ready(ready);
             }
@@ -241,7 +241,8 @@ pub struct Activator {
     drain_timeout: Duration,
     audit: Option<Audit>,
     traces: Traces,
-    speaks_tls: bool,
+    /// How the admin port and the API port are asked.
+    schemes: [&'static str; 2],
     legacy: Legacy,
     managed: bool,
     ready: Option<OwnedFd>,
@@ -280,6 +281,8 @@ impl Activator {
             Legacy { api: api_port.as_fd().try_clone_to_owned()?, admin: admin_port.as_fd().try_clone_to_owned()? };
         let audit = config.audit.as_deref().map(Audit::open).transpose()?;
         let tls = config.tls.as_ref().map(Tls::load).transpose().map_err(ServeError::Tls)?;
+        // The same, so that both have new certificates at once.
+        let admin_tls = tls.clone().filter(|_| config.tls.as_ref().is_some_and(|tls| tls.admin));
         let hangup = source.is_some().then(reload::hangup).transpose()?;
 
         let metrics = Metrics::new(&config.knative);
@@ -315,8 +318,8 @@ impl Activator {
         let playground = playground::router(api.clone(), readiness.clone(), door);
         Ok(Self {
             scaler,
-            admin: Server::start(admin_port, admin::router(admin, readiness.clone(), playground), None)?,
-            speaks_tls: tls.is_some(),
+            schemes: [&admin_tls, &tls].map(|tls| if tls.is_some() { "https" } else { "http" }),
+            admin: Server::start(admin_port, admin::router(admin, readiness.clone(), playground), admin_tls)?,
             api: Server::start(api_port, api::router(api, readiness), tls)?,
             gate,
             draining,

@@ -87,7 +87,8 @@ struct Fixed {
     drain_timeout: Duration,
     audit: Option<PathBuf>,
     traces: Option<TracesEntry>,
-    speaks_tls: bool,
+    /// Whether the API port speaks TLS, and the admin port.
+    speak_tls: [bool; 2],
     slices: Vec<SliceEntry>,
 }
 
@@ -100,7 +101,7 @@ impl Fixed {
             drain_timeout: config.drain_timeout,
             audit: config.audit.clone(),
             traces: config.traces.clone(),
-            speaks_tls: config.tls.is_some(),
+            speak_tls: [config.tls.is_some(), config.tls.as_ref().is_some_and(|tls| tls.admin)],
             slices: config.slices.clone(),
         }
     }
@@ -170,7 +171,7 @@ impl Intake {
         };
         if Fixed::of(&config) != self.fixed {
             tracing::warn!(
-                "listen, admin, standby, body_max, drain_timeout, audit, traces, slices, and whether TLS is spoken, change only with a restart"
+                "listen, admin, standby, body_max, drain_timeout, audit, traces, slices, and on which ports TLS is spoken, change only with a restart"
             );
         }
         // Whoever reaches the port reaches where it was bound, whatever the file says now.
