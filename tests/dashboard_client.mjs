@@ -72,13 +72,33 @@ async function showsReady(page) {
   const slot = (await admin("/slots")).find((each) => each.name === model);
   const text = await row(page).textContent();
   assert.ok(text.includes("● ready") && text.includes(`pid ${slot.replicas[0].pid}`) && text.includes("iB"), text);
-  const memory = page.locator(`#slices li[data-model="${model}"]`);
+  const memory = page.locator(`#memory li[data-model="${model}"]`);
   assert.match(await memory.textContent(), /iB · [\d.]+ %/);
   // In one go, as the list is drawn anew when anything changes.
-  const width = await page.evaluate((name) => [...document.querySelectorAll("#slices > li")]
+  const width = await page.evaluate((name) => [...document.querySelectorAll("#memory > li")]
     .find((each) => each.dataset.model === name).querySelector(".bar").getBoundingClientRect().width, model);
   assert.ok(width >= 3, `${width}`);
   ok("the slot is ready, with its process and its memory");
+}
+
+async function showsWhoIsOnSlices(page) {
+  const slices = await admin("/slices");
+  const mebibytes = (count) => `${(count / 2 ** 20).toFixed(count < 10 * 2 ** 20 ? 1 : 0)}\u00a0MiB`;
+  const [slice, share] = slices.flatMap((each) => each.models.map((one) => [each, one])).find(([, one]) => one.name === model);
+  const words = `${model}: ${mebibytes(share.bytes)}, 1 replica`;
+  await page.locator("#slices .who li").getByText(words, { exact: true }).waitFor();
+  const drawn = await page.evaluate(() => [...document.querySelectorAll("#slices > li")].map((each) => ({
+    name: each.dataset.slice,
+    said: each.querySelector(".total").textContent,
+    bars: [...each.querySelectorAll(".bar")].map((bar) => [bar.dataset.model, bar.style.width, bar.getBoundingClientRect().width]),
+  })));
+  assert.deepEqual(drawn.map((each) => each.name), slices.map((each) => each.name));
+  const { said, bars } = drawn.find((each) => each.name === slice.name);
+  assert.match(said, /iB of [\d.]+\u00a0.iB · [\d.]+ %$/);
+  assert.deepEqual(bars.map(([name]) => name), slice.models.map((one) => one.name));
+  const [, width, pixels] = bars.find(([name]) => name === model);
+  assert.ok(Math.abs(parseFloat(width) - (100 * share.bytes) / slice.bytes) < 0.01 && pixels >= 3, `${width}, ${pixels} pixels`);
+  ok("a slice is a bar of who has how much of it, and says so in words");
 }
 
 async function showsTheColdStart(page, before) {
@@ -142,6 +162,7 @@ try {
   await opens(page);
   await wakes(page);
   await showsReady(page);
+  await showsWhoIsOnSlices(page);
   await showsTheColdStart(page, before);
   await stops(page);
   assert.deepEqual(complaints, []);

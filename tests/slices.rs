@@ -53,8 +53,10 @@ fn a_runtime_runs_on_the_cores_of_its_slice_and_has_its_memory() {
     let (folder, core) = (TempDir::new().unwrap(), a_core());
     let slices = format!("[[slices]]\nname = \"one\"\ncores = \"{core}\"\nmemory = \"1GiB\"\n");
     let server = Serve::spawn(command(folder.path(), &slices, &[]));
-    let expected = json!([{"name": "one", "kind": "cpu", "cores": [core.parse::<u32>().unwrap()], "bytes": 1 << 30}]);
-    assert_eq!(server.admin("/slices").json(), expected);
+    let core_number = core.parse::<u32>().unwrap();
+    let expected =
+        json!({"name": "one", "kind": "cpu", "cores": [core_number], "bytes": 1 << 30, "used_bytes": 0, "models": []});
+    assert_eq!(server.admin("/slices").json(), json!([expected]));
     let answer = server.post("/v1/completions", &json!({"model": "tiny", "prompt": [1, 2, 3], "max_tokens": 4}));
     assert_eq!(answer.status, 200, "{}", answer.text());
     let runtime = children(server.id())[0];
@@ -101,10 +103,13 @@ fn doctor_lists_each_instance() {
 #[test]
 fn slices_that_cannot_be_are_64_before_a_port_is_bound() {
     let folder = TempDir::new().unwrap();
+    let snapshot = golden("llama3-tiny", "f32").display().to_string();
+    let nowhere = format!("[models.other]\nsnapshot = {snapshot:?}\nslices = [\"none\"]\n");
     for (slices, arguments, part) in [
         ("[[slices]]\nname = \"a\"\ncores = \"1023\"\n", &[][..], "no core 1023"),
         ("[[slices]]\nname = \"a\"\ndevice = \"0\"\n", &[], "--device cuda"),
         ("", &["--device", "cuda:1"], "its device 0"),
+        (nowhere.as_str(), &[], "model 'other': slices names 'none'"),
     ] {
         let Err((code, said)) = Serve::try_spawn(command(folder.path(), slices, arguments)) else { panic!("{slices}") };
         assert!(code == Some(64) && said.contains(part), "{code:?} {said}");

@@ -21,7 +21,7 @@ use protocol::{resume::AnswerKey, usage::Used};
 use crate::{
     audit::{Line, Room},
     headers,
-    metrics::Metrics,
+    metrics::{Metrics, ModelCounts},
     settings::Route,
     tenants::{Caller, quota::Place},
     traces::Trace,
@@ -81,6 +81,8 @@ pub struct Account {
     room: Option<Room>,
     arrived: Instant,
     metrics: Metrics,
+    /// Its model's, once that is known.
+    counts: Option<Arc<ModelCounts>>,
     /// Told as the answer comes.
     pub tokens: Arc<Tokens>,
     /// Where there are traces.
@@ -108,7 +110,7 @@ impl Account {
             status: CLIENT_LEFT,
             ..Line::default()
         };
-        Self { caller, line, room, arrived, metrics, tokens: Arc::default(), trace: None, _place: place }
+        Self { caller, line, room, arrived, metrics, counts: None, tokens: Arc::default(), trace: None, _place: place }
     }
 
     /// Who asked.
@@ -118,6 +120,7 @@ impl Account {
 
     /// Which model is asked.
     pub fn of(&mut self, route: &Route) {
+        self.counts = Some(route.counts(&self.metrics).clone());
         self.line.model.clone_from(&route.card.id);
         self.line.digest = route.digest.clone().unwrap_or_default();
     }
@@ -142,7 +145,10 @@ impl Drop for Account {
         // Who was refused has used nothing.
         let refused = self.line.complete && !(200..300).contains(&self.line.status);
         self.caller.used(if refused { 0 } else { self.tokens.charged() });
-        self.metrics.answered(&self.line);
+        self.metrics.answered(&self.caller, self.line.status);
+        if let Some(counts) = &self.counts {
+            counts.used(&self.caller, self.tokens.known());
+        }
         if let Some(trace) = &self.trace {
             trace.end(&self.line);
         }

@@ -27,7 +27,6 @@ use crate::{
     probes::{self, Readiness},
     scaler::{Command, SlotView, Wish},
     settings::Settings,
-    slices::Slice,
     slot::Phase,
 };
 
@@ -48,8 +47,6 @@ pub struct Admin {
     pub door: Door,
     /// Phases of all slots, as they change.
     pub phases: watch::Receiver<Vec<Phase>>,
-    /// What runtimes are put on.
-    pub slices: Arc<[Slice]>,
     /// All counters.
     pub metrics: Metrics,
 }
@@ -70,7 +67,7 @@ pub fn router(admin: Admin, readiness: Readiness, playground: Router) -> Router 
         .route("/metrics", get(metrics))
         .route("/slots", get(slots))
         .route("/slots/{state}/{*model}", get(slots_when))
-        .route("/slices", get(async |State(admin): State<Admin>| answers::json(&admin.slices)))
+        .route("/slices", get(slices))
         .route("/cold-starts", get(cold_starts))
         .with_state(admin)
         .route("/machine", get(async || answers::json(&Machine::here())))
@@ -108,6 +105,10 @@ async fn metrics(State(admin): State<Admin>) -> Response {
 
 async fn slots(State(admin): State<Admin>) -> Response {
     admin.slots().await.map_or_else(|error| answers::error(&error), |views| answers::json(&views))
+}
+
+async fn slices(State(admin): State<Admin>) -> Response {
+    admin.ask(Command::Slices).await.map_or_else(|error| answers::error(&error), |views| answers::json(&views))
 }
 
 async fn cold_starts(State(admin): State<Admin>) -> Response {

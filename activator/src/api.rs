@@ -97,8 +97,7 @@ pub fn router(api: Arc<Api>, readiness: Readiness) -> Router {
         .merge(probes::router(readiness.clone()))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
-        .layer(axum::middleware::from_fn_with_state(traffic::Watch::new(metrics, readiness.clone()), traffic::watch))
-        .layer(axum::middleware::from_fn_with_state(readiness, probes::answer_at_once))
+        .layer(axum::middleware::from_fn_with_state(traffic::Watch::new(metrics, readiness), traffic::receive))
 }
 
 /// The chat's path alone, under another name, answered and counted as on the API port.
@@ -227,7 +226,7 @@ impl Api {
         key: AnswerKey,
         account: &mut Account,
     ) -> Result<Response, ApiError> {
-        let read = tokio::time::timeout_at(come.deadline, self.bodies.read(&head.headers, body));
+        let read = tokio::time::timeout_at(come.deadline, self.bodies.read(account.caller(), &head.headers, body));
         let mut body = read.await.map_err(|_| ApiError::deadline_exceeded())??;
         let wanted = (come.check)(&body.bytes)?;
         let route = settings.route(wanted.model.as_deref())?;
@@ -247,9 +246,8 @@ impl Api {
         }
         let forward = Box::new(Forward {
             gate: self.gate.clone(),
-            metrics: self.metrics.clone(),
-            slot: route.slot,
-            model: route.card.id.clone(),
+            counts: route.counts(&self.metrics).clone(),
+            route: route.clone(),
             path: come.path,
             headers,
             body,
@@ -310,8 +308,13 @@ fn at(arrived: Instant, after: Duration) -> tokio::time::Instant {
 /// The runtime's answer as ours: its status, its headers, its bytes as they come.
 fn respond(answer: Answer, deadline: tokio::time::Instant) -> Response {
     let (status, headers) = (answer.head.status, headers::to_client(answer.head.headers.clone()));
-    let body =
-        if answer.is_events() { Events::relaying(answer, deadline).into_body() } else { plain(answer, deadline) };
+    let body = if answer.is_events() {
+        Events::relaying(answer, deadline).into_body()
+    } else if answer.is_whole() {
+        Body::from(answer.into_first())
+    } else {
+        plain(answer, deadline)
+    };
     let mut response = Response::new(body);
     *response.status_mut() = status;
     *response.headers_mut() = headers;

@@ -1,4 +1,4 @@
-//! The dashboard: a page at `/` of the admin port that draws slots, memory and cold starts, and asks models.
+//! The dashboard: a page at `/` of the admin port that draws slots, slices, memory and cold starts, and asks models.
 //!
 //! Plain files without a build step, compiled in; the page reads the port's own JSON and asks through the
 //! [`playground`](crate::playground). **Invariant:** nothing comes from elsewhere and nothing is inline, which the headers let
@@ -32,11 +32,12 @@ const CSS: &str = "text/css; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
 /// Path, type, content.
-const FILES: [(&str, &str, &str); 7] = [
+const FILES: [(&str, &str, &str); 8] = [
     ("/", HTML, include_str!("dashboard/index.html")),
     ("/dashboard.css", CSS, include_str!("dashboard/dashboard.css")),
     ("/dashboard.js", SCRIPT, include_str!("dashboard/dashboard.js")),
     ("/dashboard/dom.js", SCRIPT, include_str!("dashboard/dom.js")),
+    ("/dashboard/slices.js", SCRIPT, include_str!("dashboard/slices.js")),
     ("/dashboard/slots.js", SCRIPT, include_str!("dashboard/slots.js")),
     ("/dashboard/cold_starts.js", SCRIPT, include_str!("dashboard/cold_starts.js")),
     ("/dashboard/playground.js", SCRIPT, include_str!("dashboard/playground.js")),

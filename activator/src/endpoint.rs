@@ -12,7 +12,10 @@ use std::{error::Error, io, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, Uri, header::HOST, response, uri::PathAndQuery};
 use http_body_util::BodyExt;
-use hyper::{body::Incoming, client::conn::http2};
+use hyper::{
+    body::{Body, Incoming},
+    client::conn::http2,
+};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use protocol::control::ToRuntime;
 use tokio::{net::UnixStream, sync::watch};
@@ -183,6 +186,11 @@ pub struct Answering {
 }
 
 impl Answering {
+    /// The end of it has been seen: [`Answering::next`] has nothing more. False, too, where that is not known yet.
+    pub fn is_over(&self) -> bool {
+        self.exchange.as_ref().map_or_else(|| self.body.is_end_stream(), Exchange::is_over)
+    }
+
     /// The next bytes; trailers are passed over. Nothing is lost where this is dropped before it is done.
     pub async fn next(&mut self) -> Option<Result<Bytes, Unanswered>> {
         loop {

@@ -70,6 +70,11 @@ impl Fleet {
         self.placement.slice_of(Key { slot, launch })
     }
 
+    /// Who is on which slice, and what they take of it in bytes, in the order of their slots.
+    pub fn residents(&self) -> impl Iterator<Item = (SlotId, usize, u64)> {
+        self.placement.residents()
+    }
+
     /// Bytes that are taken, by slice.
     pub fn used(&self) -> Vec<u64> {
         self.placement.used()

@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** a runtime's death is no client's matter. A request whose runtime died before any byte of an answer, or in the middle of a
 //! stream, is asked again of the next, of a stream what has not been seen ([`Trail`]); but one in whose company runtimes died twice is given
-//! up, as it may be their poison. What somebody outside ends with SIGKILL died of no request. Its place is held from admission to the answer's last byte.
+//! up, as it may be their poison. What somebody outside ends with SIGKILL died of no request. Its place is held from admission to the answer's last byte, as the runtime sends it.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -28,9 +28,9 @@ use crate::{
     endpoint::{Answering, Outgoing, Unanswered},
     headers,
     hold::{Admitted, Gate, Grant, Ticket},
-    metrics::Metrics,
+    metrics::ModelCounts,
     pace::Pace,
-    scaler::SlotId,
+    settings::Route,
     slot::{Claim, LaunchId, Refusal},
     traces::{Step, Trace},
 };
@@ -50,12 +50,10 @@ const LEAVING: Duration = Duration::from_millis(5);
 pub struct Forward {
     /// The way in.
     pub gate: Gate,
-    /// Where losses are counted.
-    pub metrics: Metrics,
+    /// Where it is counted what it goes through.
+    pub counts: Arc<ModelCounts>,
     /// Which model.
-    pub slot: SlotId,
-    /// Its name, for errors.
-    pub model: String,
+    pub route: Arc<Route>,
     /// The path.
     pub path: &'static str,
     /// The client's headers, already fit for the runtime.
@@ -143,7 +141,8 @@ impl Forward {
         for _ in 0..LIVES_MAX {
             let suspect = self.deaths > DEATHS_MAX;
             let held = self.step("held");
-            let admitted = self.gate.admit(self.slot, self.claim.clone(), (lost, suspect), self.wake.is_some()).await;
+            let admitted =
+                self.gate.admit(self.route.slot, self.claim.clone(), (lost, suspect), self.wake.is_some()).await;
             let admitted = admitted.map_err(|refusal| self.refused(refusal))?;
             let grant = &admitted.grant;
             // Over from here on.
@@ -153,7 +152,7 @@ impl Forward {
                 self.kills += 1;
             }
             if self.wake.is_none() {
-                self.metrics.held(&self.model, self.arrived.elapsed());
+                self.counts.held(self.arrived.elapsed());
             }
             self.wake.get_or_insert_with(|| grant.times.wake(grant.cold, self.arrived, Instant::now()));
             let asked = self.step("ask");
@@ -162,7 +161,7 @@ impl Forward {
                 Ok((head, first, rest)) => match head.headers.get(INTERRUPTED_HEADER) {
                     None => {
                         if trail.choices.is_empty() && head.status.is_success() {
-                            self.metrics.first_token(&self.model, grant.cold, self.arrived.elapsed());
+                            self.counts.first_token(grant.cold, self.arrived.elapsed());
                         }
                         asked.iter().for_each(Step::first_token);
                         let (forward, Admitted { grant, ticket }) = (self, admitted);
@@ -174,11 +173,11 @@ impl Forward {
                 },
                 Err(Unanswered::RequestLost(error)) => {
                     asked.inspect(|asked| asked.failed("gave_up"));
-                    tracing::warn!(model = self.model, trace_id = self.trace_id(), %error, "a runtime gave up a request");
-                    return Err(unavailable(&self.model, "gave up this request"));
+                    tracing::warn!(model = self.model(), trace_id = self.trace_id(), %error, "a runtime gave up a request");
+                    return Err(unavailable(self.model(), "gave up this request"));
                 }
                 Err(Unanswered::ConnectionLost(error)) => {
-                    tracing::warn!(model = self.model, trace_id = self.trace_id(), %error, "a runtime was lost before it answered");
+                    tracing::warn!(model = self.model(), trace_id = self.trace_id(), %error, "a runtime was lost before it answered");
                     Lost::Died
                 }
             };
@@ -191,22 +190,22 @@ impl Forward {
                 tokio::time::sleep(LEAVING).await;
             }
         }
-        Err(unavailable(&self.model, "was told to end again and again"))
+        Err(unavailable(self.model(), "was told to end again and again"))
     }
 
     /// One more runtime was lost. Whether a request is to blame is known when the next one is there.
     fn count(&mut self, lost: Lost) {
         self.deaths += u32::from(lost == Lost::Died);
-        self.metrics.lost(&self.model, lost.name());
+        self.counts.lost(lost.name());
     }
 
     fn refused(&self, refusal: Refusal) -> ApiError {
         if refusal == Refusal::Poison {
-            self.metrics.lost(&self.model, "given_up");
+            self.counts.lost("given_up");
             let trace_id = self.trace_id();
-            tracing::error!(model = self.model, answer = %self.key, trace_id, "a request is given up: runtimes died of it, or beside it, twice");
+            tracing::error!(model = self.model(), answer = %self.key, trace_id, "a request is given up: runtimes died of it, or beside it, twice");
         }
-        answers::refusal(&self.model, refusal)
+        answers::refusal(self.model(), refusal)
     }
 
     async fn ask(
@@ -220,10 +219,15 @@ impl Forward {
             self.tokens.said(used);
         }
         if let (Some(asked), Some(Ok(steps))) = (asked, headers::text(&head.headers, STEPS_HEADER).map(str::parse)) {
-            asked.told(&self.model, &steps, self.tokens.known());
+            asked.told(self.model(), &steps, self.tokens.known());
         }
         let first = rest.next().await.transpose()?;
         Ok((head, first, rest))
+    }
+
+    /// Its model's name, for errors and log lines.
+    fn model(&self) -> &str {
+        &self.route.card.id
     }
 
     /// A part of what it goes through begins, where that is traced.
@@ -275,6 +279,16 @@ impl Answer {
         self.head.status.is_success() && headers::text(&self.head.headers, CONTENT_TYPE).is_some_and(events)
     }
 
+    /// Its first bytes are all of its body. False, too, where that is not known yet.
+    pub fn is_whole(&self) -> bool {
+        self.rest.is_over()
+    }
+
+    /// Its first bytes. Nothing more is wanted of the runtime, and its place is given back.
+    pub fn into_first(self) -> Bytes {
+        self.first.unwrap_or_default()
+    }
+
     /// What its tokens depend on; `None` where it cannot go on in another runtime.
     pub fn identity(&self) -> Option<&str> {
         headers::text(&self.head.headers, IDENTITY_HEADER)
@@ -296,13 +310,13 @@ impl Answer {
         asked.inspect(|asked| asked.failed(lost.name()));
         forward.count(lost);
         let trace_id = forward.trace_id();
-        tracing::info!(model = forward.model, answer = %forward.key, trace_id, ?lost, "an answer goes on in another runtime");
+        tracing::info!(model = forward.model(), answer = %forward.key, trace_id, ?lost, "an answer goes on in another runtime");
         forward.within((lost == Lost::Died).then_some(grant.launch), &trail).await
     }
 
     /// A stream's pace, from here on.
     pub fn pace(&self) -> Pace {
-        Pace::new(self.forward.metrics.inter_token(&self.forward.model))
+        Pace::new(self.forward.counts.inter_token())
     }
 
     /// So many tokens have been passed on.
@@ -313,7 +327,7 @@ impl Answer {
     /// The runtime has said when it did what; all that it has used was passed on.
     pub fn told(&self, steps: &Steps) {
         if let Some(asked) = &self.asked {
-            asked.told(&self.forward.model, steps, self.forward.tokens.known());
+            asked.told(self.forward.model(), steps, self.forward.tokens.known());
         }
     }
 

@@ -4,34 +4,39 @@
 //! or the drain timeout has passed; then connections are closed, and runtimes drained. A second signal ends it all at once. On SIGUSR2 a
 //! successor takes the ports over first (`succession`).
 
+mod error;
+mod look;
+mod signals;
+
 use std::{
     ffi::OsString,
-    fs::File,
-    io,
     net::SocketAddr,
     os::fd::{AsFd, OwnedFd},
-    path::PathBuf,
     process::ExitCode,
     sync::Arc,
-    time::{Duration, UNIX_EPOCH},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use protocol::{answer::ModelCard, deadline::TIMEOUT_MAX};
+use protocol::deadline::TIMEOUT_MAX;
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
     time::Instant,
 };
 use tracing::Instrument;
 
+pub use self::{error::ServeError, look::look_at};
+use self::{
+    look::{inventory, raise_descriptor_limit},
+    signals::{Asked, Signals, asked},
+};
 use crate::{
     admin::{self, Admin},
     api::{self, Api},
-    audit::{Audit, AuditError},
+    audit::Audit,
     body::Bodies,
-    config::{Config, ConfigError, ModelEntry},
+    config::Config,
     door::Door,
     hold::{COMMANDS_MAX, Gate},
     metrics::Metrics,
@@ -40,8 +45,7 @@ use crate::{
     reload::{self, Intake, Source},
     scaler::{Command, Scaler},
     server::Server,
-    settings::{self, Seen},
-    slices::{self, Slice, SliceError},
+    slices,
     sockets::{self, Claimed, NoSocket},
     succession::{self, Legacy},
     tls::Tls,
@@ -57,69 +61,7 @@ const LINGER: Duration = Duration::from_secs(5);
 /// How long the audit's last lines may take.
 const AUDIT_MAX: Duration = Duration::from_secs(5);
 
-/// Why `serve` did not begin, or how it was cut short.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// The configuration.
-    #[error("{0}")]
-    Config(#[from] ConfigError),
-    /// The slices of this machine.
-    #[error("{0}")]
-    Slices(#[from] SliceError),
-    /// A snapshot that is not there.
-    #[error("the snapshot of the model '{model}', {path}, cannot be read: {error}", path = path.display())]
-    NoSnapshot {
-        /// Whose.
-        model: String,
-        /// Where it should be.
-        path: PathBuf,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// A port.
-    #[error("cannot listen on {address}: {error}")]
-    Bind {
-        /// Which.
-        address: SocketAddr,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// Threads, signals.
-    #[error("cannot start: {0}")]
-    System(#[from] io::Error),
-    /// The keys of tokens.
-    #[error("{0}")]
-    Issuer(String),
-    /// Certificates.
-    #[error("{0}")]
-    Tls(String),
-    /// The exporter of traces.
-    #[error("{0}")]
-    Traces(String),
-    /// The record of requests.
-    #[error("{0}")]
-    Audit(#[from] AuditError),
-    /// A second signal.
-    #[error("ended at once by a second signal")]
-    Interrupted,
-}
-
-impl ServeError {
-    /// As sysexits has them.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Config(_) | Self::Traces(_) | Self::Slices(_) => 64,
-            Self::NoSnapshot { .. } => 66,
-            Self::Bind { error, .. } if error.kind() == io::ErrorKind::AddrInUse => 69,
-            Self::Issuer(_) => 69,
-            Self::Tls(_) => 65,
-            Self::Bind { .. } | Self::System(_) | Self::Audit(_) => 74,
-            Self::Interrupted => 130,
-        }
-    }
-}
-
-/// Serves until SIGTERM or SIGINT, drains, and returns. Prints `admin on http://…` and `listening on http://…` (or `https`) on stderr
+/// Serves until SIGTERM or SIGINT, drains, and returns. Prints `admin on http://…` and `listening on http://…` (each `https` under TLS) on stderr
 /// once it accepts. With a source, the configuration is read again when it changes.
 pub fn serve(config: Config, source: Option<Source>) -> ExitCode {
     match serve_until_signal(config, source) {
@@ -148,9 +90,9 @@ fn serve_until_signal(config: Config, source: Option<Source>) -> Result<(), Serv
             let mut signals = Signals::new()?;
             let successor = config.successor.clone();
             let mut activator = Activator::with(config, source, claimed).await?;
-            eprintln!("admin on http://{}", activator.admin());
-            let scheme = if activator.speaks_tls { "https" } else { "http" };
-            eprintln!("listening on {scheme}://{}", activator.api());
+            let [admin, api] = activator.schemes;
+            eprintln!("admin on {admin}://{}", activator.admin());
+            eprintln!("listening on {api}://{}", activator.api());
             if let Some(ready) = activator.ready.take() {
                 succession::say_ready(ready);
             }
@@ -161,62 +103,6 @@ fn serve_until_signal(config: Config, source: Option<Source>) -> Result<(), Serv
         }
         .instrument(span),
     )
-}
-
-/// What signals ask for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asked {
-    /// SIGTERM, SIGINT.
-    End,
-    /// SIGUSR2.
-    HandOver,
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hand_over: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hand_over: signal(SignalKind::user_defined2())?,
-        })
-    }
-
-    async fn next(&mut self) -> Asked {
-        tokio::select! {
-            _ = self.terminate.recv() => Asked::End,
-            _ = self.interrupt.recv() => Asked::End,
-            _ = self.hand_over.recv() => Asked::HandOver,
-        }
-    }
-
-    async fn ended(&mut self) {
-        while self.next().await != Asked::End {}
-    }
-
-    /// How often this process was asked to end, so many times already, as it goes on.
-    fn count(mut self, asked: u32) -> watch::Receiver<u32> {
-        let (told, count) = watch::channel(asked);
-        tokio::spawn(async move {
-            loop {
-                self.ended().await;
-                told.send_modify(|count| *count += 1);
-            }
-        });
-        count
-    }
-}
-
-/// Pends until this process was asked to end so often.
-async fn asked(mut count: watch::Receiver<u32>, often: u32) {
-    if count.wait_for(|count| *count >= often).await.is_err() {
-        std::future::pending().await
-    }
 }
 
 /// Why this process ends, as far as clients are concerned.
@@ -241,7 +127,8 @@ pub struct Activator {
     drain_timeout: Duration,
     audit: Option<Audit>,
     traces: Traces,
-    speaks_tls: bool,
+    /// How the admin port and the API port are asked.
+    schemes: [&'static str; 2],
     legacy: Legacy,
     managed: bool,
     ready: Option<OwnedFd>,
@@ -264,6 +151,7 @@ impl Activator {
     async fn with(mut config: Config, source: Option<Source>, claimed: Claimed) -> Result<Self, ServeError> {
         config.check()?;
         let slices = inventory(&config).await?;
+        config.check_slices(&slices::names(&slices))?;
         raise_descriptor_limit();
         let managed = claimed.managed;
         let opened = sockets::open(claimed, config.listen, config.admin).await;
@@ -279,6 +167,8 @@ impl Activator {
             Legacy { api: api_port.as_fd().try_clone_to_owned()?, admin: admin_port.as_fd().try_clone_to_owned()? };
         let audit = config.audit.as_deref().map(Audit::open).transpose()?;
         let tls = config.tls.as_ref().map(Tls::load).transpose().map_err(ServeError::Tls)?;
+        // The same, so that both have new certificates at once.
+        let admin_tls = tls.clone().filter(|_| config.tls.as_ref().is_some_and(|tls| tls.admin));
         let hangup = source.is_some().then(reload::hangup).transpose()?;
 
         let metrics = Metrics::new(&config.knative);
@@ -298,7 +188,6 @@ impl Activator {
             settings: settings.clone(),
             door: door.clone(),
             phases,
-            slices,
             metrics: metrics.clone(),
         };
         let api = Api {
@@ -315,8 +204,8 @@ impl Activator {
         let playground = playground::router(api.clone(), readiness.clone(), door);
         Ok(Self {
             scaler,
-            admin: Server::start(admin_port, admin::router(admin, readiness.clone(), playground), None)?,
-            speaks_tls: tls.is_some(),
+            schemes: [&admin_tls, &tls].map(|tls| if tls.is_some() { "https" } else { "http" }),
+            admin: Server::start(admin_port, admin::router(admin, readiness.clone(), playground), admin_tls)?,
             api: Server::start(api_port, api::router(api, readiness), tls)?,
             gate,
             draining,
@@ -431,18 +320,6 @@ impl Activator {
     }
 }
 
-/// What runtimes are put on. Drivers take their time.
-async fn inventory(config: &Config) -> Result<Arc<[Slice]>, ServeError> {
-    let (entries, devices) = (config.slices.clone(), config.devices.clone());
-    let (wants_gpu, library) = (config.wants_gpu, config.nvml_library.clone());
-    let look = move || slices::inventory(&entries, &devices, wants_gpu, library.as_deref());
-    let slices = tokio::task::spawn_blocking(look).await.map_err(io::Error::other)??;
-    for slice in &slices {
-        tracing::info!(slice = slice.name, bytes = slice.bytes, of = ?slice.kind, "a slice");
-    }
-    Ok(slices.into())
-}
-
 /// What was recorded so far is on disk, or it is told that it may not be.
 async fn finish_audit(audit: Option<Audit>) {
     if let Some(audit) = audit
@@ -462,42 +339,5 @@ async fn send(commands: &mpsc::Sender<Command>, command: Command) {
 async fn finish(scaler: JoinHandle<()>) {
     if let Err(error) = scaler.await {
         tracing::error!(%error, "the scaler failed");
-    }
-}
-
-/// The model's card and its snapshot's digest. A file that is there and wrong is found out when it is asked for.
-pub(crate) fn look_at(model: &ModelEntry) -> Result<Seen, ServeError> {
-    let open = || {
-        let file = File::open(&model.snapshot)?;
-        let metadata = file.metadata()?;
-        if metadata.is_file() { Ok((file, metadata)) } else { Err(io::Error::other("it is no regular file")) }
-    };
-    let (file, metadata) = open().map_err(|error| ServeError::NoSnapshot {
-        model: model.name.clone(),
-        path: model.snapshot.clone(),
-        error,
-    })?;
-    let least = settings::least_memory(metadata.len());
-    if let Some(memory) = model.memory.filter(|memory| *memory < least) {
-        return Err(ConfigError::Memory { model: model.name.clone(), memory, least }.into());
-    }
-    let modified = metadata.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-    let digest = match snapshot::Header::read(&file) {
-        Ok(header) => Some(header.digest_hex()),
-        Err(error) => {
-            tracing::error!(model = model.name, %error, "this snapshot cannot be served");
-            None
-        }
-    };
-    let card = ModelCard::new(&model.name, modified.map_or(0, |since| since.as_secs()));
-    Ok(Seen { entry: model.clone(), card, digest, bytes: metadata.len() })
-}
-
-/// One descriptor per client: as many as the system lets us have.
-fn raise_descriptor_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
-        tracing::warn!(%error, "cannot raise the limit of open files");
     }
 }

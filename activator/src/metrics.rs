@@ -1,14 +1,13 @@
 //! What the activator tells about itself: each happening is one function here, which counts it and logs it.
 //!
 //! **Invariant:** label sets are closed: models and tenants of the configuration, phases, outcomes, status classes. No request's
-//! words ever appear.
+//! words ever appear. What happens with every request is looked up once for each model and tenant ([`ModelCounts`], [`Classes`]).
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicI64, AtomicU64},
-    },
-    time::Duration,
+mod counted;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, AtomicU64},
 };
 
 use prometheus_client::{
@@ -24,10 +23,11 @@ use prometheus_client::{
 
 use protocol::control::Stats;
 
-use crate::{audit::Line, config::KnativeLabels, scaler::ColdStart, slot::Phase};
+pub use self::counted::{Classes, ModelCounts};
+use crate::{config::KnativeLabels, scaler::ColdStart, slot::Phase, tenants::Caller};
 
-/// The label of requests that name no model we have.
-pub const NO_MODEL: &str = "";
+/// The label of requests that name no model we have, or are nobody's.
+const NONE: &str = "";
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Model {
@@ -114,6 +114,10 @@ pub struct Families {
     preempted: Family<Model, Counter<u64, AtomicU64>>,
     reused: Family<Model, Counter<u64, AtomicU64>>,
     guessed: Family<Outcome, Counter<u64, AtomicU64>>,
+    /// Requests that name no model we have.
+    unrouted: Classes,
+    /// Requests that are no tenant's.
+    anonymous: Classes,
     /// Of traces, those that no collector gets.
     pub spans_dropped: Counter<u64, AtomicU64>,
 }
@@ -182,6 +186,8 @@ impl Metrics {
             preempted: Family::default(),
             reused: Family::default(),
             guessed: Family::default(),
+            unrouted: Classes::default(),
+            anonymous: Classes::default(),
             spans_dropped: Counter::default(),
         };
         registry.register("held", "Requests that wait for a model's runtime", metrics.held.clone());
@@ -346,46 +352,24 @@ impl Metrics {
         self.refused.get_or_create(&Why { why }).inc();
     }
 
-    /// A request was let through after this time.
-    pub fn held(&self, model: &str, took: Duration) {
-        self.held_for.get_or_create(&Model { model: model.to_owned() }).observe(took.as_secs_f64());
-    }
-
-    /// An answer began after this time.
-    pub fn first_token(&self, model: &str, cold: bool, took: Duration) {
-        let start = if cold { "cold" } else { "hot" };
-        self.first_token.get_or_create(&Start { model: model.to_owned(), start }).observe(took.as_secs_f64());
-    }
-
-    /// Where a stream of this model observes its pace; to be asked for once a stream.
-    pub fn inter_token(&self, model: &str) -> Histogram {
-        self.inter_token.get_or_create(&Model { model: model.to_owned() }).clone()
+    /// What is counted with every request for one model.
+    pub fn counts(&self, model: &str) -> ModelCounts {
+        ModelCounts::new(self.clone(), model)
     }
 
     /// A request that was let in is over.
-    pub fn answered(&self, line: &Line) {
-        let class = class(line.status);
-        self.tenant_requests.get_or_create(&OfTenant { tenant: line.tenant.clone(), class }).inc();
-        for (kind, tokens) in [("prompt", line.prompt_tokens), ("completion", line.completion_tokens)] {
-            if tokens > 0 {
-                let label = Billed { model: line.model.clone(), tenant: line.tenant.clone(), kind };
-                self.tokens.get_or_create(&label).inc_by(tokens);
-            }
-        }
+    pub fn answered(&self, caller: &Caller, status: u16) {
+        let (classes, tenant) = match &caller.tenant {
+            None => (&self.anonymous, NONE),
+            Some(tenant) => (&tenant.answered, tenant.entry.name.as_str()),
+        };
+        let find = |class| self.tenant_requests.get_or_create_owned(&OfTenant { tenant: tenant.to_owned(), class });
+        classes.of(status, find).inc();
     }
 
-    /// A request was answered.
-    pub fn request(&self, model: &str, status: http::StatusCode) {
-        let class = class(status.as_u16());
-        self.requests.get_or_create(&Class { model: model.to_owned(), class }).inc();
-    }
-}
-
-fn class(status: u16) -> &'static str {
-    match status / 100 {
-        2 => "2xx",
-        3 => "3xx",
-        4 => "4xx",
-        _ => "5xx",
+    /// A request that names no model we have was answered.
+    pub fn unrouted(&self, status: http::StatusCode) {
+        let find = |class| self.requests.get_or_create_owned(&Class { model: NONE.to_owned(), class });
+        self.unrouted.of(status.as_u16(), find).inc();
     }
 }

@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn the_time_between_two_events_of_a_choice_is_shared_by_their_tokens() {
         let metrics = Metrics::new(&KnativeLabels::default());
-        let mut pace = Pace::new(metrics.inter_token("m"));
+        let mut pace = Pace::new(metrics.counts("m").inter_token());
         let began = Instant::now();
         let at = |ms| move || began + Duration::from_millis(ms);
         let mut come = |ms, tokens: &[(u32, u32)]| {

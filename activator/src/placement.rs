@@ -180,6 +180,11 @@ impl Placement {
         self.retry_at.filter(|_| self.is_wanted())
     }
 
+    /// Who is on which slice, and what they take of it in bytes, in the order of their slots.
+    pub fn residents(&self) -> impl Iterator<Item = (SlotId, usize, u64)> {
+        self.residents.iter().map(|(key, resident)| (key.slot, resident.slice, resident.bytes))
+    }
+
     /// Bytes that are taken, by slice.
     pub fn used(&self) -> Vec<u64> {
         (0..self.slices.len()).map(|slice| self.bytes_on(slice, |_| true)).collect()

@@ -5,7 +5,6 @@
 use axum::{
     Router,
     extract::{Request, State},
-    middleware::Next,
     response::Response,
     routing::get,
 };
@@ -51,13 +50,13 @@ pub fn router(readiness: Readiness) -> Router {
         .with_state(readiness)
 }
 
-/// Answers a probe on whatever path; lets everything else through.
-pub async fn answer_at_once(State(readiness): State<Readiness>, request: Request, next: Next) -> Response {
+/// The answer to a probe on whatever path; `None` for everything else, [`router`]'s paths included.
+pub fn answer_at_once(readiness: &Readiness, request: &Request) -> Option<Response> {
     match headers::text(request.headers(), NETWORK_PROBE) {
-        Some("queue") => readiness.answer("queue"),
-        Some(_) => answers::typed(StatusCode::BAD_REQUEST, "text/plain", "unexpected probe\n"),
-        None if from_kubelet(request.headers()) && !is_own_path(&request) => readiness.answer("ready\n"),
-        None => next.run(request).await,
+        Some("queue") => Some(readiness.answer("queue")),
+        Some(_) => Some(answers::typed(StatusCode::BAD_REQUEST, "text/plain", "unexpected probe\n")),
+        None if from_kubelet(request.headers()) && !is_own_path(request) => Some(readiness.answer("ready\n")),
+        None => None,
     }
 }
 
@@ -65,6 +64,7 @@ fn from_kubelet(headers: &HeaderMap) -> bool {
     headers::text(headers, USER_AGENT).is_some_and(|agent| agent.starts_with("kube-probe/"))
 }
 
-fn is_own_path(request: &Request) -> bool {
+/// Whether it asks for one of [`router`]'s paths.
+pub fn is_own_path(request: &Request) -> bool {
     matches!(request.uri().path(), "/livez" | "/readyz")
 }

@@ -25,7 +25,7 @@ use crate::{
     life::{ServeError, look_at},
     scaler::Command,
     settings::{Ledger, Seen, Settings},
-    slices::{Slice, SliceEntry},
+    slices::{self, Slice, SliceEntry},
     tenants::jwt::Issuer,
     tls::{Tls, TlsEntry},
     traces::TracesEntry,
@@ -87,7 +87,8 @@ struct Fixed {
     drain_timeout: Duration,
     audit: Option<PathBuf>,
     traces: Option<TracesEntry>,
-    speaks_tls: bool,
+    /// Whether the API port speaks TLS, and the admin port.
+    speak_tls: [bool; 2],
     slices: Vec<SliceEntry>,
 }
 
@@ -100,7 +101,7 @@ impl Fixed {
             drain_timeout: config.drain_timeout,
             audit: config.audit.clone(),
             traces: config.traces.clone(),
-            speaks_tls: config.tls.is_some(),
+            speak_tls: [config.tls.is_some(), config.tls.as_ref().is_some_and(|tls| tls.admin)],
             slices: config.slices.clone(),
         }
     }
@@ -115,7 +116,7 @@ impl Intake {
         tls: Option<Tls>,
         slices: &[Slice],
     ) -> Self {
-        let ledger = Ledger::new(slices.iter().map(|slice| slice.name.clone()).collect());
+        let ledger = Ledger::new(slices::names(slices));
         let fixed = Fixed { ports: configured, ..Fixed::of(config) };
         let (bound, asks) = ([config.listen, config.admin], !config.asks_nobody());
         Self { ledger, issuers: Vec::new(), commands, tls, files: Vec::new(), asks, bound, fixed }
@@ -127,6 +128,7 @@ impl Intake {
     /// Something that it names is not there. Nothing has changed.
     pub async fn take(&mut self, config: &Config) -> Result<Settings, ServeError> {
         config.check()?;
+        self.ledger.check(config)?;
         // Also of one that is refused because they are not there yet.
         self.files = config.tls.iter().flat_map(TlsEntry::files).collect();
         let entries = config.models.clone();
@@ -169,7 +171,7 @@ impl Intake {
         };
         if Fixed::of(&config) != self.fixed {
             tracing::warn!(
-                "listen, admin, standby, body_max, drain_timeout, audit, traces, slices, and whether TLS is spoken, change only with a restart"
+                "listen, admin, standby, body_max, drain_timeout, audit, traces, slices, and on which ports TLS is spoken, change only with a restart"
             );
         }
         // Whoever reaches the port reaches where it was bound, whatever the file says now.

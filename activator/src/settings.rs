@@ -3,7 +3,11 @@
 //!
 //! **Invariant:** a slot keeps its number for as long as the process lives, and a model's name its slot, also when it is gone for a while.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use protocol::{ApiError, answer::ModelCard};
@@ -13,7 +17,8 @@ use serde_json::{
 };
 
 use crate::{
-    config::{Config, GroupEntry, ModelEntry},
+    config::{Config, ConfigError, GroupEntry, ModelEntry},
+    metrics::{Metrics, ModelCounts},
     placement::{Group, Need, Rules},
     scaler::SlotId,
     slot::Policy,
@@ -37,6 +42,7 @@ pub struct Route {
     pub has_several: bool,
     /// Fields of requests that say nothing of them.
     pub sampling: Map<String, Value>,
+    counts: OnceLock<Arc<ModelCounts>>,
 }
 
 /// Everything that can change while we serve. See the module.
@@ -107,7 +113,15 @@ impl Ledger {
         Self { slices, ..Self::default() }
     }
 
-    /// The settings and slots of a configuration that has been checked; slots that were there before keep their numbers.
+    /// Whether a configuration can be entered.
+    ///
+    /// # Errors
+    /// A model is to be on a slice that there is not.
+    pub fn check(&self, config: &Config) -> Result<(), ConfigError> {
+        config.check_slices(&self.slices)
+    }
+
+    /// The settings and slots of a configuration that has been checked ([`Ledger::check`], too); slots that were there before keep their numbers.
     pub fn enter(
         &mut self,
         config: &Config,
@@ -147,6 +161,7 @@ impl Ledger {
             hold_max: policy.hold_max,
             has_several: policy.max > 1,
             sampling: entry.sampling.clone(),
+            counts: OnceLock::new(),
         };
         let next = SlotId(self.slots.len());
         let slot = *self.by_name.entry(entry.name.clone()).or_insert(next);
@@ -211,6 +226,11 @@ impl Settings {
 }
 
 impl Route {
+    /// What is counted with its requests. Thousands of models that nobody asks for need not have it.
+    pub fn counts(&self, metrics: &Metrics) -> &Arc<ModelCounts> {
+        self.counts.get_or_init(|| Arc::new(metrics.counts(&self.card.id)))
+    }
+
     /// A request's body as the runtime is to read it: with the model's own name where an alias was `asked` for, and with its sampling where
     /// the request says nothing of it.
     pub fn own(&self, body: Bytes, asked: Option<&str>, sampled: bool) -> Bytes {

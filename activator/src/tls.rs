@@ -1,7 +1,7 @@
-//! TLS on the API port: the server's certificate, and clients' where they have one.
+//! TLS on the API port, and on the admin port where that is wished: the server's certificate, and clients' where they have one.
 //!
 //! **Invariant:** TLS 1.2 and 1.3 by rustls, nothing older. A client need not show a certificate; one that is shown is signed by the configured
-//! authority, or the handshake fails. New connections use the files as they were read last; files that are wrong change nothing.
+//! authority, or the handshake fails; it says whose a request is and makes nobody an operator. New connections use the files as they were read last; files that are wrong change nothing.
 
 use std::{
     fs::File,
@@ -38,6 +38,8 @@ pub struct TlsEntry {
     pub key: PathBuf,
     /// Who signs clients' certificates.
     pub client_ca: Option<PathBuf>,
+    /// The admin port speaks TLS, too.
+    pub admin: bool,
 }
 
 impl TlsEntry {

@@ -9,6 +9,8 @@ use std::ops::RangeInclusive;
 
 /// No request body is larger.
 pub const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Objects with no more fields are searched in their order: cheaper than to hash every name that is asked for.
+const FIELDS_SEARCHED: usize = 16;
 /// No request nests arrays and objects deeper.
 pub const JSON_DEPTH_MAX: usize = 64;
 
@@ -124,7 +126,12 @@ impl<'a> Fields<'a> {
 
     /// The value, unless absent or `null`.
     pub fn get(&self, name: &str) -> Option<&'a Value> {
-        self.map.get(name).filter(|v| !v.is_null())
+        let found = if self.map.len() <= FIELDS_SEARCHED {
+            self.map.iter().find_map(|(field, value)| (field == name).then_some(value))
+        } else {
+            self.map.get(name)
+        };
+        found.filter(|v| !v.is_null())
     }
 
     pub fn required(&self, name: &str) -> Result<&'a Value, ApiError> {
@@ -206,4 +213,22 @@ pub(crate) fn token_ids(values: &[Value], path: &str) -> Result<Vec<u32>, ApiErr
         None => Err(expected(&format!("{path}[{i}]"), "a token id", v)),
     };
     values.iter().enumerate().map(id).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_is_found_in_objects_of_any_size_and_null_is_none() {
+        for size in [0, 1, FIELDS_SEARCHED - 2, FIELDS_SEARCHED, 10 * FIELDS_SEARCHED] {
+            let others = (0..size).map(|i| (format!("f{i}"), Value::from(i)));
+            let named = [("null".to_owned(), Value::Null), ("model".to_owned(), Value::from("m"))];
+            let map: Map<_, _> = others.chain(named).collect();
+            let fields = Fields::root(&map);
+            assert_eq!(fields.model().as_deref(), Ok("m"), "{size}");
+            assert!(fields.get("null").is_none() && fields.get("none").is_none() && fields.get("mode").is_none());
+            assert_eq!(fields.get("f0"), (size > 0).then_some(&Value::from(0)));
+        }
+    }
 }

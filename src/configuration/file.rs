@@ -38,7 +38,7 @@ pub struct File {
     pub audit: Option<PathBuf>,
     /// Traces of requests, by OpenTelemetry
     pub traces: Traces,
-    /// The API port speaks TLS
+    /// The API port speaks TLS, and the admin port if that is said
     pub tls: Option<Tls>,
     /// Operators
     pub operators: Operators,
@@ -79,6 +79,9 @@ pub struct Tls {
     pub key: PathBuf,
     /// Who signs clients' certificates; they need not have one
     pub client_ca: Option<PathBuf>,
+    /// The admin port speaks TLS, too, its probes and metrics included; a client's certificate makes nobody an operator [default: false]
+    #[serde(default)]
+    pub admin: bool,
 }
 
 /// Who may change something on the admin port

@@ -155,7 +155,8 @@ impl file::Tls {
     /// With paths from this folder.
     pub fn entry(&self, folder: &Path) -> TlsEntry {
         let client_ca = self.client_ca.as_ref().map(|path| folder.join(path));
-        TlsEntry { certificate: folder.join(&self.certificate), key: folder.join(&self.key), client_ca }
+        let (certificate, key) = (folder.join(&self.certificate), folder.join(&self.key));
+        TlsEntry { certificate, key, client_ca, admin: self.admin }
     }
 }
 

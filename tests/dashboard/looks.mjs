@@ -7,6 +7,15 @@ export async function isForEverybody(page) {
   const unnamed = await page.evaluate(() => [...document.querySelectorAll("input, select, textarea")]
     .filter((field) => !field.labels.length).map((field) => field.id));
   assert.deepEqual(unnamed, []);
+  // What is drawn is said in words beside it, once.
+  const [bars, read] = await page.evaluate(() => {
+    const drawn = [...document.querySelectorAll(".bar")];
+    return [drawn.length, drawn.filter((bar) => !bar.closest("[aria-hidden=true]")).length];
+  });
+  assert.ok(bars > 0 && read === 0, `${read} of ${bars} bars are read out`);
+  const unsaid = await page.evaluate(() => [...document.querySelectorAll("#slices > li")]
+    .filter((slice) => slice.querySelectorAll(".who li").length !== Math.max(1, slice.querySelectorAll(".bar").length)).length);
+  assert.equal(unsaid, 0, "slices whose words are not their bars");
   const order = [];
   await page.locator("#model").focus();
   while (order.at(-1) !== "ask" && order.length < 20) {

@@ -1,12 +1,13 @@
 // Asks the admin port once a second how things are, while somebody looks, and draws what has changed.
 import { drawColdStarts } from "./dashboard/cold_starts.js";
 import { offer, start } from "./dashboard/playground.js";
-import { drawSlices, drawSlots } from "./dashboard/slots.js";
+import { drawSlices } from "./dashboard/slices.js";
+import { drawMemory, drawSlots } from "./dashboard/slots.js";
 
 const EVERY_MS = 1000;
 /** An answer that takes longer is none. */
 const PATIENCE_MS = 5000;
-const SOURCES = ["slots", "cold-starts", "machine"];
+const SOURCES = ["slots", "cold-starts", "machine", "slices"];
 
 let drawn = [];
 let timer = null;
@@ -20,9 +21,10 @@ async function text(path) {
 
 function draw(texts) {
   if (texts.every((each, i) => each === drawn[i])) return;
-  const [slots, starts, machine] = texts.map((each) => JSON.parse(each));
+  const [slots, starts, machine, slices] = texts.map((each) => JSON.parse(each));
   drawSlots(slots);
-  drawSlices(slots, machine);
+  drawMemory(slots, machine);
+  if (texts[3] !== drawn[3]) drawSlices(slices);
   if (texts[1] !== drawn[1]) drawColdStarts(starts);
   offer(slots.map((slot) => slot.name));
   drawn = texts;

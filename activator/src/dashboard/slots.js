@@ -1,4 +1,4 @@
-// What each slot is doing, and the slice of this machine's memory that its processes have.
+// What each slot is doing, and what of this machine's memory its processes have.
 import { bar, bytes, element, fixed } from "./dom.js";
 
 /** A sign for each state, so that colour is never the only one. */
@@ -41,15 +41,15 @@ function labelled(tag, label, content, className) {
 }
 
 /** Draws memory: what each slot's processes have, beside all that there is. */
-export function drawSlices(slots, machine) {
+export function drawMemory(slots, machine) {
   const whole = machine.memory_bytes;
   const cores = `${machine.cores} ${machine.cores === 1 ? "core" : "cores"}`;
   document.querySelector("#machine").textContent =
     `Memory of each slot's processes, pages that they share with others included, beside this machine's ${whole ? bytes(whole) : "memory"} (${cores}).`;
-  document.querySelector("#slices").replaceChildren(...slots.map((slot) => slice(slot, whole)));
+  document.querySelector("#memory").replaceChildren(...slots.map((slot) => memory(slot, whole)));
 }
 
-function slice(slot, whole) {
+function memory(slot, whole) {
   const part = whole ? Math.min(1, slot.resident_bytes / whole) : 0;
   const lane = element("div", "lane", bar(`memory ${part ? "some" : ""}`, 0, part));
   lane.setAttribute("aria-hidden", "true");

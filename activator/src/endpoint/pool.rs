@@ -150,6 +150,11 @@ impl Exchange {
         Ok((response, self))
     }
 
+    /// The end of its answer's body has been seen.
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
     /// The next part of its answer's body; `None` at the end.
     pub async fn frame(&mut self, body: &mut Incoming) -> Option<Result<Frame<Bytes>, Broken>> {
         poll_fn(|cx| self.poll_frame(body, cx)).await

@@ -3,22 +3,18 @@
 //! **Invariant:** nothing else changes a slot, and nothing here waits: requests come over a bounded channel, processes
 //! are heard through their descriptors, time through the next deadline alone. There is no ticking and no polling.
 
+mod hear;
 mod history;
 mod life;
 mod place;
+mod share;
 mod standby;
+mod start;
 
-use std::{
-    collections::BTreeMap,
-    ffi::OsString,
-    os::fd::OwnedFd,
-    pin::Pin,
-    sync::{Arc, atomic::Ordering},
-    time::{Instant, SystemTime},
-};
+use std::{collections::BTreeMap, ffi::OsString, pin::Pin, sync::Arc, time::Instant};
 
-use futures_util::{Stream, StreamExt, stream, stream::SelectAll};
-use protocol::control::{FromRuntime, ToRuntime};
+use futures_util::{Stream, StreamExt, stream::SelectAll};
+use protocol::control::ToRuntime;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::{
@@ -27,14 +23,13 @@ use self::{
     place::{Place, Told, Waiting},
     standby::Standby,
 };
-pub use self::{history::PastStart, life::ColdStart, place::SlotView};
+pub use self::{history::PastStart, life::ColdStart, place::SlotView, share::SliceView};
 pub use crate::slot::SlotId;
 use crate::{
-    child::{ChildEvent, ChildEvents, Exit},
+    child::ChildEvent,
     config::Config,
     fleet::{Fleet, Turned},
     hold::{Arrival, Grant},
-    launcher::{self, LaunchError},
     metrics::Metrics,
     placement::Rules,
     settings::SlotSpec,
@@ -56,6 +51,8 @@ pub enum Command {
     Wish(SlotId, Wish),
     /// Every slot, as it is now.
     Views(oneshot::Sender<Vec<SlotView>>),
+    /// Every slice, and who is on it now.
+    Slices(oneshot::Sender<Vec<SliceView>>),
     /// The last cold starts, newest first.
     ColdStarts(oneshot::Sender<Vec<PastStart>>),
     /// Tell when no request is held or in flight.
@@ -170,6 +167,12 @@ impl Scaler {
                 let shown = self.fleet.slots().filter(|(slot, state)| !self.places[slot.0].is_gone(state));
                 // A reader that has gone needs no answer.
                 let _ = reply.send(shown.map(|(slot, _)| self.view(slot)).collect());
+            }
+            Command::Slices(reply) => {
+                let name = |slot: SlotId| self.places[slot.0].name.as_str();
+                let residents = self.fleet.residents().map(|(slot, slice, bytes)| (name(slot), slice, bytes));
+                // As above.
+                let _ = reply.send(share::views(&self.slices, residents));
             }
             Command::ColdStarts(reply) => {
                 // As above.
@@ -355,144 +358,6 @@ impl Scaler {
         if let Some(waiting) = self.places[slot.0].waiting.remove(&request) {
             // As above.
             let _ = waiting.reply.send(Err(refusal));
-        }
-    }
-
-    /// Gives the slot a process, a standby if there is one, and the process its model.
-    async fn launch(&mut self, slot: SlotId, launch: LaunchId) -> Result<(), Failure> {
-        let file = self.places[slot.0].open_snapshot()?;
-        let verified = self.places[slot.0].is_verified();
-        let wrapped_key = self.places[slot.0].wrapped_key();
-        let file = OwnedFd::from(file);
-        let (role, slice) = (Role::Slot(slot, launch), self.fleet.slice_of(slot, launch));
-        let id = match self.take_standby(role, slice) {
-            Some(id) => id,
-            None => self.begin(role, slice).await.map_err(|error| Failure::internal(error.to_string()))?,
-        };
-        self.places[slot.0].lives.insert(launch, id);
-        let kv_memory_bytes = self.places[slot.0].kv_memory_bytes;
-        let (name, life) = (&self.places[slot.0].name, self.lives.get_mut(&id).expect("it has just begun"));
-        tracing::info!(
-            model = name,
-            launch = launch.0,
-            pid = life.child.pid(),
-            standby = life.was_standby,
-            "launching"
-        );
-        if let Err(error) = life.restore(name, &file, (verified, wrapped_key, kv_memory_bytes), Instant::now()) {
-            // Its end will be seen, and counts as a launch that failed.
-            tracing::warn!(model = name, %error, "a runtime cannot be told to restore");
-            life.child.kill();
-        }
-        Ok(())
-    }
-
-    /// Starts a process on a slice.
-    async fn begin(&mut self, role: Role, slice: Option<usize>) -> Result<LifeId, LaunchError> {
-        let spawned = Instant::now();
-        let launched = launcher::launch(&self.runtime_command, slice.and_then(|slice| self.slices.get(slice))).await?;
-        self.lives_begun += 1;
-        let id = LifeId(self.lives_begun);
-        self.lives.insert(id, Life::new(&launched, role, slice, spawned));
-        self.heard.push(Box::pin(stream::unfold(launched.events, move |mut events: ChildEvents| async move {
-            let event = events.next().await?;
-            Some(((id, event), events))
-        })));
-        Ok(id)
-    }
-
-    async fn hear(&mut self, id: LifeId, event: ChildEvent) {
-        let Some(life) = self.lives.get_mut(&id) else { return };
-        match (event, life.role) {
-            (ChildEvent::Said(message), _) => self.hear_message(id, message).await,
-            (ChildEvent::Silent(outcome), Role::Slot(slot, launch)) => self.hear_silence(slot, launch, outcome).await,
-            (ChildEvent::Silent(_), Role::Standby { .. } | Role::Dismissed) => self.dismiss(id),
-            (ChildEvent::Exited(Exit { said: status, by_others }), Role::Slot(slot, launch)) => {
-                tracing::info!(model = self.places[slot.0].name, launch = launch.0, status, "a runtime ended");
-                let killed = self.lives.remove(&id).is_some_and(|life| life.killed.load(Ordering::Acquire));
-                let place = &mut self.places[slot.0];
-                place.lives.remove(&launch);
-                let suspects = place.ended(launch, by_others && !killed);
-                // What the next life counts starts at zero.
-                place.engines.remove(&launch);
-                self.metrics.engines(&place.name, place.engines.values());
-                for request in suspects {
-                    self.refuse(slot, request, Refusal::Poison);
-                    self.step(slot, Event::Left(request)).await;
-                }
-                let death = Failure::internal(format!("the runtime {status} before it was ready"));
-                self.step(slot, Event::Exited(launch, death)).await;
-            }
-            (ChildEvent::Exited(exit), Role::Standby { .. } | Role::Dismissed) => {
-                tracing::warn!(status = exit.said, "a standby ended");
-                self.lives.remove(&id);
-                self.standby.failed(Instant::now());
-            }
-        }
-    }
-
-    async fn hear_message(&mut self, id: LifeId, message: FromRuntime) {
-        let Some(life) = self.lives.get_mut(&id) else { return };
-        let role = life.role;
-        match (message, role) {
-            (FromRuntime::Launched { .. }, _) => {
-                life.times.launched = Some(Instant::now());
-                if let Role::Standby { give_up_at } = &mut life.role {
-                    *give_up_at = None;
-                    self.standby.failures = 0;
-                }
-            }
-            (FromRuntime::Ready { restore }, Role::Slot(slot, launch)) => {
-                life.times.ready = Some(Instant::now());
-                let cold_start = life.cold_start(restore);
-                self.became_ready(slot, launch, cold_start);
-                self.step(slot, Event::BecameReady(launch)).await;
-            }
-            (FromRuntime::Verified, Role::Slot(slot, _)) => self.places[slot.0].was_verified(),
-            (FromRuntime::Failed { kind, message }, Role::Slot(slot, launch)) => {
-                self.step(slot, Event::Broke(launch, Failure { kind, message: message.into() })).await;
-            }
-            (FromRuntime::Stats(stats), Role::Slot(slot, launch)) => {
-                let place = &mut self.places[slot.0];
-                let before = place.engines.insert(launch, stats).unwrap_or_default();
-                self.metrics.engine_counted(&place.name, &before, &stats);
-                self.metrics.engines(&place.name, place.engines.values());
-            }
-            (FromRuntime::Leaving, Role::Slot(slot, launch)) => {
-                life.leaving.store(true, Ordering::Release);
-                self.step(slot, Event::Leaves(launch)).await;
-            }
-            (FromRuntime::Drained, Role::Slot(..)) => {
-                tracing::debug!(?role, "a runtime said something that needs no answer");
-            }
-            (message, Role::Standby { .. } | Role::Dismissed) => {
-                tracing::warn!(?message, "a standby said something that only a model's runtime may say");
-                self.dismiss(id);
-            }
-        }
-    }
-
-    fn became_ready(&mut self, slot: SlotId, launch: LaunchId, cold_start: Option<ColdStart>) {
-        let place = &mut self.places[slot.0];
-        place.last_cold_start = cold_start.or(place.last_cold_start);
-        if let Some(cold_start) = cold_start {
-            self.metrics.cold_start_ready(&place.name, &cold_start);
-            self.history.ready(&place.name, launch, SystemTime::now(), cold_start);
-        }
-    }
-
-    /// Without a control socket a runtime can neither become ready nor be drained. Most likely it has just died.
-    async fn hear_silence(&mut self, slot: SlotId, launch: LaunchId, outcome: std::io::Result<()>) {
-        if let Err(error) = outcome {
-            tracing::warn!(model = self.places[slot.0].name, %error, "a runtime broke the control protocol");
-        }
-        match self.fleet.slot(slot).stage(launch) {
-            // Its exit tells more than its silence.
-            Some(Stage::Starting { .. }) => self.life_of(slot, launch, Life::kill),
-            Some(Stage::Ready(_)) => {
-                self.step(slot, Event::Broke(launch, Failure::internal("the runtime closed its control socket"))).await;
-            }
-            Some(Stage::Placing { .. } | Stage::Draining { .. }) | None => {}
         }
     }
 

@@ -250,6 +250,11 @@ pub fn inventory(
     }
 }
 
+/// What slices are called.
+pub fn names(slices: &[Slice]) -> Vec<String> {
+    slices.iter().map(|slice| slice.name.clone()).collect()
+}
+
 /// All that can be said of entries without looking at the machine.
 ///
 /// # Errors

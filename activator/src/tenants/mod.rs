@@ -27,10 +27,11 @@ use sha2::{Digest, Sha256};
 use self::{
     jwt::Issuer,
     key::{KeyHash, Keys},
-    quota::{Limits, Place, Usage},
+    quota::{BodyMemory, Limits, Place, Usage},
 };
 use crate::{
     headers,
+    metrics::Classes,
     slot::{Claim, TenantId},
 };
 
@@ -78,6 +79,8 @@ pub struct Tenant {
     pub id: TenantId,
     /// What is configured.
     pub entry: TenantEntry,
+    /// Its requests that are over.
+    pub answered: Classes,
     models: Option<BTreeSet<String>>,
     usage: Arc<Usage>,
     /// Of all tenants, nobody's requests included where there may be any.
@@ -85,7 +88,7 @@ pub struct Tenant {
 }
 
 impl Tenant {
-    /// Its part of all that may wait, so that no tenant can take the others' room.
+    /// Its part of something that all share, so that no tenant can take the others' room.
     fn share(&self, all: usize) -> usize {
         let share = all as u128 * u128::from(self.entry.weight) / u128::from(self.weights.max(1));
         usize::try_from(share).unwrap_or(all).max(1)
@@ -128,6 +131,12 @@ impl Caller {
     pub fn enter(&self, now: Instant) -> Result<Option<Place>, ApiError> {
         let enter = |tenant: &Arc<Tenant>| tenant.usage.enter(&tenant.entry.name, &tenant.entry.limits, now);
         self.tenant.as_ref().map(enter).transpose()
+    }
+
+    /// Room for one more body. Nobody's have the memory for all.
+    /// `all`: what there is for the bodies of all tenants, in KiB. `largest`: what a tenant has at least, as one body may need it.
+    pub fn body(&self, all: usize, largest: usize) -> Option<BodyMemory> {
+        self.tenant.as_ref().map(|tenant| tenant.usage.body(tenant.share(all).max(largest)))
     }
 
     /// An answer has used so many.
@@ -191,7 +200,8 @@ impl Tenants {
         for entry in entries {
             let (id, usage) = book.of(&entry.name);
             let models = entry.models.as_ref().map(|models| models.iter().cloned().collect());
-            let tenant = Arc::new(Tenant { id, entry: entry.clone(), models, usage, weights });
+            let tenant =
+                Arc::new(Tenant { id, entry: entry.clone(), answered: Classes::default(), models, usage, weights });
             tenants.by_name.insert(entry.name.clone(), tenant.clone());
             for key in &entry.keys {
                 tenants.keys.add(key.clone(), tenant.clone());

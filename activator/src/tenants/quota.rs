@@ -1,6 +1,6 @@
-//! What a tenant may use: requests at once, requests and tokens a minute.
+//! What a tenant may use: requests at once, requests and tokens a minute, memory of bodies.
 //!
-//! **Invariant:** what is refused here has changed nothing: no slot has heard of it. A [`Place`] is given back by its drop.
+//! **Invariant:** what is refused here has changed nothing: no slot has heard of it. A [`Place`], and [`BodyMemory`], is given back by its drop.
 
 use std::{
     sync::{
@@ -60,6 +60,8 @@ struct Buckets {
 #[derive(Debug, Default)]
 pub struct Usage {
     running: AtomicUsize,
+    /// Of bodies, in KiB.
+    body_kib: AtomicUsize,
     buckets: Mutex<Buckets>,
 }
 
@@ -73,7 +75,45 @@ impl Drop for Place {
     }
 }
 
+/// What one body has of its tenant's share of the memory for all bodies. Dropping it gives it back.
+#[derive(Debug)]
+pub struct BodyMemory {
+    usage: Arc<Usage>,
+    /// What all bodies of the tenant may have, in KiB.
+    kib_max: usize,
+    kib: usize,
+}
+
+impl BodyMemory {
+    /// More of it, in KiB.
+    ///
+    /// # Errors
+    /// 429: the tenant has its share. Nothing has changed.
+    pub fn grow(&mut self, who: &str, kib: usize) -> Result<(), ApiError> {
+        let within = |taken: usize| taken.checked_add(kib).filter(|taken| *taken <= self.kib_max);
+        self.usage.body_kib.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).map_err(|_| {
+            let most = self.kib_max;
+            let message =
+                format!("The requests of '{who}' fill its share of the memory set aside for them, {most} KiB.");
+            ApiError::new(ErrorKind::QueueFull, message).retry_after(1)
+        })?;
+        self.kib += kib;
+        Ok(())
+    }
+}
+
+impl Drop for BodyMemory {
+    fn drop(&mut self) {
+        self.usage.body_kib.fetch_sub(self.kib, Ordering::Relaxed);
+    }
+}
+
 impl Usage {
+    /// One more body, which has nothing yet. `kib_max`: what all of the tenant may have together.
+    pub fn body(self: &Arc<Self>, kib_max: usize) -> BodyMemory {
+        BodyMemory { usage: self.clone(), kib_max, kib: 0 }
+    }
+
     /// One more request, if the bounds allow it.
     ///
     /// # Errors
@@ -148,6 +188,21 @@ mod tests {
         assert_eq!(usage.running(), 2);
         drop(one);
         assert!(enter().is_ok());
+    }
+
+    #[test]
+    fn bodies_together_have_no_more_than_their_share_and_give_it_back() {
+        let usage = Arc::new(Usage::default());
+        let (mut one, mut other) = (usage.body(100), usage.body(100));
+        one.grow("t", 60).unwrap();
+        other.grow("t", 40).unwrap();
+        let refused = one.grow("t", 1).unwrap_err();
+        assert_eq!((refused.kind, refused.retry_after_s), (ErrorKind::QueueFull, Some(1)));
+        assert!(refused.message.contains("'t'") && refused.message.contains("share"), "{}", refused.message);
+        drop(other);
+        one.grow("t", 40).unwrap();
+        drop(one);
+        assert_eq!(usage.body_kib.load(Ordering::Relaxed), 0);
     }
 
     #[test]

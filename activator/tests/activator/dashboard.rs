@@ -57,7 +57,7 @@ async fn the_page_and_all_that_it_needs_come_from_here_with_strict_headers() {
         wanted.extend(local.map(|path| format!("/{path}")).chain(imports(&text)));
         seen.push(path);
     }
-    assert_eq!(seen.len(), 7, "{seen:?}");
+    assert_eq!(seen.len(), 8, "{seen:?}");
     assert_eq!(house.files.lives(), 0);
 }
 

@@ -234,3 +234,25 @@ async fn operators_wake_end_and_pin_models() {
     tokio::time::timeout(Duration::from_secs(20), once_more).await.unwrap();
     house.slot_when("cold").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slice_that_there_is_not_is_said_and_changes_nothing() {
+    let files = Files::new();
+    files.write(&files.script(&[Start::Ready]));
+    let mut wrong = files.config();
+    wrong.models[0].slices = Some(vec!["gpu7".into()]);
+    let error = Activator::start(wrong).await.unwrap_err();
+    let said = error.to_string();
+    assert_eq!(error.exit_code(), 64, "{said}");
+    assert!(["'m'", "'gpu7'", "there are: cpu"].iter().all(|part| said.contains(part)), "{said}");
+
+    let mut changing = Changing::new(|_| ()).await;
+    let mut config = changing.config();
+    config.models.push(ModelEntry { slices: Some(vec!["gpu7".into()]), ..config.models[0].clone() });
+    config.models[1].name = "n".into();
+    changing.settle(Ok(config.clone())).await;
+    assert_eq!(changing.models().await, ["m"], "the old one stays");
+    config.models[1].slices = Some(vec!["cpu".into()]);
+    changing.change(Ok(config));
+    changing.until_models(&["m", "n"]).await;
+}

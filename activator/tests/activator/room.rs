@@ -137,3 +137,25 @@ async fn a_model_that_fits_nowhere_is_told_so() {
     assert!(said.contains("memory") && said.contains("largest slice"), "{said}");
     assert_eq!(house.files.lives(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slices_say_who_has_how_much_of_them() {
+    let house = House::with(&[Start::Ready], |_, config| {
+        (config.models[0].memory, config.models[0].min_replicas, config.models[0].max_replicas) =
+            (Some(100 << 20), 2, 2);
+        let other = ModelEntry { memory: Some(70 << 20), ..ModelEntry::new("n", &config.models[0].snapshot) };
+        config.models.push(other);
+    })
+    .await;
+    until(&house, "m", |slot| slot["replicas"].as_array().is_some_and(|replicas| replicas.len() == 2)).await;
+    let slices = async || house.admin("/slices").await.json().await;
+    let m = json!({"name": "m", "bytes": 200 << 20, "replicas": 2});
+    let before = slices().await;
+    assert_eq!((&before[0]["name"], &before[0]["kind"]), (&json!("cpu"), &json!("cpu")), "{before}");
+    assert!(before[0]["bytes"].as_u64().unwrap() > 200 << 20, "{before}");
+    assert_eq!((&before[0]["used_bytes"], &before[0]["models"]), (&json!(200 << 20), &json!([m])), "{before}");
+    assert_eq!(house.ask(&of("n")).await.status, 200);
+    let after = slices().await;
+    let n = json!({"name": "n", "bytes": 70 << 20, "replicas": 1});
+    assert_eq!((&after[0]["used_bytes"], &after[0]["models"]), (&json!(270 << 20), &json!([m, n])), "{after}");
+}

@@ -18,6 +18,7 @@ use crate::{
     client,
     double::{self, Script, Start},
     house::{Files, Watched, chat, open},
+    tls,
 };
 
 const FOLDER: &str = "ACTIVATOR_TEST_SERVE";
@@ -33,6 +34,7 @@ fn run() {
         admin: ([127, 0, 0, 1], 0).into(),
         models: vec![ModelEntry::new("m", folder.join("m.snapshot"))],
         runtime_command: double::command(),
+        tls: folder.join("tls.crt").exists().then(|| tls::entry(&folder)),
         idle: Duration::from_millis(std::env::var(IDLE_MS).unwrap().parse().unwrap()),
         ..Config::default()
     };
@@ -60,11 +62,19 @@ impl Serve {
         Self::with_idle(folder, Duration::from_secs(60)).await
     }
 
+    /// Where both ports are to speak TLS.
+    async fn under_tls(folder: &Path) -> Self {
+        Self::of(spawn(folder, "127.0.0.1:0", Duration::from_secs(60)), "https").await
+    }
+
     async fn with_idle(folder: &Path, idle: Duration) -> Self {
-        let mut child = spawn(folder, "127.0.0.1:0", idle);
+        Self::of(spawn(folder, "127.0.0.1:0", idle), "http").await
+    }
+
+    async fn of(mut child: Child, scheme: &str) -> Self {
         let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
-        let admin = announced(&mut stderr, "admin on http://").await;
-        let api = announced(&mut stderr, "listening on http://").await;
+        let admin = announced(&mut stderr, &format!("admin on {scheme}://")).await;
+        let api = announced(&mut stderr, &format!("listening on {scheme}://")).await;
         Self { child, stderr, api, admin }
     }
 
@@ -208,4 +218,14 @@ async fn what_keeps_it_from_serving_is_said_with_an_exit_code() {
         assert_eq!(output.status.code(), Some(code), "{stderr}");
         assert!(stderr.contains(named), "{stderr}");
     }
+}
+
+#[tokio::test]
+async fn ports_that_speak_tls_are_announced_as_such() {
+    let files = Files::new();
+    files.write(&files.script(&[Start::Ready]));
+    tls::write(files.folder.path(), &tls::Authority::new().sign("localhost"));
+    let serve = Serve::under_tls(files.folder.path()).await;
+    serve.signal(Signal::TERM);
+    assert_eq!(serve.exit_code().await, Some(0));
 }

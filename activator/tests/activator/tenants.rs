@@ -93,6 +93,37 @@ async fn a_tenant_sees_and_uses_its_own_models_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenants_large_bodies_fill_its_own_part_of_the_memory_and_keep_nobody_else_out() {
+    let ((small, key), (mut large, other)) = (tenant("small"), tenant("large"));
+    // A part of less than one body: then it is one body.
+    large.weight = 10_000;
+    let house = House::with(&[Start::Ready], |_, config| {
+        (config.tenants, config.body_bytes_max) = (vec![small, large], 1 << 20);
+    })
+    .await;
+    let of_bytes = |bytes: usize, user: &str, stream| {
+        let mut asked = chat(user, stream);
+        asked["messages"][0]["content"] = "x".repeat(bytes).into();
+        asked
+    };
+    let ask = async |key: &str, asked: &Value| house.ask_with(&[("authorization", key)], asked).await;
+    let running = ask(&key, &of_bytes(700 << 10, "forever", true)).await;
+    assert_eq!(running.status, 200);
+    for _ in 0..2 {
+        let refused = ask(&key, &of_bytes(400 << 10, "", false)).await;
+        assert_eq!(refused.headers["retry-after"], "1");
+        let message = refused.error(429).await;
+        assert!(message.contains("'small'") && message.contains("its share"), "{message}");
+    }
+    assert_eq!(ask(&key, &of_bytes(200 << 10, "", false)).await.status, 200, "what fits is answered");
+    assert_eq!(ask(&other, &of_bytes(1000 << 10, "", false)).await.status, 200, "the others' part is theirs");
+    drop(running);
+    house.until("in_flight", 0).await;
+    let again = async { while ask(&key, &of_bytes(1000 << 10, "", false)).await.status != 200 {} };
+    tokio::time::timeout(Duration::from_secs(20), again).await.expect("its part was never free again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_its_bounds_a_tenant_is_told_when_to_come_back_and_no_slot_hears_of_it() {
     let ((mut acme, key), (mut umbrella, second)) = (tenant("acme"), tenant("umbrella"));
     acme.limits = Limits { concurrency: Some(1), ..Limits::default() };

@@ -1,9 +1,9 @@
-//! TLS: certificates that change, and clients that show theirs.
+//! TLS on both ports: certificates that change, and clients that show theirs.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use activator::{
-    Activator, Source,
+    Activator, Config, Source,
     tenants::{TenantEntry, key::KeyHash},
     tls::TlsEntry,
 };
@@ -24,13 +24,13 @@ use crate::{
     house::{Files, chat},
 };
 
-struct Authority {
+pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
@@ -39,17 +39,22 @@ impl Authority {
     }
 
     /// Certificate and key of this name, in PEM.
-    fn sign(&self, name: &str) -> (String, String) {
+    pub fn sign(&self, name: &str) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
         (certificate.pem(), key.serialize_pem())
     }
 }
 
-fn write(folder: &Path, (certificate, key): &(String, String)) -> TlsEntry {
+pub fn write(folder: &Path, (certificate, key): &(String, String)) -> TlsEntry {
     std::fs::write(folder.join("tls.crt"), certificate).unwrap();
     std::fs::write(folder.join("tls.key"), key).unwrap();
-    TlsEntry { certificate: folder.join("tls.crt"), key: folder.join("tls.key"), client_ca: None }
+    entry(folder)
+}
+
+/// Of what was written to this folder, for both ports.
+pub fn entry(folder: &Path) -> TlsEntry {
+    TlsEntry { certificate: folder.join("tls.crt"), key: folder.join("tls.key"), client_ca: None, admin: true }
 }
 
 /// A client that knows this authority and shows this certificate.
@@ -71,15 +76,20 @@ fn client(authority: &Authority, shown: Option<&(String, String)>, protocol: &st
 
 /// The status of a chat request over TLS.
 async fn ask(activator: &Activator, client: &TlsConnector, key: Option<&str>) -> Result<u16, String> {
-    let stream = TcpStream::connect(activator.api()).await.unwrap();
+    let request = request("POST", "/v1/chat/completions", key, &chat("", false).to_string());
+    send(activator.api(), client, request).await.map(|(status, _)| status)
+}
+
+/// Status and body of an answer over TLS.
+async fn send(
+    to: SocketAddr,
+    client: &TlsConnector,
+    request: Request<Full<bytes::Bytes>>,
+) -> Result<(u16, String), String> {
+    let stream = TcpStream::connect(to).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();
     let stream = client.connect(name, stream).await.map_err(|error| error.to_string())?;
     let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    let mut request = Request::post("https://localhost/v1/chat/completions").header("host", "localhost");
-    if let Some(key) = key {
-        request = request.header("authorization", format!("Bearer {key}"));
-    }
-    let request = request.body(Full::new(bytes::Bytes::from(chat("", false).to_string()))).unwrap();
     let io = TokioIo::new(stream);
     let answer = if h2 {
         let (mut requests, connection) =
@@ -93,8 +103,25 @@ async fn ask(activator: &Activator, client: &TlsConnector, key: Option<&str>) ->
     };
     let answer = answer.map_err(|error| error.to_string())?;
     let status = answer.status().as_u16();
-    answer.into_body().collect().await.map_err(|error| error.to_string())?;
-    Ok(status)
+    let body = answer.into_body().collect().await.map_err(|error| error.to_string())?;
+    Ok((status, String::from_utf8_lossy(&body.to_bytes()).into_owned()))
+}
+
+fn request(method: &str, path: &str, key: Option<&str>, body: &str) -> Request<Full<bytes::Bytes>> {
+    let request = Request::builder().method(method).uri(format!("https://localhost{path}")).header("host", "localhost");
+    let request = request.header("content-type", "application/json");
+    let request = key.iter().fold(request, |request, key| request.header("authorization", format!("Bearer {key}")));
+    request.body(Full::new(bytes::Bytes::copy_from_slice(body.as_bytes()))).unwrap()
+}
+
+/// Whether somebody who speaks in the clear gets an answer.
+async fn answers_in_the_clear(port: SocketAddr) -> bool {
+    let mut plain = TcpStream::connect(port).await.unwrap();
+    let asked = b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    tokio::io::AsyncWriteExt::write_all(&mut plain, asked).await.unwrap();
+    let mut read = Vec::new();
+    let _ = tokio::io::AsyncReadExt::read_to_end(&mut plain, &mut read).await;
+    String::from_utf8_lossy(&read).contains("200 OK")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -108,7 +135,7 @@ async fn both_protocols_are_spoken_under_tls_and_clients_are_known_by_their_cert
     entry.client_ca = Some(folder.join("clients.crt"));
     let (key, hash) = KeyHash::new().unwrap();
     let acme = TenantEntry { keys: vec![hash], client_names: vec!["acme.test".into()], ..TenantEntry::new("acme") };
-    let config = activator::Config { tls: Some(entry), tenants: vec![acme], ..files.config() };
+    let config = Config { tls: Some(entry), tenants: vec![acme], ..files.config() };
     let activator = Activator::start(config).await.unwrap();
 
     let (acme, other) = (clients.sign("acme.test"), clients.sign("other.test"));
@@ -125,11 +152,49 @@ async fn both_protocols_are_spoken_under_tls_and_clients_are_known_by_their_cert
     }
     assert!(ask(&activator, &client(&strangers, None, "h2"), None).await.is_err(), "clients check, too");
     // Who speaks in the clear gets no further.
-    let mut plain = TcpStream::connect(activator.api()).await.unwrap();
-    tokio::io::AsyncWriteExt::write_all(&mut plain, b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-    let mut read = Vec::new();
-    let _ = tokio::io::AsyncReadExt::read_to_end(&mut plain, &mut read).await;
-    assert!(!String::from_utf8_lossy(&read).contains("200"));
+    assert!(!answers_in_the_clear(activator.api()).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_admin_port_speaks_tls_if_that_is_said_and_no_certificate_makes_an_operator() {
+    let (servers, clients) = (Authority::new(), Authority::new());
+    let files = Files::new();
+    files.write(&files.script(&[Start::Ready]));
+    let folder = files.folder.path();
+    std::fs::write(folder.join("clients.crt"), &clients.pem).unwrap();
+    let entry = TlsEntry { client_ca: Some(folder.join("clients.crt")), ..write(folder, &servers.sign("localhost")) };
+    let (key, hash) = KeyHash::new().unwrap();
+    let acme = TenantEntry { client_names: vec!["acme.test".into()], ..TenantEntry::new("acme") };
+    // Where others reach it, so that nobody is an operator for being here.
+    let admin = ([0, 0, 0, 0], 0).into();
+    let config = Config { admin, tls: Some(entry), tenants: vec![acme], admin_keys: vec![hash], ..files.config() };
+    let activator = Activator::start(config.clone()).await.unwrap();
+    let admin = SocketAddr::from(([127, 0, 0, 1], activator.admin().port()));
+    let shown = clients.sign("acme.test");
+    for protocol in ["h2", "http/1.1"] {
+        let client = client(&servers, Some(&shown), protocol);
+        for (path, part) in
+            [("/livez", "alive"), ("/readyz", "ready"), ("/metrics", "pilotlight_held"), ("/slots", "\"m\"")]
+        {
+            let (status, said) = send(admin, &client, request("GET", path, None, "")).await.unwrap();
+            assert!(status == 200 && said.contains(part), "{path}: {status} {said}");
+        }
+        let wish = |key| request("POST", "/admin/load", key, r#"{"model": "m"}"#);
+        let asked = chat("", false).to_string();
+        let playground = |key| request("POST", "/playground/v1/chat/completions", key, &asked);
+        for refused in [wish(None), wish(Some("pl_none")), playground(None)] {
+            let (status, said) = send(admin, &client, refused).await.unwrap();
+            assert!(status == 401 && said.contains("operator's key"), "{status} {said}");
+        }
+        assert_eq!(send(admin, &client, wish(Some(&key))).await.unwrap().0, 200);
+        assert_eq!(send(admin, &client, playground(Some(&key))).await.unwrap().0, 200);
+    }
+    assert!(!answers_in_the_clear(admin).await);
+
+    let plain = config.tls.clone().map(|entry| TlsEntry { admin: false, ..entry });
+    let activator = Activator::start(Config { tls: plain, ..config }).await.unwrap();
+    assert!(answers_in_the_clear(SocketAddr::from(([127, 0, 0, 1], activator.admin().port()))).await);
+    assert!(!answers_in_the_clear(activator.api()).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -141,7 +206,7 @@ async fn new_certificates_are_used_without_a_restart_and_wrong_ones_never() {
     std::fs::write(&file, "").unwrap();
     let certificates = tempfile::tempdir().unwrap();
     let entry = write(certificates.path(), &old.sign("localhost"));
-    let config = activator::Config { tls: Some(entry), ..files.config() };
+    let config = Config { tls: Some(entry), ..files.config() };
     let source = Source::new(
         file,
         Arc::new({
@@ -157,8 +222,13 @@ async fn new_certificates_are_used_without_a_restart_and_wrong_ones_never() {
     write(certificates.path(), &new.sign("localhost"));
     let renewed = async { while ask(&activator, &client(&new, None, "h2"), None).await != Ok(200) {} };
     tokio::time::timeout(Duration::from_secs(20), renewed).await.unwrap();
+    let livez = async |known: &Authority| {
+        send(activator.admin(), &client(known, None, "h2"), request("GET", "/livez", None, "")).await
+    };
+    assert_eq!(livez(&new).await.map(|(status, _)| status), Ok(200), "the admin port has it, too");
+    assert!(livez(&old).await.is_err());
 
     let wrong = TlsEntry { key: certificates.path().join("none"), ..config.tls.clone().unwrap() };
-    let error = Activator::start(activator::Config { tls: Some(wrong), ..config }).await.unwrap_err();
+    let error = Activator::start(Config { tls: Some(wrong), ..config }).await.unwrap_err();
     assert_eq!((error.exit_code(), error.to_string().contains("none")), (65, true), "{error}");
 }

@@ -1,0 +1,60 @@
+//! Starting processes: for a slot, which has a standby where there is one, and for standbys.
+
+use std::{os::fd::OwnedFd, time::Instant};
+
+use futures_util::stream;
+
+use super::{
+    Scaler,
+    life::{Life, LifeId, Role},
+};
+use crate::{
+    child::ChildEvents,
+    launcher::{self, LaunchError},
+    slot::{Failure, LaunchId, SlotId},
+};
+
+impl Scaler {
+    /// Gives the slot a process, a standby if there is one, and the process its model.
+    pub(super) async fn launch(&mut self, slot: SlotId, launch: LaunchId) -> Result<(), Failure> {
+        let file = self.places[slot.0].open_snapshot()?;
+        let verified = self.places[slot.0].is_verified();
+        let wrapped_key = self.places[slot.0].wrapped_key();
+        let file = OwnedFd::from(file);
+        let (role, slice) = (Role::Slot(slot, launch), self.fleet.slice_of(slot, launch));
+        let id = match self.take_standby(role, slice) {
+            Some(id) => id,
+            None => self.begin(role, slice).await.map_err(|error| Failure::internal(error.to_string()))?,
+        };
+        self.places[slot.0].lives.insert(launch, id);
+        let kv_memory_bytes = self.places[slot.0].kv_memory_bytes;
+        let (name, life) = (&self.places[slot.0].name, self.lives.get_mut(&id).expect("it has just begun"));
+        tracing::info!(
+            model = name,
+            launch = launch.0,
+            pid = life.child.pid(),
+            standby = life.was_standby,
+            "launching"
+        );
+        if let Err(error) = life.restore(name, &file, (verified, wrapped_key, kv_memory_bytes), Instant::now()) {
+            // Its end will be seen, and counts as a launch that failed.
+            tracing::warn!(model = name, %error, "a runtime cannot be told to restore");
+            life.child.kill();
+        }
+        Ok(())
+    }
+
+    /// Starts a process on a slice.
+    pub(super) async fn begin(&mut self, role: Role, slice: Option<usize>) -> Result<LifeId, LaunchError> {
+        let spawned = Instant::now();
+        let launched = launcher::launch(&self.runtime_command, slice.and_then(|slice| self.slices.get(slice))).await?;
+        self.lives_begun += 1;
+        let id = LifeId(self.lives_begun);
+        self.lives.insert(id, Life::new(&launched, role, slice, spawned));
+        self.heard.push(Box::pin(stream::unfold(launched.events, move |mut events: ChildEvents| async move {
+            let event = events.next().await?;
+            Some(((id, event), events))
+        })));
+        Ok(id)
+    }
+}
