@@ -5,6 +5,9 @@
 //! ```
 #![allow(missing_docs, clippy::unwrap_used, reason = "a bench's own part")]
 
+#[path = "../tests/support/mod.rs"]
+mod wasm;
+
 use guests::{Bundle, Chain, Host, Scope, Spec};
 use std::{sync::Arc, time::Instant};
 
@@ -47,6 +50,18 @@ fn main() {
     let mut session = chain.begin(Scope::default());
     session.text("x", false).unwrap();
     let text = median(|| drop(session.text("a word ", false).unwrap()));
+    const VOCAB: u32 = 49_152;
+    let token = |body: &str| {
+        let plugin = host.load(Spec::new("token"), &wasm::token_guest(wasm::FREE, body)).unwrap();
+        let mut session = Chain::new([Arc::new(plugin)]).begin(Scope::default());
+        session.start(&[1, 2, 3], VOCAB).unwrap();
+        median(|| drop(session.next(&[4], VOCAB).unwrap()))
+    };
+    let words = VOCAB / 32;
+    let mask = format!(
+        "(i32.store8 (i32.const 4096) (i32.const 6)) (call $say (i32.const 2) (i32.const 4096) (i32.const {words}))"
+    );
+    println!("on-token: {:.2} us free, {:.2} us with a mask of {VOCAB} tokens", token(wasm::FREE), token(&mask));
     println!(
         "engine {engine:?}, compiled {compiled:?}, loaded from compiled code {loaded:?}, section {} bytes",
         section.len()

@@ -92,7 +92,7 @@ fn batch(sequences: usize, position: usize, blocks: usize) -> Batch {
 fn restored(file: &Path, weights: Weights) -> Model {
     let scratch = tempfile::tempdir().unwrap();
     let sealed = scratch.path().join("model.snapshot");
-    let options = SealOptions { model: "model".into(), weights, target: Target::here(), encrypt: None };
+    let options = SealOptions { model: "model".into(), weights, target: Target::here(), encrypt: None, guests: None };
     models::seal(&Source::open(file).unwrap(), &sealed, &options, &mut |_, _| {}).unwrap();
     Model::restore(&snapshot::Snapshot::open(&sealed).unwrap()).unwrap()
 }

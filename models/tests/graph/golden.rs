@@ -51,7 +51,7 @@ pub(crate) fn pool_on(model: &str, weights: Weights, device: Device) -> Pool {
 
 pub(crate) fn sealed_for(model: &str, weights: Weights, target: Target, folder: &Path) -> PathBuf {
     let sealed = folder.join("model.snapshot");
-    let options = SealOptions { model: model.into(), weights, target, encrypt: None };
+    let options = SealOptions { model: model.into(), weights, target, encrypt: None, guests: None };
     models::seal(&Source::open(&files::golden(model)).unwrap(), &sealed, &options, &mut |_, _| {}).unwrap();
     sealed
 }

@@ -41,7 +41,7 @@ pub(crate) fn restored(file: &Path, weights: Weights, device: Device) -> Model {
 
 pub(crate) fn sealed(file: &Path, weights: Weights, target: Target, folder: &Path) -> PathBuf {
     let sealed = folder.join("smollm2.snapshot");
-    let options = SealOptions { model: "smollm2".into(), weights, target, encrypt: None };
+    let options = SealOptions { model: "smollm2".into(), weights, target, encrypt: None, guests: None };
     models::seal(&Source::open(file).unwrap(), &sealed, &options, &mut |_, _| {}).unwrap();
     sealed
 }

@@ -15,7 +15,7 @@ fn sealed(source: &Path, weights: Weights) -> Arc<Snapshot> {
 fn sealed_for(source: &Path, weights: Weights, target: Target) -> Arc<Snapshot> {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("model.snapshot");
-    let options = SealOptions { model: "m".into(), weights, target, encrypt: None };
+    let options = SealOptions { model: "m".into(), weights, target, encrypt: None, guests: None };
     let mut last = (0, 0);
     let sealed = seal(&Source::open(source).unwrap(), &out, &options, &mut |done, all| last = (done, all)).unwrap();
     assert!(last.0 == last.1 && last.1 > 0, "progress ends at {last:?}");
@@ -190,7 +190,8 @@ fn a_weight_that_is_no_number_is_named_where_it_would_be_lost() {
     up.data[4 * 64 * 3..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
     let path = folder.path().join("model.gguf");
     std::fs::write(&path, file.bytes()).unwrap();
-    let options = SealOptions { model: "m".into(), weights: Weights::Q8, target: Target::Portable, encrypt: None };
+    let options =
+        SealOptions { model: "m".into(), weights: Weights::Q8, target: Target::Portable, encrypt: None, guests: None };
     let out = folder.path().join("out");
     let error = seal(&Source::open(&path).unwrap(), &out, &options, &mut |_, _| ()).unwrap_err();
     let words = error.to_string();
