@@ -462,7 +462,16 @@ async fn who_waits_for_a_prefix_goes_on_when_nobody_computes_it_any_more() {
     let prompt: Vec<u32> = (0..200).map(|t| t * 7 % VOCAB).collect();
     let first = bench.engine.submit(greedy(&prompt, 3)).unwrap();
     let second = bench.engine.submit(greedy(&prompt, 3)).unwrap();
-    until(&bench, |s| s.running == 1 && s.waiting == 1).await;
+    // A step at a time: the first may have begun before the second came.
+    let waits = until(&bench, |s| s.running == 1 && s.waiting == 1);
+    tokio::pin!(waits);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut waits => break,
+            step = seen.recv() => step.unwrap(),
+        }
+    }
     drop(first);
     tokio::spawn(async move { while seen.recv().await.is_some() {} });
     assert_eq!(collect(second).await.0, expected(&prompt, 3));
