@@ -122,6 +122,8 @@ pub(crate) struct Context {
     spec: Arc<Spec>,
     scope: Scope,
     state: Arc<State>,
+    /// Its linear memory, in bytes.
+    pub memory_bytes: usize,
     /// Of the call that runs.
     pub overtime: Overtime,
     _running: Running,
@@ -129,7 +131,9 @@ pub(crate) struct Context {
 
 impl ResourceLimiter for Context {
     fn memory_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        Ok(desired <= self.spec.budgets.memory_bytes)
+        let fits = desired <= self.spec.budgets.memory_bytes;
+        self.memory_bytes = if fits { desired } else { self.memory_bytes };
+        Ok(fits)
     }
 
     fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
@@ -239,6 +243,7 @@ impl Inner {
             spec: spec.clone(),
             scope,
             state: self.state.clone(),
+            memory_bytes: 0,
             overtime: Overtime::new(0),
             _running: self.clock.run(),
         };

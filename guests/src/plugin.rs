@@ -17,6 +17,7 @@ use crate::{
 pub struct Plugin {
     pub(crate) spec: Arc<Spec>,
     digest: String,
+    memory_bytes: usize,
     pre: InstancePre<Context>,
     pub(crate) exports: Exports,
     host: Arc<Inner>,
@@ -71,11 +72,11 @@ impl Plugin {
         };
         let pre = host.linker.instantiate_pre(component);
         let pre = pre.map_err(|error| LoadError::Component(format!("{error:#}")))?;
-        let plugin = Self { spec: Arc::new(spec), digest, pre, exports, host };
+        let mut plugin = Self { spec: Arc::new(spec), digest, memory_bytes: 0, pre, exports, host };
         if plugin.hooks() == Hooks::default() {
             return Err(LoadError::NoHook);
         }
-        plugin.try_out()?;
+        plugin.memory_bytes = plugin.try_out()?;
         Ok(plugin)
     }
 
@@ -87,6 +88,11 @@ impl Plugin {
     /// `sha256:…` of the component.
     pub fn digest(&self) -> &str {
         &self.digest
+    }
+
+    /// Linear memory of an instance when it begins, in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        self.memory_bytes
     }
 
     /// What it subscribes to.
@@ -109,8 +115,8 @@ impl Plugin {
         Ok(Live { store, instance })
     }
 
-    /// Types are those of the contract.
-    fn try_out(&self) -> Result<(), LoadError> {
+    /// Types are those of the contract; its linear memory when it begins, in bytes.
+    fn try_out(&self) -> Result<usize, LoadError> {
         let Live { mut store, instance } =
             self.begin(Scope::default()).map_err(|failure| LoadError::Begin(failure.to_string()))?;
         let (start, next) = self.exports.token.as_ref().map(|(start, next)| (start, next)).unzip();
@@ -133,7 +139,7 @@ impl Plugin {
         if let Some(hook) = response {
             hook.typed::<(&Response,), (Result<Option<String>, Rejection>,)>(&store).map_err(wrong("on-response"))?;
         }
-        Ok(())
+        Ok(store.data().memory_bytes)
     }
 }
 

@@ -2,12 +2,14 @@
 //! depends on either.
 
 mod bench;
+mod guest;
 mod models;
 mod operate;
 mod serve;
 pub mod values;
 
 pub use bench::{Alone, Bench, ColdStart, Decode, Prefill, Restore, What};
+pub use guest::{Guest, GuestBuild, GuestNew, GuestTest};
 pub use models::{Demo, Inspect, Pull, Remove, Seal, Weights};
 pub use operate::{Audit, Config, Key};
 pub use serve::{KvFormat, Run, RuntimeArgs, Serve};
@@ -47,6 +49,8 @@ pub enum Command {
     Runtime(RuntimeArgs),
     Ls(List),
     Rm(Remove),
+    #[command(subcommand)]
+    Guest(Guest),
     #[command(subcommand)]
     Config(Config),
     #[command(subcommand)]

@@ -44,7 +44,11 @@ pub fn section(files: &[PathBuf]) -> Result<Option<Vec<u8>>> {
     Ok(Some(Bundle::compile(&host, found).map_err(wrong)?.to_bytes()))
 }
 
-fn read(file: &Path) -> Result<(Spec, Vec<u8>)> {
+/// A guest's component and how it is deployed, out of its manifest or the component alone.
+///
+/// # Errors
+/// As [`section`].
+pub fn read(file: &Path) -> Result<(Spec, Vec<u8>)> {
     if file.extension().is_some_and(|ending| ending == "toml") {
         return read_manifest(file);
     }

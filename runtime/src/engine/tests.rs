@@ -469,7 +469,7 @@ async fn who_waits_for_a_prefix_goes_on_when_nobody_computes_it_any_more() {
         tokio::select! {
             biased;
             () = &mut waits => break,
-            step = seen.recv() => step.unwrap(),
+            step = seen.recv() => drop(step.unwrap()),
         }
     }
     drop(first);
