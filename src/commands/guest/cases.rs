@@ -6,8 +6,10 @@
 //! {"request": {"prompt": "hi"}, "expect": {"answer": "hello"}}
 //! {"response": "a whole answer", "expect": "another one"}
 //! {"text": "forbidden", "reject": 451}
+//! {"tokens": {"prompt": [1], "accepted": [4], "vocab": 64}, "expect": {"banned": [11, 13]}}
 //! ```
-//! A request's `expect` is one of `pass`, `messages`, `prompt`, `answer`; `reject` is the status of a refusal.
+//! A request's `expect` is one of `pass`, `messages`, `prompt`, `answer`; `reject` is the status of a refusal. Of tokens the last of what is said
+//! counts: `free`, `banned` or `allowed` (the shorter list), `biases`, `force`, `stop`.
 
 use crate::exit::{Error, Result};
 use guests::{Finish, Message, Prompt, Refused, Request, Response, Sampling, Session, Usage, Verdict};
@@ -28,6 +30,8 @@ pub struct Case {
     #[serde(default)]
     response: Option<String>,
     #[serde(default)]
+    tokens: Option<Tokens>,
+    #[serde(default)]
     expect: Value,
     #[serde(default)]
     reject: Option<u16>,
@@ -42,6 +46,16 @@ struct Asked {
     prompt: Option<String>,
     #[serde(default)]
     metadata: std::collections::BTreeMap<String, String>,
+}
+
+/// A prompt, what was accepted behind it, and the vocabulary's size.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tokens {
+    prompt: Vec<u32>,
+    #[serde(default)]
+    accepted: Vec<u32>,
+    vocab: u32,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -86,9 +100,9 @@ fn case(file: &Path) -> Result<Case> {
     }
     let case: Case =
         serde_json::from_slice(&std::fs::read(file).map_err(failed)?).map_err(|error| wrong(error.to_string()))?;
-    let asks = [case.text.is_some(), case.request.is_some(), case.response.is_some()];
+    let asks = [case.text.is_some(), case.request.is_some(), case.response.is_some(), case.tokens.is_some()];
     if asks.iter().filter(|asks| **asks).count() != 1 {
-        return Err(wrong("a case has one of text, request, response".into()));
+        return Err(wrong("a case has one of text, request, response, tokens".into()));
     }
     if case.expect.is_null() == case.reject.is_none() {
         return Err(wrong("a case has either expect or reject".into()));
@@ -106,9 +120,12 @@ impl Case {
                 .collect();
         }
         let mut session = begin();
-        let said = match (&self.request, &self.response) {
-            (Some(asked), _) => session.request(&asked.request()).map(said_of),
-            (None, response) => session.response(whole(response.clone().unwrap_or_default())).map(|text| json!(text)),
+        let said = match (&self.request, &self.tokens, &self.response) {
+            (Some(asked), ..) => session.request(&asked.request()).map(said_of),
+            (None, Some(tokens), _) => tokens.said(&mut session),
+            (None, None, response) => {
+                session.response(whole(response.clone().unwrap_or_default())).map(|text| json!(text))
+            }
         };
         vec![self.tried("once".into(), said)]
     }
@@ -124,6 +141,31 @@ impl Case {
             ),
         };
         Tried { how, differs: (expected != came).then_some((expected, came)) }
+    }
+}
+
+impl Tokens {
+    fn said(&self, session: &mut Session) -> std::result::Result<Value, Refused> {
+        let start = session.start(&self.prompt, self.vocab)?;
+        let last = self.accepted.iter().try_fold(start, |_, token| session.next(&[*token], self.vocab))?;
+        let mut said = serde_json::Map::new();
+        if let Some(mask) = &last.mask {
+            let is_allowed = |id: &u32| mask[*id as usize / 32] >> (id % 32) & 1 == 1;
+            let (allowed, banned): (Vec<u32>, Vec<u32>) = (0..self.vocab).partition(is_allowed);
+            let (name, list) = if banned.len() <= allowed.len() { ("banned", banned) } else { ("allowed", allowed) };
+            said.insert(name.into(), json!(list));
+        }
+        for (name, value, is_said) in [
+            ("biases", json!(last.biases), !last.biases.is_empty()),
+            ("force", json!(last.force), !last.force.is_empty()),
+            ("stop", json!(true), last.stop),
+        ] {
+            said.extend(is_said.then(|| (name.to_owned(), value)));
+        }
+        if said.is_empty() {
+            said.insert("free".into(), json!(true));
+        }
+        Ok(Value::Object(said))
     }
 }
 
@@ -200,7 +242,9 @@ mod tests {
             read(folder.path()).unwrap_err().to_string()
         };
         assert!(told("{").contains("case.json"));
-        assert!(told(r#"{"text": "x", "response": "y", "expect": "z"}"#).contains("one of text, request, response"));
+        assert!(
+            told(r#"{"text": "x", "response": "y", "expect": "z"}"#).contains("one of text, request, response, tokens")
+        );
         assert!(told(r#"{"text": "x"}"#).contains("either expect or reject"));
         assert!(told(r#"{"text": "x", "expects": "y"}"#).contains("expects"));
         std::fs::remove_file(folder.path().join("case.json")).unwrap();
