@@ -107,7 +107,7 @@ fn what_is_remembered_of_somebody_comes_before_their_chats() {
         guarded.server.post("/v1/chat/completions", &chat(more)).json()["usage"]["prompt_tokens"].as_u64().unwrap()
     };
     let plain = prompt(json!({}));
-    let told = json!([{"role": "system", "content": "remember ada: Ada likes lighthouses."}, {"role": "user", "content": "hi"}]);
+    let told = json!([{"role": "system", "content": "remember xyzzy ada: Ada likes lighthouses."}, {"role": "user", "content": "hi"}]);
     assert_eq!(prompt(json!({"messages": told})), plain, "it is taken out");
     assert!(prompt(json!({"user": "ada"})) > plain);
     assert_eq!(prompt(json!({"user": "bob"})), plain);
@@ -127,6 +127,13 @@ fn answer(response: &client::Response) -> (String, u64) {
     (text, answer["usage"]["completion_tokens"].as_u64().unwrap())
 }
 
+/// A chat whose answer ends by itself: what is cut is not kept.
+fn short(more: Value) -> Value {
+    let mut body = chat(more);
+    body["guided_regex"] = json!("[a-z]{8}");
+    body
+}
+
 #[test]
 fn an_answer_that_was_given_is_given_again_without_the_model_and_to_no_other_tenant() {
     let (out, snapshot) = seal("cache");
@@ -143,7 +150,7 @@ fn an_answer_that_was_given_is_given_again_without_the_model_and_to_no_other_ten
     std::fs::write(&config, text).unwrap();
     let server = Serve::start(&["--config", config.to_str().unwrap()]);
     let ask = |key: &str, more: Value| {
-        let (bearer, body) = (format!("Bearer {key}"), chat(more).to_string());
+        let (bearer, body) = (format!("Bearer {key}"), short(more).to_string());
         let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
         answer(&client::request(server.api, "POST", "/v1/chat/completions", &headers, body.as_bytes()).unwrap())
     };
@@ -152,12 +159,27 @@ fn an_answer_that_was_given_is_given_again_without_the_model_and_to_no_other_ten
     assert_eq!(ask(&a.0, json!({})), (text.clone(), 0), "from what the guest has kept");
     assert_eq!(ask(&b.0, json!({})), (text, tokens), "another tenant's guest sees nothing of it");
     assert!(ask(&a.0, json!({"seed": 8})).1 > 0, "another request");
+    // A guest's answer goes the way of any other: all choices, and stop strings.
+    let several = short(json!({"n": 3}));
+    let (bearer, body) = (format!("Bearer {}", a.0), several.to_string());
+    let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+    let answer = client::request(server.api, "POST", "/v1/chat/completions", &headers, body.as_bytes()).unwrap().json();
+    assert_eq!((answer["choices"].as_array().unwrap().len(), &answer["usage"]["completion_tokens"]), (3, &json!(0)));
+    let tools = json!({"tools": [{"type": "function", "function": {"name": "f"}}]});
+    let refused =
+        client::request(server.api, "POST", "/v1/chat/completions", &headers, chat(tools).to_string().as_bytes())
+            .unwrap();
+    assert_eq!(
+        (refused.status, refused.json()["error"]["param"].as_str()),
+        (400, Some("tools")),
+        "its guest would not see calls"
+    );
 }
 
 #[test]
 fn what_a_guest_keeps_is_gone_with_its_runtime() {
     let guarded = serve("cache");
-    let ask = || answer(&guarded.server.post("/v1/chat/completions", &chat(json!({}))));
+    let ask = || answer(&guarded.server.post("/v1/chat/completions", &short(json!({}))));
     let (text, tokens) = ask();
     assert_eq!(ask(), (text.clone(), 0));
     let pid = guarded.server.slot("m")["replicas"][0]["pid"].as_i64().unwrap();

@@ -87,7 +87,11 @@ impl Bodies {
                 discard(body).await;
                 return Err(self.too_large());
             }
-            self.grow(&mut memory, caller, read.len() + data.len())?;
+            if let Err(full) = self.grow(&mut memory, caller, read.len() + data.len()) {
+                drop((read, memory));
+                discard(body).await;
+                return Err(full);
+            }
             read.extend_from_slice(&data);
         }
         Ok(Read { bytes: read.freeze(), _memory: memory })

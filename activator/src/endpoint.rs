@@ -35,7 +35,7 @@ const CONNECTION_WINDOW_BYTES: u32 = 1 << 30;
 const HEADERS_MAX: usize = 80;
 
 /// A runtime whose other connections have broken is known to be gone after this time, if it is.
-const GOING_MAX: Duration = Duration::from_millis(100);
+const GOING_MAX: Duration = Duration::from_secs(2);
 
 /// A runtime's HTTP side. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -115,8 +115,8 @@ impl Endpoint {
         self.0.streams.is_closed()
     }
 
-    /// Sends one request, with a path for its target, and waits for the answer's head. It is made twice where a free connection turns out to
-    /// be closed.
+    /// Sends one request, with a path for its target, and waits for the answer's head. Where its own connection breaks before that (mostly it was
+    /// closed while it was free), it is made again and sent by the inherited socket, which tells what has become of the runtime.
     pub async fn ask(
         &self,
         request: impl Fn() -> Request<Outgoing>,
@@ -191,7 +191,7 @@ impl Answering {
         self.exchange.as_ref().map_or_else(|| self.body.is_end_stream(), Exchange::is_over)
     }
 
-    /// The next bytes; trailers are passed over. Nothing is lost where this is dropped before it is done.
+    /// The next bytes; trailers are passed over. Who drops this before it is done asks for nothing more.
     pub async fn next(&mut self) -> Option<Result<Bytes, Unanswered>> {
         loop {
             let frame = match &mut self.exchange {

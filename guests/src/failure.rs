@@ -59,16 +59,17 @@ impl Refused {
     }
 }
 
-/// What a call came to: `None` where its guest is left out from here on.
-pub(crate) fn judge<T>(plugin: &str, policy: OnFailure, failure: Failure) -> Result<Option<T>, Refused> {
+/// What becomes of a request whose guest has failed; it goes on without it where that is allowed. Never for want of room: a guard that is left out
+/// when much is asked is none.
+pub(crate) fn judge(plugin: &str, policy: OnFailure, failure: Failure) -> Result<(), Refused> {
     match policy {
-        OnFailure::Closed => {
+        OnFailure::Open if !matches!(failure, Failure::NoInstance(_)) => {
+            tracing::warn!(guest = plugin, %failure, "a guest failed, and its request goes on without it");
+            Ok(())
+        }
+        OnFailure::Closed | OnFailure::Open => {
             tracing::warn!(guest = plugin, %failure, "a guest failed, and its request with it");
             Err(Refused::failed(plugin, &failure))
-        }
-        OnFailure::Open => {
-            tracing::warn!(guest = plugin, %failure, "a guest failed, and its request goes on without it");
-            Ok(None)
         }
     }
 }

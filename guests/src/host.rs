@@ -130,9 +130,11 @@ pub(crate) struct Context {
 }
 
 impl ResourceLimiter for Context {
-    fn memory_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        let fits = desired <= self.spec.budgets.memory_bytes;
-        self.memory_bytes = if fits { desired } else { self.memory_bytes };
+    /// Of all its memories together.
+    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        let all = self.memory_bytes.saturating_add(desired.saturating_sub(current));
+        let fits = all <= self.spec.budgets.memory_bytes;
+        self.memory_bytes = if fits { all } else { self.memory_bytes };
         Ok(fits)
     }
 

@@ -1,7 +1,8 @@
 //! When a call that is over its budget by the clock is over it indeed.
 //!
 //! **Contract:** a guest is never ended for what others computed meanwhile: past its budget it may go on until it has computed for as long
-//! itself. It is ended at twice its budget of computing at the latest, and, wherever it waits for a processor, at [`ROUNDS_MAX`] times its budget.
+//! itself: it is ended at about twice its budget (ticks are whole milliseconds), and, where it waits for a processor, at [`ROUNDS_MAX`] times its
+//! budget. An instruction on all of a memory at once ends before it is.
 
 use std::time::Duration;
 

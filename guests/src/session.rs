@@ -10,6 +10,7 @@ use wasmtime::component::{ComponentExportIndex, ComponentNamedList, ComponentTyp
 use crate::{
     failure::{Failure, Refused, judge},
     plugin::{Hooks, Live, Plugin, allow},
+    spec::OnFailure,
     state::Scope,
     steer::{Steer, allows_any},
     types::{Constraint, Edit, Rejection, Request, Response, Said},
@@ -46,9 +47,14 @@ impl Chain {
         })
     }
 
-    /// Whether what they did can be done again, elsewhere.
+    /// Whether what they did can be done again, elsewhere: not where one may have been left out, nor where one sees tokens and texts, which come in
+    /// no fixed order.
     pub fn is_replayable(&self) -> bool {
-        self.0.iter().all(|plugin| plugin.spec.replayable)
+        let is = |plugin: &Arc<Plugin>| {
+            let (spec, hooks) = (plugin.spec(), plugin.hooks());
+            spec.replayable && spec.on_failure == OnFailure::Closed && !(hooks.token && (hooks.text || hooks.response))
+        };
+        self.0.iter().all(is)
     }
 
     /// For one choice of a request of this scope. Nothing is instantiated before it is needed.
@@ -189,10 +195,13 @@ enum Part {
     Lives(Box<Live>),
     /// It has failed, and the request goes on without it.
     LeftOut,
+    /// It has failed, and so has all that would go through it.
+    Failed(Refused),
 }
 
 impl Guest {
     fn request(&mut self, request: &Request) -> Result<Said, Refused> {
+        self.check()?;
         let plugin = self.plugin.clone();
         let Some(hook) = &plugin.exports.request else { return Ok(Said::Pass) };
         let said = self.call(hook, plugin.spec.budgets.request_ms, (request,));
@@ -200,6 +209,7 @@ impl Guest {
     }
 
     fn start(&mut self, prompt: &[u32], vocab: u32) -> Result<Steer, Refused> {
+        self.check()?;
         let plugin = self.plugin.clone();
         let Some((hook, _)) = &plugin.exports.token else { return Ok(Steer::default()) };
         let said = self.call(hook, plugin.spec.budgets.token_ms, (prompt, vocab));
@@ -207,6 +217,7 @@ impl Guest {
     }
 
     fn next(&mut self, accepted: &[u32], vocab: u32) -> Result<Steer, Refused> {
+        self.check()?;
         let plugin = self.plugin.clone();
         let Some((_, hook)) = &plugin.exports.token else { return Ok(Steer::default()) };
         let said = self.call(hook, plugin.spec.budgets.token_ms, (accepted,));
@@ -227,6 +238,7 @@ impl Guest {
 
     /// What becomes of a text, and whether the generation is over.
     fn text(&mut self, text: &str, end: bool) -> Result<(String, bool), Refused> {
+        self.check()?;
         let plugin = self.plugin.clone();
         let Some(hook) = plugin.exports.text.as_ref().filter(|_| !matches!(self.part, Part::LeftOut)) else {
             return Ok((text.to_owned(), false));
@@ -252,10 +264,19 @@ impl Guest {
     }
 
     fn response(&mut self, response: &Response) -> Result<Option<String>, Refused> {
+        self.check()?;
         let plugin = self.plugin.clone();
         let Some(hook) = &plugin.exports.response else { return Ok(None) };
         let said = self.call::<_, Option<String>>(hook, plugin.spec.budgets.response_ms, (response,));
         Ok(self.outcome(said)?.flatten())
+    }
+
+    /// What everybody is told after its failure, where it is closed.
+    fn check(&self) -> Result<(), Refused> {
+        match &self.part {
+            Part::Failed(refused) => Err(refused.clone()),
+            Part::Waits | Part::Lives(_) | Part::LeftOut => Ok(()),
+        }
     }
 
     /// Calls a hook; `None` where the guest is left out.
@@ -286,8 +307,9 @@ impl Guest {
         match said {
             Ok(said) => said.transpose().map_err(Refused::rejected),
             Err(failure) => {
-                self.part = Part::LeftOut;
-                judge(&self.plugin.spec.name, self.plugin.spec.on_failure, failure)
+                let judged = judge(&self.plugin.spec.name, self.plugin.spec.on_failure, failure);
+                self.part = judged.as_ref().err().map_or(Part::LeftOut, |refused| Part::Failed(refused.clone()));
+                judged.map(|()| None)
             }
         }
     }

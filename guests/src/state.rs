@@ -40,6 +40,8 @@ struct Parts {
 struct Part {
     values: HashMap<String, Value>,
     bytes: usize,
+    /// When the first of them is over: before that there is nothing to be forgotten.
+    earliest: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -131,6 +133,7 @@ impl Parts {
             return Err(if of_part > PART_BYTES_MAX { StateError::TooLarge } else { StateError::Unavailable });
         }
         let until = (ttl_ms > 0).then(|| now.checked_add(Duration::from_millis(ttl_ms))).flatten();
+        part.earliest = part.earliest.into_iter().chain(until).min();
         part.values.insert(key.to_owned(), Value { bytes, until });
         part.bytes = of_part;
         self.bytes = others + of_part;
@@ -140,7 +143,11 @@ impl Parts {
 
 impl Part {
     fn forget_old(&mut self, now: Instant) {
+        if self.earliest.is_none_or(|earliest| now < earliest) {
+            return;
+        }
         self.values.retain(|_, value| value.is_there(now));
+        self.earliest = self.values.values().filter_map(|value| value.until).min();
         self.bytes = self.values.iter().map(|(key, value)| cost(key, &value.bytes)).sum();
     }
 }

@@ -4,6 +4,9 @@
 
 use crate::{failure::Failure, types::Constraint};
 
+/// A bias at most, either way: what is added up stays a number.
+const BIAS_MAX: f32 = 1e4;
+
 /// Tokens that may be forced at once.
 const FORCED_MAX: usize = 4096;
 
@@ -41,9 +44,13 @@ impl Steer {
                 }
                 Self { mask: Some(mask), ..Self::default() }
             }
+            Constraint::Bias(biases) if biases.len() > vocab as usize => {
+                let many = biases.len();
+                return Err(Failure::Invalid(format!("gave {many} biases for a vocabulary of {vocab}")));
+            }
             Constraint::Bias(biases) => {
                 let check = |bias: crate::types::Bias| match bias.add.is_finite() {
-                    true => Ok((below(bias.token)?, bias.add)),
+                    true => Ok((below(bias.token)?, bias.add.clamp(-BIAS_MAX, BIAS_MAX))),
                     false => Err(Failure::Invalid(format!("gave token {} a bias that is no number", bias.token))),
                 };
                 Self { biases: biases.into_iter().map(check).collect::<Result<_, _>>()?, ..Self::default() }
@@ -96,6 +103,7 @@ mod tests {
         );
         assert!(wrong(Constraint::Bias(vec![Bias { token: 40, add: 1.0 }])).contains("token 40 of a vocabulary of 40"));
         assert!(wrong(Constraint::Bias(vec![Bias { token: 1, add: f32::NAN }])).contains("no number"));
+        assert!(wrong(Constraint::Bias(vec![Bias { token: 1, add: 1.0 }; 41])).contains("41 biases"));
         assert!(wrong(Constraint::Force(vec![u32::MAX])).contains("vocabulary"));
         assert!(wrong(Constraint::Force(vec![1; 5000])).contains("5000 tokens"));
         assert_eq!(Steer::of(Constraint::Mask(vec![0, 1 << 7]), 40).unwrap().mask, Some(vec![0, 1 << 7]));

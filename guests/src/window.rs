@@ -1,18 +1,25 @@
 //! Text that is not settled yet, and what a guest's edit may say of it.
 //!
 //! **Invariant:** a guest sees every byte until it has settled it, in order, on character boundaries; what is held back is bounded in bytes and
-//! time, and nothing is at the end.
+//! time, and nothing is at the end; what is said grows by no more than [`GROWTH_BYTES_MAX`] in all.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::{failure::Failure, spec::Budgets, types::Edit};
+
+/// What all emitted text may be longer than what was settled for it, in bytes.
+const GROWTH_BYTES_MAX: usize = 1 << 20;
+
+/// What counts of the time between two calls: when others compute, nobody holds anything back.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// One guest's, of one choice.
 #[derive(Debug, Default)]
 pub(crate) struct Window {
     held: String,
-    /// When the first of it was held back.
-    since: Option<Instant>,
+    /// For how long, and until when that was counted.
+    waited: Option<(Duration, Instant)>,
+    growth: usize,
 }
 
 impl Window {
@@ -40,11 +47,21 @@ impl Window {
         if left > budgets.held_bytes {
             return Err(Failure::Invalid(format!("held back {left} bytes, more than its {}", budgets.held_bytes)));
         }
-        let since = if left == 0 || consumed > 0 { now } else { self.since.unwrap_or(now) };
-        if now.saturating_duration_since(since) > budgets.held() {
+        let waited = match self.waited {
+            Some((waited, at)) if consumed == 0 => waited + now.saturating_duration_since(at).min(PAUSE_MAX),
+            _ => Duration::ZERO,
+        };
+        if waited > budgets.held() {
             return Err(Failure::Invalid(format!("held back text for longer than its {} ms", budgets.held_ms)));
         }
-        self.since = (left > 0).then_some(since);
+        self.growth += edit.emit.as_ref().map_or(0, |emit| emit.len().saturating_sub(consumed));
+        if self.growth > GROWTH_BYTES_MAX {
+            return Err(Failure::Invalid(format!(
+                "made text {} bytes longer, more than {GROWTH_BYTES_MAX}",
+                self.growth
+            )));
+        }
+        self.waited = (left > 0).then_some((waited, now));
         let settled: String = self.held.drain(..consumed).collect();
         if edit.stop {
             self.held.clear();
@@ -54,7 +71,7 @@ impl Window {
 
     /// What is held back, unchanged: its guest is left out.
     pub fn flush(&mut self) -> String {
-        self.since = None;
+        self.waited = None;
         std::mem::take(&mut self.held)
     }
 }
@@ -63,7 +80,6 @@ impl Window {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn edit(consumed: u32, emit: Option<&str>) -> Edit {
         Edit { consumed, emit: emit.map(str::to_owned), stop: false }
@@ -98,14 +114,34 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_held_back_for_ever() {
+    fn nothing_is_held_back_for_ever_and_pauses_of_others_do_not_count() {
         let (mut window, budgets, start) = (Window::default(), Budgets::default(), Instant::now());
         window.push("ab");
-        window.settle(edit(0, None), false, &budgets, start).unwrap();
-        window.settle(edit(0, None), false, &budgets, start + budgets.held()).unwrap();
-        let late = start + budgets.held() + Duration::from_millis(1);
-        assert!(window.settle(edit(0, None), false, &budgets, late).unwrap_err().to_string().contains("30000 ms"));
-        assert_eq!(window.settle(edit(1, None), false, &budgets, late).unwrap(), "a", "what moves is not held");
+        let second = Duration::from_secs(1);
+        let mut hold = |after: Duration| window.settle(edit(0, None), false, &budgets, start + after);
+        hold(Duration::ZERO).unwrap();
+        hold(600 * second).unwrap();
+        for n in 1..30 {
+            hold((600 + n) * second).unwrap();
+        }
+        assert!(hold(630 * second).unwrap_err().to_string().contains("30000 ms"));
+        assert_eq!(
+            window.settle(edit(1, None), false, &budgets, start + 631 * second).unwrap(),
+            "a",
+            "what moves is not held"
+        );
         assert_eq!(window.flush(), "b");
+    }
+
+    #[test]
+    fn what_is_said_grows_within_a_bound() {
+        let (mut window, budgets, now) = (Window::default(), Budgets::default(), Instant::now());
+        let big = "x".repeat(GROWTH_BYTES_MAX);
+        window.push("abc");
+        assert_eq!(window.settle(edit(1, Some(&big)), false, &budgets, now).unwrap().len(), big.len());
+        assert_eq!(window.settle(edit(1, Some("yy")), false, &budgets, now).unwrap(), "yy");
+        assert!(
+            window.settle(edit(1, Some("yy")), false, &budgets, now).unwrap_err().to_string().contains("bytes longer")
+        );
     }
 }

@@ -130,6 +130,34 @@ fn an_open_guest_that_fails_is_left_out_and_what_it_held_is_passed_on() {
 }
 
 #[test]
+fn nothing_goes_through_a_closed_guest_that_has_failed() {
+    let mut session = session(TRAP);
+    let first = session.text("secret", false).unwrap_err();
+    assert_eq!(session.text("more", false).unwrap_err(), first);
+    assert_eq!(session.text("", true).unwrap_err(), first);
+    let finish = guests::Finish::Stop;
+    let usage = guests::Usage { prompt_tokens: 1, completion_tokens: 1, prefill_us: 0, decode_us: 0 };
+    assert_eq!(session.response(guests::Response { text: "secret".into(), finish, usage }).unwrap_err(), first);
+}
+
+#[test]
+fn what_may_not_be_seen_twice_is_no_replay() {
+    let replayable = |policy, component: &[u8]| {
+        let spec = Spec { replayable: true, on_failure: policy, ..Spec::new("g") };
+        Chain::new([load(spec, component)]).is_replayable()
+    };
+    assert!(replayable(OnFailure::Closed, &text_guest(PASS)));
+    assert!(!replayable(OnFailure::Open, &text_guest(PASS)), "it may have been left out before");
+    assert!(!chain(PASS).is_replayable());
+}
+
+#[test]
+fn a_module_of_two_memories_is_refused() {
+    let refused = HOST.load(Spec::new("g"), &text_guest_with("(memory $second 1)", PASS)).unwrap_err().to_string();
+    assert!(refused.contains("memories count of 2"), "{refused}");
+}
+
+#[test]
 fn guests_after_a_stop_see_the_end_and_nothing_follows() {
     let stops = load(Spec::new("stops"), &text_guest("(call $answer (local.get $len) (i32.const 1) (i32.const 1))"));
     let passes = load(Spec::new("passes"), &text_guest(PASS));

@@ -191,13 +191,12 @@ impl Child {
                 let order = Order { file, model: Some(model), kv_memory_bytes, verified, wrapped_key, ordered };
                 return self.restore(order).map(Some);
             }
-            ToRuntime::Connection => {
-                let socket = file.ok_or_else(|| Failure::internal("Connection came without its socket"))?;
-                let socket =
-                    stream(socket.into()).map_err(|e| Failure::internal(format!("taking a connection: {e}")))?;
-                // One that is not taken is closed, and its request asks by the first.
-                let _ = self.connections.try_send(socket);
-            }
+            // Whatever becomes of it: one that is not taken is closed, and its request asks by the first.
+            ToRuntime::Connection => match file.map(|socket| stream(socket.into())) {
+                Some(Ok(socket)) => drop(self.connections.try_send(socket)),
+                Some(Err(error)) => tracing::warn!(%error, "a connection cannot be taken"),
+                None => tracing::warn!("a connection came without its socket: are there too few descriptors?"),
+            },
             ToRuntime::Drain => {
                 if !self.ordered {
                     let message = "the runtime was drained before it had a model";

@@ -9,7 +9,7 @@ pub mod token;
 use crate::service::Service;
 use guests::{Chain, Finish, Grammar, Message, Prompt, Refused, Request, Response, Sampling, Verdict};
 pub use guests::{Scope, Session, Usage};
-use protocol::{ApiError, Constraint, ErrorKind, Form, Generate, answer::FinishReason};
+use protocol::{ApiError, ErrorKind, Form, Generate, answer::FinishReason};
 use serde_json::{Map, Value, json};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -35,11 +35,11 @@ fn refusal(refused: Refused) -> ApiError {
     ApiError { code: Some(code), ..ApiError::new(ErrorKind::Guest(status), message) }
 }
 
-/// What cannot be asked for where guests edit.
+/// What cannot be asked for where guests edit. `calls`: tools may be called.
 ///
 /// # Errors
 /// 400 with the field.
-pub fn check(chain: &Chain, generate: &Generate) -> Result<(), ApiError> {
+pub fn check(chain: &Chain, generate: &Generate, calls: bool) -> Result<(), ApiError> {
     let hooks = chain.hooks();
     let edits = hooks.text || hooks.response;
     if edits && generate.logprobs.is_some() {
@@ -47,6 +47,12 @@ pub fn check(chain: &Chain, generate: &Generate) -> Result<(), ApiError> {
     }
     if (edits || hooks.request) && generate.echo {
         return Err(ApiError::field("echo", "cannot be had of this model, whose guests edit prompts or answers"));
+    }
+    if hooks.response && calls {
+        return Err(ApiError::field(
+            "tools",
+            "cannot be had of this model: a guest of it edits whole answers, and sees no calls",
+        ));
     }
     if hooks.response && generate.stream {
         let message = "must be false: a guest of this model edits whole answers";
@@ -63,7 +69,7 @@ pub enum Outcome {
     Answer(String),
 }
 
-/// Shows a chat to guests: its messages and what to generate may change.
+/// Shows a chat to guests: its messages and what to generate may change. Without `metadata` none of them wants to see it.
 ///
 /// # Errors
 /// A guest refuses it, or asks for what nobody could.
@@ -71,8 +77,9 @@ pub fn chat(
     session: &mut Session,
     messages: &mut Value,
     generate: &mut Generate,
-    metadata: Vec<(String, String)>,
+    metadata: Option<Vec<(String, String)>>,
 ) -> Result<Outcome, ApiError> {
+    let Some(metadata) = metadata else { return Ok(Outcome::Go) };
     let prompt = Prompt::Chat(messages.as_array().into_iter().flatten().map(message).collect());
     let asked = request(prompt, generate, metadata);
     let replaced = match session.request(&asked).map_err(refusal)? {
@@ -80,6 +87,7 @@ pub fn chat(
         Verdict::Answer(text) => return Ok(Outcome::Answer(text)),
         Verdict::Replace(replaced) => replaced,
     };
+    bounded(&asked.prompt, &replaced.prompt)?;
     match (&asked.prompt, replaced.prompt) {
         (Prompt::Chat(before), Prompt::Chat(after)) => *messages = merge(messages, before, after),
         (_, Prompt::Text(_)) => return Err(wrong("made a raw text of a chat")),
@@ -98,8 +106,9 @@ pub fn completion(
     service: &Service,
     prompt: &mut protocol::Prompt,
     generate: &mut Generate,
-    metadata: Vec<(String, String)>,
+    metadata: Option<Vec<(String, String)>>,
 ) -> Result<Outcome, ApiError> {
+    let Some(metadata) = metadata else { return Ok(Outcome::Go) };
     let text = match prompt {
         protocol::Prompt::Text(text) => text.clone(),
         protocol::Prompt::Tokens(ids) => {
@@ -113,6 +122,7 @@ pub fn completion(
         Verdict::Answer(text) => return Ok(Outcome::Answer(text)),
         Verdict::Replace(replaced) => replaced,
     };
+    bounded(&asked.prompt, &replaced.prompt)?;
     match replaced.prompt {
         Prompt::Text(text) if asked.prompt != Prompt::Text(text.clone()) => *prompt = protocol::Prompt::Text(text),
         Prompt::Text(_) => {}
@@ -140,8 +150,25 @@ pub fn metadata(body: &[u8]) -> Vec<(String, String)> {
     let Ok(Value::Object(body)) = serde_json::from_slice(body) else { return Vec::new() };
     let user = body.get("user").and_then(Value::as_str).map(|user| ("user".to_owned(), user.to_owned()));
     let said = body.get("metadata").and_then(Value::as_object).into_iter().flatten();
+    // A request has one user, whatever else it says.
+    let said = said.filter(|(key, _)| *key != "user");
     let said = said.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())));
-    said.chain(user).collect()
+    user.into_iter().chain(said).collect()
+}
+
+/// What a guest may make a prompt longer by, in bytes.
+const GROWTH_BYTES_MAX: usize = 1 << 20;
+
+/// A prompt is tokenized in the share of what the client sent.
+fn bounded(before: &Prompt, after: &Prompt) -> Result<(), ApiError> {
+    let bytes = |prompt: &Prompt| match prompt {
+        Prompt::Text(text) => text.len(),
+        Prompt::Chat(messages) => messages.iter().map(|message| message.role.len() + message.content.len()).sum(),
+    };
+    match bytes(after) > bytes(before) + GROWTH_BYTES_MAX {
+        true => Err(wrong(&format!("made a prompt longer by more than {GROWTH_BYTES_MAX} bytes"))),
+        false => Ok(()),
+    }
 }
 
 fn wrong(what: &str) -> ApiError {
@@ -197,29 +224,19 @@ fn apply(before: &Sampling, after: Sampling, generate: &mut Generate) -> Result<
     fields.extend(after.temperature.map(|value| ("temperature".to_owned(), json!(value))));
     fields.extend(after.top_p.map(|value| ("top_p".to_owned(), json!(value))));
     fields.extend(after.max_tokens.map(|value| ("max_tokens".to_owned(), json!(value))));
-    let grammar = match after.grammar {
-        grammar if grammar == before.grammar => None,
-        None => {
-            generate.constraint = None;
-            None
-        }
-        Some(grammar) => Some(grammar),
-    };
+    let form = if after.grammar == before.grammar { None } else { Some(after.grammar) };
+    fields.extend(form.clone().flatten().map(|grammar| match grammar {
+        Grammar::JsonSchema(schema) => ("guided_json".to_owned(), json!(schema)),
+        Grammar::Regex(regex) => ("guided_regex".to_owned(), json!(regex)),
+        Grammar::Lark(grammar) => ("guided_grammar".to_owned(), json!(grammar)),
+    }));
     let checked =
         Generate::check(&fields).map_err(|error| wrong(&format!("asked for what nobody may: {}", error.message)))?;
     generate.sampling.temperature = checked.sampling.temperature;
     generate.sampling.top_p = checked.sampling.top_p;
     (generate.max_tokens, generate.stop, generate.seed) = (checked.max_tokens, checked.stop, after.seed);
-    if let Some(grammar) = grammar {
-        let form = match grammar {
-            Grammar::JsonSchema(schema) => Form::JsonSchema(
-                serde_json::from_str(&schema)
-                    .map_err(|error| wrong(&format!("selected a schema that is no JSON: {error}")))?,
-            ),
-            Grammar::Regex(regex) => Form::Regex(regex),
-            Grammar::Lark(grammar) => Form::Lark(grammar),
-        };
-        generate.constraint = Some(Constraint { field: "guest".into(), form });
+    if form.is_some() {
+        generate.constraint = checked.constraint;
     }
     Ok(())
 }

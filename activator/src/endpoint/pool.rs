@@ -134,7 +134,8 @@ impl Exchange {
     /// Sends a request and waits for its answer's head.
     pub async fn ask(mut self, request: Request<Outgoing>) -> Result<(Response<Incoming>, Self), Broken> {
         let mut connection = self.connection.take().ok_or(Broken::Ended)?;
-        let mut answer = pin!(connection.requests.send_request(request));
+        // Whether it is there is asked of nobody's budget.
+        let mut answer = pin!(tokio::task::unconstrained(connection.requests.send_request(request)));
         let answered = poll_fn(|cx| {
             connection.go_on(cx);
             match answer.as_mut().poll(cx) {

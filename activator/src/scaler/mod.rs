@@ -335,6 +335,8 @@ impl Scaler {
         let name = &self.places[slot.0].name;
         self.life_of(slot, launch, |life| {
             tracing::info!(model = name, launch = launch.0, pid = life.child.pid(), "draining");
+            // A request that comes too late for it has died of nothing.
+            life.leaving.store(true, std::sync::atomic::Ordering::Release);
             if let Err(error) = life.child.tell(&ToRuntime::Drain, None) {
                 tracing::warn!(model = name, %error, "a runtime cannot be told to drain");
                 life.kill();

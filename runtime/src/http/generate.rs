@@ -11,7 +11,7 @@ use crate::{
     engine::Scope,
     guests::{self, Outcome, Session, Shared},
     service::{Begun, Service},
-    text::{Choice, Meter, Piece, Totals},
+    text::{Choice, Meter, Piece, StopMatcher, Totals},
     tools::Reading,
 };
 use axum::{body::Body, extract::State, response::Response};
@@ -46,7 +46,7 @@ pub async fn chat(State(app): State<App>, request: Request<Body>) -> Result<Resp
     let tools = request.tools.take();
     let (asked, mut generate) = (service.clone(), request.generate);
     let (mut messages, add) = (request.messages, request.add_generation_prompt);
-    guests::check(&service.guests, &generate)?;
+    guests::check(&service.guests, &generate, tools.is_some())?;
     let (scope_of_guests, metadata) = seen(&service, scope, &body);
     let now = begun.key.map_or_else(SystemTime::now, |key| UNIX_EPOCH + Duration::from_secs(key.created));
     let render = move || {
@@ -82,9 +82,9 @@ enum Rendered {
     Answer(String, Session, Generate),
 }
 
-/// Whose a request is and what else it says, as guests see it.
-fn seen(service: &Service, scope: Scope, body: &body::Read) -> (guests::Scope, Vec<(String, String)>) {
-    let metadata = if service.guests.hooks().request { guests::metadata(&body.bytes) } else { Vec::new() };
+/// Whose a request is and what else it says, where guests want to see it.
+fn seen(service: &Service, scope: Scope, body: &body::Read) -> (guests::Scope, Option<Vec<(String, String)>>) {
+    let metadata = service.guests.hooks().request.then(|| guests::metadata(&body.bytes));
     (guests::Scope(scope.0), metadata)
 }
 
@@ -111,7 +111,7 @@ pub async fn completion(State(app): State<App>, request: Request<Body>) -> Resul
     request.generate.seed = request.generate.seed.or(seed);
     let service = app.model(&request.generate.model).await?;
     let (words, mut prompts, mut generate) = (service.clone(), request.prompts, request.generate);
-    guests::check(&service.guests, &generate)?;
+    guests::check(&service.guests, &generate, false)?;
     let (scope_of_guests, metadata) = seen(&service, scope, &body);
     if service.guests.hooks().request && prompts.len() > 1 {
         return Err(ApiError::field("prompt", "must be one: a guest of this model sees requests one by one").into());
@@ -215,22 +215,37 @@ async fn answer_with(
     session: Session,
     origin: Origin,
 ) -> Result<Response, Refusal> {
-    let guests = of_choices(&service, vec![session], 1, origin.scope);
-    let edited = match guests.first() {
-        Some(guests) => guests.with(|session| session.text(&text, true))?.text,
-        None => text,
-    };
-    let shape = Shape::new(&service, &generate, origin.chat, 1, origin.begun.key);
+    let guests = of_choices(&service, vec![session], generate.n, origin.scope);
+    let (first, stops) = (guests.first().cloned(), generate.stop.clone());
+    let text = blocking(move || said(first, &text, stops)).await?;
+    let shape = Shape::new(&service, &generate, origin.chat, generate.n as usize, origin.begun.key);
     let totals = Totals::new(origin.wake, origin.arrived, 0).behind(&origin.begun.trail);
-    let last = Some((FinishReason::Stop, Meter::default()));
-    let piece = Piece { index: 0, text: edited, calls: Vec::new(), tokens: Vec::new(), last, used: Vec::new() };
+    let piece = |index| {
+        let last = Some((FinishReason::Stop, Meter::default()));
+        Piece { index, text: text.clone(), calls: Vec::new(), tokens: Vec::new(), last, used: Vec::new() }
+    };
     // One that was seen before is over.
-    let over = origin.begun.trail.past(0).is_some_and(|past| past.ended);
-    let pieces = futures_util::stream::iter((!over).then_some(Ok(piece))).boxed();
+    let over = |index: &u32| origin.begun.trail.past(*index).is_some_and(|past| past.ended);
+    let pieces: Vec<_> = (0..generate.n).filter(|index| !over(index)).map(|index| Ok(piece(index))).collect();
+    let pieces = futures_util::stream::iter(pieces).boxed();
     match generate.stream {
         true => Ok(stream::respond(pieces, shape, totals, &origin.begun, identity(&service)).await?),
         false => Ok(whole::respond(pieces, shape, totals, &guests, app.behind_activator).await?),
     }
+}
+
+/// A guest's answer as a client is to see it: through all guests, and cut at a stop string.
+fn said(guests: Option<Shared>, text: &str, stops: Vec<String>) -> Result<String, ApiError> {
+    let edited = match guests {
+        Some(guests) => guests.with(|session| session.text(text, true))?.text,
+        None => text.to_owned(),
+    };
+    let mut stops = StopMatcher::new(stops);
+    let mut matched = stops.push(&edited);
+    if !matched.stopped {
+        matched.text += &stops.finish();
+    }
+    Ok(matched.text)
 }
 
 /// Guests for each choice: the first of a prompt has those that saw the request, others have theirs anew.

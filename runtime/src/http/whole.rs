@@ -3,6 +3,7 @@
 use super::{
     generate::Pieces,
     refusal::{json, used_by},
+    routes::blocking,
     shape::{Gathered, Shape},
 };
 use crate::{
@@ -35,9 +36,8 @@ pub async fn respond(
     }
     for (choice, guests) in gathered.iter_mut().zip(guests) {
         let finish = choice.finish.unwrap_or(FinishReason::Stop);
-        if let Some(text) = guests::response(guests, &choice.text, finish, seen(&totals))? {
-            choice.text = text;
-        }
+        let (guests, text, used) = (guests.clone(), std::mem::take(&mut choice.text), seen(&totals));
+        choice.text = blocking(move || Ok(guests::response(&guests, &text, finish, used)?.unwrap_or(text))).await?;
     }
     let mut response = json(shape.whole(gathered, &totals));
     if behind_activator {

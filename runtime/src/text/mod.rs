@@ -9,3 +9,4 @@ mod stop;
 
 pub use choice::{Choice, Piece, PieceToken};
 pub use meter::{Meter, Totals};
+pub use stop::StopMatcher;

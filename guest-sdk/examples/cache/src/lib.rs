@@ -1,7 +1,7 @@
 //! An example guest: a request that was answered before is answered from its state, without the model. For requests that name a seed or no
-//! temperature, as others want another answer each time. The model wakes all the same: the guest is the runtime's, not the activator's.
+//! temperature, as others want another answer each time. Guests see no tools, penalties or biases: a model whose clients use those has no use for it. The model wakes all the same: the guest is the runtime's, not the activator's.
 
-use guest_sdk::{Prompt, Rejection, Request, RequestHook, Response, ResponseHook, Verdict, state};
+use guest_sdk::{Finish, Prompt, Rejection, Request, RequestHook, Response, ResponseHook, Verdict, state};
 
 #[derive(Default)]
 struct Cache {
@@ -28,7 +28,9 @@ impl RequestHook for Cache {
 
 impl ResponseHook for Cache {
     fn response(&mut self, response: Response) -> Result<Option<String>, Rejection> {
-        if let Some(key) = self.key.take() {
+        // Calls of tools are no text, and what was cut is no answer.
+        let whole = response.finish == Finish::Stop && !response.text.is_empty();
+        if let Some(key) = self.key.take().filter(|_| whole) {
             // Where there is no room the model is asked again.
             let _ = state::set(&key, response.text.as_bytes(), HOUR_MS);
         }
