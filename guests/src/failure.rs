@@ -55,6 +55,9 @@ impl Refused {
         let status = if (400..=599).contains(&status) { status } else { 400 };
         code.truncate(code.floor_char_boundary(100));
         message.truncate(message.floor_char_boundary(4096));
+        if message.is_empty() {
+            message.push_str("A guest refused this request, and does not say why.");
+        }
         Self { status, code, message }
     }
 }
