@@ -167,11 +167,16 @@ fn a_guests_refusal_is_the_clients_status_and_its_stop_ends_the_generation() {
 
 #[test]
 fn guests_see_text_in_their_stated_order() {
-    // Says `<!>` for whatever comes; the second passes it on, and the other way round.
+    // One says `<!>` for whatever comes, and the other refuses what has three bytes, as that.
     let shouts = text_guest("(call $answer (local.get $len) (i32.ne (local.get $len) (i32.const 0)) (i32.const 0))");
-    let ask = |guests: &[Guest<'_>]| ask(&serve(guests).server, &says("7", 1, false)).0;
-    assert_eq!(ask(&[(&shouts, ""), (&wasm::redact(), "")]), "<!>");
-    assert_eq!(ask(&[(&wasm::redact(), ""), (&shouts, "")]), "<!>");
+    let refuses =
+        format!("(if (i32.eq (local.get $len) (i32.const 3)) (then (return (call $reject (i32.const 451))))) {PASS}");
+    let refuses = text_guest(&refuses);
+    let ask = |guests: &[Guest<'_>]| ask(&serve(guests).server, &says("7", 1, false));
+    let (text, _, error) = ask(&[(&refuses, ""), (&shouts, "")]);
+    assert_eq!((text.as_str(), error), ("<!>", None));
+    let (_, _, error) = ask(&[(&shouts, ""), (&refuses, "")]);
+    assert_eq!(error.unwrap()["code"], "nope");
 }
 
 /// A text in which every third word is a secret, of some hundred tokens; and what a client may see of it.

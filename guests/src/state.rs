@@ -121,9 +121,8 @@ impl Parts {
             self.bytes = self.parts.values().map(|part| part.bytes).sum();
         }
         let part = self.parts.entry((plugin.to_owned(), scope)).or_default();
-        let had = part.values.get(key).map_or(0, |value| cost(key, &value.bytes));
         let before = part.bytes;
-        if part.bytes - had + more > PART_BYTES_MAX {
+        if part.bytes.saturating_add(more) > PART_BYTES_MAX {
             part.forget_old(now);
         }
         let had = part.values.get(key).map_or(0, |value| cost(key, &value.bytes));

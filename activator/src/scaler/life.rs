@@ -51,7 +51,7 @@ pub struct Life {
     pub times: Times,
     /// It was a standby when its model came.
     pub was_standby: bool,
-    /// It was told by somebody else to end.
+    /// It was told to end: what it loses from then on has died of nothing.
     pub leaving: Arc<AtomicBool>,
     /// We have ended it.
     pub killed: Arc<AtomicBool>,

@@ -54,14 +54,6 @@ pub fn text_guest_with(more: &str, body: &str) -> Vec<u8> {
           (func $handle (param "window" string) (param "end" bool) (result (result $edit' (error $rejection')))
             (canon lift (core func $i "handle") (memory $i "memory") (realloc (func $i "realloc"))))
           (component $shape
-            (import "edit'" (type $edit' (eq $e0)))
-          ))"#
-    );
-    let wat = wat.replace(
-        r#"(component $shape
-            (import "edit'" (type $edit' (eq $e0)))
-          ))"#,
-        r#"(component $shape
             (type $e0 (record (field "consumed" u32) (field "emit" (option string)) (field "stop" bool)))
             (import "edit" (type $e (eq $e0)))
             (type $r0 (record (field "status" u16) (field "code" string) (field "message" string)))
@@ -76,7 +68,7 @@ pub fn text_guest_with(more: &str, body: &str) -> Vec<u8> {
             (with "handle" (func $handle))))
           (instance $hook (export "edit" (type $out "edit-out")) (export "rejection" (type $out "rejection-out"))
             (export "handle" (func $out "handle-out")))
-          (export "inference:guest/on-text@0.1.0" (instance $hook)))"#,
+          (export "inference:guest/on-text@0.1.0" (instance $hook)))"#
     );
     wat::parse_str(&wat).unwrap_or_else(|error| panic!("{error}"))
 }

@@ -202,7 +202,7 @@ async fn answer(
     let pieces = pieces(choices);
     match generate.stream {
         true => Ok(stream::respond(pieces, shape, totals, &begun, identity(&service)).await?),
-        false => Ok(whole::respond(pieces, shape, totals, &guests, app.behind_activator).await?),
+        false => Ok(whole::respond(pieces, shape, totals, seeing(&service, &guests), app.behind_activator).await?),
     }
 }
 
@@ -230,7 +230,7 @@ async fn answer_with(
     let pieces = futures_util::stream::iter(pieces).boxed();
     match generate.stream {
         true => Ok(stream::respond(pieces, shape, totals, &origin.begun, identity(&service)).await?),
-        false => Ok(whole::respond(pieces, shape, totals, &guests, app.behind_activator).await?),
+        false => Ok(whole::respond(pieces, shape, totals, seeing(&service, &guests), app.behind_activator).await?),
     }
 }
 
@@ -256,6 +256,11 @@ fn of_choices(service: &Service, sessions: Vec<Session>, n: u32, scope: Scope) -
     let anew = || service.guests.begin(guests::Scope(scope.0));
     let of_prompt = |session| std::iter::once(session).chain(std::iter::repeat_with(anew)).take(n as usize);
     sessions.into_iter().flat_map(of_prompt).map(Shared::new).collect()
+}
+
+/// Those guests that want to see whole answers.
+fn seeing<'a>(service: &Service, guests: &'a [Shared]) -> &'a [Shared] {
+    if service.guests.hooks().response { guests } else { &[] }
 }
 
 /// What an answer depends on; nothing that could be had again, where guests cannot see it again from the beginning.
