@@ -59,6 +59,8 @@ pub struct Environment {
     home: Option<OsString>,
     data_home: Option<OsString>,
     user_home: Option<OsString>,
+    /// `XDG_CACHE_HOME`.
+    cache_home: Option<OsString>,
     /// What started this process: its program's file and its arguments.
     command: Vec<OsString>,
     /// `PILOTLIGHT_SUCCESSOR`: a process like this one hands its sockets over.
@@ -90,6 +92,7 @@ impl Environment {
             home: set("PILOTLIGHT_HOME"),
             data_home: set("XDG_DATA_HOME"),
             user_home: set("HOME"),
+            cache_home: set("XDG_CACHE_HOME"),
             command: env::current_exe().map(OsString::from).into_iter().chain(env::args_os().skip(1)).collect(),
             succeeds: set(activator::SUCCESSOR).is_some(),
             listen_pid: text("LISTEN_PID"),
@@ -160,6 +163,14 @@ impl Environment {
         })?;
         Ok(PathBuf::from(home).join(".local/share/pilotlight"))
     }
+
+    /// The folder of what can be made again.
+    pub fn cache(&self) -> Result<PathBuf> {
+        let under = |home: &OsString| PathBuf::from(home).join(".cache");
+        let cache = self.cache_home.as_ref().map(PathBuf::from).or_else(|| self.user_home.as_ref().map(under));
+        let none = || Error::Usage("there is no cache folder: set XDG_CACHE_HOME or HOME".into());
+        Ok(cache.ok_or_else(none)?.join("pilotlight"))
+    }
 }
 
 #[cfg(test)]
@@ -184,6 +195,7 @@ mod tests {
         assert_eq!(env.store().unwrap().to_str(), Some("/home/me/.local/share/pilotlight"));
         env.data_home = Some("/data".into());
         assert_eq!(env.store().unwrap().to_str(), Some("/data/pilotlight"));
+        assert_eq!(env.cache().unwrap().to_str(), Some("/home/me/.cache/pilotlight"));
         env.home = Some("/models".into());
         assert_eq!(env.store().unwrap().to_str(), Some("/models"));
     }

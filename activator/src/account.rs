@@ -5,7 +5,7 @@
 use std::{
     pin::Pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -30,13 +30,15 @@ use crate::{
 /// What a client gets that left before it was answered (nginx's word for it).
 const CLIENT_LEFT: u16 = 499;
 
-/// Tokens as they become known. Shared with whoever relays the answer.
+/// What runtimes say of an answer as it becomes known: tokens, and guests. Shared with whoever relays the answer.
 #[derive(Debug, Default)]
 pub struct Tokens {
     prompt: AtomicU64,
     completion: AtomicU64,
     /// Of the prompt, while nothing has been said.
     expected: AtomicU64,
+    /// Digests of the guests that it went through.
+    guests: OnceLock<String>,
 }
 
 /// Bytes of a request for each token of its prompt, about.
@@ -59,6 +61,11 @@ impl Tokens {
     pub fn said(&self, used: Used) {
         self.prompt.fetch_max(used.prompt.into(), Ordering::Relaxed);
         self.completion.fetch_max(used.completion.into(), Ordering::Relaxed);
+    }
+
+    /// It went through these guests. One that goes on with an answer has the same.
+    pub fn went_through(&self, digests: &str) {
+        self.guests.get_or_init(|| digests.to_owned());
     }
 
     /// What is known now.
@@ -141,6 +148,7 @@ impl Drop for Account {
         let tokens = |count: &AtomicU64| count.load(Ordering::Relaxed);
         self.line.prompt_tokens = tokens(&self.tokens.prompt);
         self.line.completion_tokens = tokens(&self.tokens.completion);
+        self.line.guests = self.tokens.guests.get().cloned().unwrap_or_default();
         self.line.took_ms = self.arrived.elapsed().as_millis() as u64;
         // Who was refused has used nothing.
         let refused = self.line.complete && !(200..300).contains(&self.line.status);

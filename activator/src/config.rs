@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 pub use self::error::ConfigError;
 use crate::{
     placement::Rules,
+    plugins::Plugins,
     slices::{DeviceEnvironment, SliceEntry},
     slot::Policy,
     sockets::Inherited,
@@ -54,6 +55,8 @@ pub struct ModelEntry {
     pub start_timeout: Option<Duration>,
     /// Fields of chat and completion requests that say nothing of them.
     pub sampling: Map<String, Value>,
+    /// What its requests go through, in place of the guests that its snapshot carries.
+    pub guests: Option<Plugins>,
 }
 
 impl ModelEntry {
@@ -75,6 +78,7 @@ impl ModelEntry {
             timeout: None,
             start_timeout: None,
             sampling: Map::new(),
+            guests: None,
         }
     }
 }

@@ -14,7 +14,9 @@ use http::{HeaderMap, HeaderValue, Request, Uri, header::CONTENT_TYPE, response}
 use opentelemetry::TraceId;
 use protocol::{
     ApiError, ErrorKind,
-    resume::{ANSWER_HEADER, AnswerKey, IDENTITY_HEADER, INTERRUPTED_HEADER, IS_BROKEN, RESUME_HEADER, Trail},
+    resume::{
+        ANSWER_HEADER, AnswerKey, GUESTS_HEADER, IDENTITY_HEADER, INTERRUPTED_HEADER, IS_BROKEN, RESUME_HEADER, Trail,
+    },
     steps::{STEPS_HEADER, Steps},
     timings::{SCOPE_HEADER, SEED_HEADER, WAKE_HEADER, Wake},
     usage::USED_HEADER,
@@ -217,6 +219,9 @@ impl Forward {
         let (head, mut rest) = grant.endpoint.ask(|| self.request(trail, asked)).await?;
         if let Some(Ok(used)) = headers::text(&head.headers, USED_HEADER).map(str::parse) {
             self.tokens.said(used);
+        }
+        if let Some(digests) = headers::text(&head.headers, GUESTS_HEADER) {
+            self.tokens.went_through(digests);
         }
         if let (Some(asked), Some(Ok(steps))) = (asked, headers::text(&head.headers, STEPS_HEADER).map(str::parse)) {
             asked.told(self.model(), &steps, self.tokens.known());

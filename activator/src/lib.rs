@@ -37,6 +37,7 @@ mod metrics;
 mod pace;
 pub mod placement;
 mod playground;
+mod plugins;
 mod prefix;
 mod probes;
 mod reload;
@@ -56,6 +57,7 @@ mod watched;
 
 pub use config::{Config, ConfigError, GroupEntry, KnativeLabels, ModelEntry};
 pub use life::{Activator, ServeError, serve};
+pub use plugins::Plugins;
 pub use reload::{Reader, Source};
 pub use sockets::Inherited;
 pub use succession::SUCCESSOR;

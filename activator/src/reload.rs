@@ -1,8 +1,9 @@
-//! The configuration while we serve: read again on SIGHUP, and when its file changes, or one of TLS.
+//! The configuration while we serve: read again on SIGHUP, and when its file changes, or one of TLS or of guests.
 //!
 //! **Invariant:** all or nothing. A configuration that is wrong, or names a file that is not there, changes nothing and is told in the log; one
 //! that is right is taken in whole, slots before names. No request is dropped: who is held or answered goes on with what it came in with, models
-//! that are gone end when they have answered, and models whose snapshot is another answer what runs before they start anew.
+//! that are gone end when they have answered, and models whose snapshot is another answer what runs before they start anew. Other guests are handed to the runtimes that are there: requests that have come
+//! keep theirs.
 
 use std::{
     fs,
@@ -130,7 +131,9 @@ impl Intake {
         config.check()?;
         self.ledger.check(config)?;
         // Also of one that is refused because they are not there yet.
-        self.files = config.tls.iter().flat_map(TlsEntry::files).collect();
+        let guests =
+            config.models.iter().filter_map(|model| model.guests.as_ref()).flat_map(|guests| guests.files.clone());
+        self.files = config.tls.iter().flat_map(TlsEntry::files).chain(guests).collect();
         let entries = config.models.clone();
         let looked = tokio::task::spawn_blocking(move || entries.iter().map(look_at).collect::<Result<Vec<Seen>, _>>());
         let seen = looked.await.map_err(std::io::Error::other)??;

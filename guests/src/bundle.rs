@@ -1,4 +1,4 @@
-//! Guests as a snapshot carries them: specs, components, and what they were compiled to.
+//! Guests as a snapshot carries them, or an activator hands them over: specs, components, and what they were compiled to.
 //!
 //! ```text
 //! u64 LE   length of the index
@@ -14,6 +14,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    cache::Cache,
     host::{Host, LoadError, digest},
     plugin::Plugin,
     spec::Spec,
@@ -21,6 +22,8 @@ use crate::{
 
 /// Guests of one model at most.
 const GUESTS_MAX: usize = 16;
+/// A guest's name at most, in bytes.
+const NAME_BYTES_MAX: usize = 128;
 /// The index at most, in bytes.
 const INDEX_BYTES_MAX: usize = 1 << 20;
 
@@ -87,12 +90,30 @@ impl Bundle {
     /// # Errors
     /// One cannot, or there are more than 16, or two of one name.
     pub fn compile(host: &Host, guests: Vec<(Spec, Vec<u8>)>) -> Result<Self, BundleError> {
+        let compile =
+            |spec: &Spec, component: &[u8]| host.load(spec.clone(), component).and_then(|_| host.compile(component));
+        Self::with(host, guests, compile)
+    }
+
+    /// The same, with what was compiled before out of this cache.
+    ///
+    /// # Errors
+    /// As [`Bundle::compile`].
+    pub fn compile_once(host: &Host, guests: Vec<(Spec, Vec<u8>)>, cache: &Cache) -> Result<Self, BundleError> {
+        Self::with(host, guests, |spec, component| cache.compile(host, spec, component))
+    }
+
+    fn with(
+        host: &Host,
+        guests: Vec<(Spec, Vec<u8>)>,
+        code: impl Fn(&Spec, &[u8]) -> Result<Vec<u8>, LoadError>,
+    ) -> Result<Self, BundleError> {
         check_names(guests.iter().map(|(spec, _)| spec))?;
+        let here = host.compatibility();
         let compile = |(spec, component): (Spec, Vec<u8>)| {
-            let name = spec.name.clone();
-            let loaded = host.load(spec.clone(), &component).and_then(|_| host.compile(&component));
-            let code = loaded.map_err(|error| BundleError::Guest { name, error })?;
-            Ok(Bundled { spec, component, compiled: Some((host.compatibility(), code)) })
+            let code =
+                code(&spec, &component).map_err(|error| BundleError::Guest { name: spec.name.clone(), error })?;
+            Ok(Bundled { spec, component, compiled: Some((here.clone(), code)) })
         };
         Ok(Self { guests: guests.into_iter().map(compile).collect::<Result<_, _>>()? })
     }
@@ -179,7 +200,13 @@ impl Bundle {
     }
 }
 
-fn check_names<'a>(specs: impl Iterator<Item = &'a Spec>) -> Result<(), BundleError> {
+fn check_names<'a>(specs: impl Iterator<Item = &'a Spec> + Clone) -> Result<(), BundleError> {
+    if let Some(long) = specs.clone().find(|spec| !(1..=NAME_BYTES_MAX).contains(&spec.name.len())) {
+        return Err(BundleError::Malformed(format!(
+            "a guest's name has {} bytes; it has 1 to {NAME_BYTES_MAX}",
+            long.name.len()
+        )));
+    }
     let mut names: Vec<&str> = specs.map(|spec| spec.name.as_str()).collect();
     if names.len() > GUESTS_MAX {
         return Err(BundleError::Malformed(format!("{} guests; the limit is {GUESTS_MAX}", names.len())));

@@ -21,14 +21,18 @@ use crate::{
     overtime::Overtime,
     plugin::Plugin,
     spec::{Grant, Spec},
-    state::{Scope, State},
+    state::{Keeper, Scope, State},
     types::{Level, StateError},
 };
 
 /// Instances that live at once, over all requests.
 pub(crate) const INSTANCES_MAX: u32 = 1000;
-/// Modules that one component instantiates: itself, and what adapts it.
-const MODULES_MAX: u32 = 4;
+/// Modules that one component instantiates: itself and what adapts it; a whole Python is some forty.
+const MODULES_MAX: u32 = 64;
+/// Modules that live at once, over all requests: what most instances have, several times.
+const ALL_MODULES_MAX: u32 = INSTANCES_MAX * 8;
+/// Tables of one component.
+const TABLES_MAX: u32 = 4;
 /// Linear memory that an instance can be given at most, in bytes.
 pub(crate) const MEMORY_BYTES_MAX: usize = 256 << 20;
 /// Entries of one table.
@@ -157,6 +161,19 @@ impl Host {
         Ok(Self(Arc::new(Inner { engine, linker, clock, state: Arc::default() })))
     }
 
+    /// What durable guests keep is there from what this keeper has, and outlives the process from now on.
+    ///
+    /// # Errors
+    /// What was kept before cannot be read; for people.
+    pub fn keep(&self, keeper: Box<dyn Keeper>) -> Result<(), String> {
+        self.0.state.keep(keeper, Instant::now())
+    }
+
+    /// Whether there is a keeper.
+    pub fn keeps(&self) -> bool {
+        self.0.state.is_kept()
+    }
+
     /// Which compiled code this engine takes: version, processor and settings, as a hash.
     pub fn compatibility(&self) -> String {
         struct Hashing(Sha256);
@@ -263,10 +280,11 @@ impl Inner {
 fn config() -> Config {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(INSTANCES_MAX)
-        .total_core_instances(INSTANCES_MAX * MODULES_MAX)
+        .total_core_instances(ALL_MODULES_MAX)
         .max_core_instances_per_component(MODULES_MAX)
         .total_memories(INSTANCES_MAX)
-        .total_tables(INSTANCES_MAX * 2)
+        .total_tables(INSTANCES_MAX * TABLES_MAX)
+        .max_tables_per_component(TABLES_MAX)
         .table_elements(TABLE_ENTRIES_MAX)
         .max_memory_size(MEMORY_BYTES_MAX)
         .linear_memory_keep_resident(0)
@@ -292,15 +310,15 @@ fn services(linker: &mut Linker<Context>) -> wasmtime::Result<()> {
     let mut state = linker.instance("inference:guest/state@0.1.0")?;
     state.func_wrap("get", |store: StoreContextMut<'_, Context>, (key,): (String,)| {
         let Context { spec, scope, state, .. } = store.data();
-        Ok((Ok::<_, StateError>(state.get(&spec.name, *scope, &key, Instant::now())),))
+        Ok((Ok::<_, StateError>(state.get(spec, *scope, &key, Instant::now())),))
     })?;
     state.func_wrap("set", |store: StoreContextMut<'_, Context>, (key, value, ttl): (String, Vec<u8>, u64)| {
         let Context { spec, scope, state, .. } = store.data();
-        Ok((state.set(&spec.name, *scope, (&key, value), ttl, Instant::now()),))
+        Ok((state.set(spec, *scope, (&key, value), ttl, Instant::now()),))
     })?;
     state.func_wrap("add", |store: StoreContextMut<'_, Context>, (key, delta, ttl): (String, i64, u64)| {
         let Context { spec, scope, state, .. } = store.data();
-        Ok((state.add(&spec.name, *scope, (&key, delta), ttl, Instant::now()),))
+        Ok((state.add(spec, *scope, (&key, delta), ttl, Instant::now()),))
     })?;
     Ok(())
 }
@@ -321,6 +339,6 @@ pub(crate) fn digest(component: &[u8]) -> String {
     format!("sha256:{}", hex(&Sha256::digest(component)))
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -12,13 +12,15 @@
 //! session   the instances of one choice: request → tokens, texts → response
 //! steer     what guests say of the next token, checked
 //! window    text that is not settled yet, and what a guest's edit may say of it
-//! state     what guests keep, by plug-in and scope
-//! bundle    guests as a snapshot carries them
+//! state     what guests keep, by plug-in and scope, and what of it outlives the process
+//! bundle    guests as a snapshot carries them, or an activator hands them over
+//! cache     what they were compiled to, for the next time
 //! ```
 //!
 //! The contract with guests is `guest-sdk/wit/world.wit`.
 
 mod bundle;
+mod cache;
 mod clock;
 mod failure;
 mod host;
@@ -32,11 +34,12 @@ mod types;
 mod window;
 
 pub use bundle::{Bundle, BundleError, Bundled};
+pub use cache::Cache;
 pub use failure::{Failure, Refused};
 pub use host::{Host, LoadError};
 pub use plugin::{Hooks, Plugin};
 pub use session::{Chain, Edited, Session, Verdict};
 pub use spec::{Budgets, Grant, OnFailure, Spec};
-pub use state::{Scope, State};
+pub use state::{Keeper, Kept, Scope, State};
 pub use steer::Steer;
 pub use types::{Finish, Grammar, Message, Prompt, Rejection, Request, Response, Sampling, Usage};

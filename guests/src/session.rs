@@ -5,12 +5,14 @@
 
 use std::{sync::Arc, time::Instant};
 
+use sha2::{Digest, Sha256};
 use wasmtime::component::{ComponentExportIndex, ComponentNamedList, ComponentType, Lift, Lower};
 
 use crate::{
     failure::{Failure, Refused, judge},
+    host::hex,
     plugin::{Hooks, Live, Plugin, allow},
-    spec::OnFailure,
+    spec::{Grant, OnFailure},
     state::Scope,
     steer::{Steer, allows_any},
     types::{Constraint, Edit, Rejection, Request, Response, Said},
@@ -35,6 +37,23 @@ impl Chain {
     /// Its guests.
     pub fn plugins(&self) -> &[Arc<Plugin>] {
         &self.0
+    }
+
+    /// Whether any of them keeps what is to outlive the process.
+    pub fn is_durable(&self) -> bool {
+        self.0.iter().any(|plugin| plugin.spec().durable && plugin.spec().grants.contains(&Grant::State))
+    }
+
+    /// A word for what they do: of components, order and how they are deployed. Empty where there is none.
+    pub fn identity(&self) -> String {
+        let mut hash = Sha256::new();
+        for plugin in self.0.iter() {
+            let spec = serde_json::to_vec(plugin.spec()).expect("strings and numbers serialise");
+            hash.update((spec.len() as u64).to_le_bytes());
+            hash.update(spec);
+            hash.update(plugin.digest());
+        }
+        if self.is_empty() { String::new() } else { hex(&hash.finalize()[..16]) }
     }
 
     /// What any of them subscribes to.
@@ -103,6 +122,23 @@ pub struct Edited {
 }
 
 impl Session {
+    /// Instantiates those that nobody has called yet; else their first call does.
+    ///
+    /// # Errors
+    /// One cannot be, and is closed.
+    pub fn instantiate(&mut self) -> Result<(), Refused> {
+        self.guests.iter_mut().try_for_each(Guest::instantiate)
+    }
+
+    /// Linear memory that their instances have now, in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        let of = |guest: &Guest| match &guest.part {
+            Part::Lives(live) => live.store.data().memory_bytes,
+            Part::Waits | Part::LeftOut | Part::Failed(_) => 0,
+        };
+        self.guests.iter().map(of).sum()
+    }
+
     /// Shows them the request.
     ///
     /// # Errors
@@ -200,6 +236,16 @@ enum Part {
 }
 
 impl Guest {
+    fn instantiate(&mut self) -> Result<(), Refused> {
+        if matches!(self.part, Part::Waits) {
+            match self.plugin.begin(self.scope) {
+                Ok(live) => self.part = Part::Lives(Box::new(live)),
+                Err(failure) => drop(self.outcome::<()>(Err(failure))?),
+            }
+        }
+        Ok(())
+    }
+
     fn request(&mut self, request: &Request) -> Result<Said, Refused> {
         self.check()?;
         let plugin = self.plugin.clone();

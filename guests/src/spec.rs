@@ -88,6 +88,9 @@ pub struct Spec {
     /// runtime may go on in another, where the guest sees the text again from the beginning.
     #[serde(default)]
     pub replayable: bool,
+    /// What it keeps in its state outlives the runtime. Else it is gone with that.
+    #[serde(default)]
+    pub durable: bool,
     /// See [`Budgets`].
     #[serde(default)]
     pub budgets: Budgets,

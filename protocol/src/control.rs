@@ -34,6 +34,9 @@ pub enum ToRuntime {
         #[serde(default)]
         wrapped_key: Option<String>,
     },
+    /// These guests from now on, in place of those that the snapshot carries or that were handed over before. A read-only descriptor of the
+    /// `guests` section that they come in rides along. Before [`ToRuntime::Restore`], or at any time after it: requests that have come keep theirs.
+    Guests,
     /// One more connection for requests, HTTP/1.1, of which at most one runs at a time. Its socket rides along. Said to a runtime that is ready;
     /// one that takes no more closes it.
     Connection,
@@ -57,6 +60,12 @@ pub enum FromRuntime {
         /// Where the time since [`ToRuntime::Restore`] went.
         restore: RestoreTimings,
     },
+    /// Which guests requests go through from now on, in their order. Said before [`FromRuntime::Ready`] where there are any, and after
+    /// [`ToRuntime::Guests`] has been followed.
+    Guests {
+        /// The guests; 16 at most.
+        guests: Vec<GuestId>,
+    },
     /// Every byte of the snapshot fits its checksum. Not said where [`ToRuntime::Restore`] said so.
     Verified,
     /// What the runtime holds has changed; told at most every 100 ms, and the last state always.
@@ -73,6 +82,15 @@ pub enum FromRuntime {
     Leaving,
     /// Drained: nothing runs any more; the process exits now.
     Drained,
+}
+
+/// One guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestId {
+    /// As it is deployed.
+    pub name: String,
+    /// `sha256:…` of its component.
+    pub digest: String,
 }
 
 /// Where a restore's time went, in microseconds.

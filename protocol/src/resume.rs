@@ -28,6 +28,9 @@ pub const RESUME_HEADER: &str = "pilotlight-resume";
 
 /// Header of a stream: what its tokens depend on beside the request. Only a runtime with the same can go on.
 pub const IDENTITY_HEADER: &str = "pilotlight-identity";
+/// Header of an answer: the digests of the guests that its request went through, in their order, with commas between them. Only where there are
+/// guests.
+pub const GUESTS_HEADER: &str = "pilotlight-guests";
 
 /// Header of an answer that says no more than that another runtime is to be asked: [`IS_INTERRUPTED`] or [`IS_BROKEN`].
 pub const INTERRUPTED_HEADER: &str = "pilotlight-interrupted";

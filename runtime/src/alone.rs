@@ -3,6 +3,7 @@
 use crate::{
     Options,
     failure::Failure,
+    guests::loader::Loader,
     http::{App, CONNECTIONS_MAX, Phase, serve_tcp},
     restore::{Order, Restored, broken, corrupt, restore},
 };
@@ -86,7 +87,9 @@ async fn serve(snapshot: &Path, listen: SocketAddr, options: Options) -> Result<
 /// Restores, publishes that, and then only returns where it fails.
 async fn model(file: File, wrapped_key: Option<String>, options: Options, phase: &watch::Sender<Phase>) -> Failure {
     let ordered = Instant::now();
-    let order = Order { file, model: None, kv_memory_bytes: None, verified: false, wrapped_key, ordered };
+    let (guests, handed) = (Loader::default(), None);
+    let order =
+        Order { file, model: None, kv_memory_bytes: None, verified: false, wrapped_key, ordered, guests, handed };
     let restored = tokio::task::spawn_blocking(move || restore(order, &options)).await;
     let Restored { service, timings, gate, engine_ended, .. } = match restored {
         Ok(Ok(restored)) => restored,

@@ -9,13 +9,15 @@ use crate::{
     control::{Control, Received},
     engine::{EngineStats, Gate},
     failure::Failure,
+    guests::{loader::Keeping, swap::Swap},
     http::{App, Phase, serve_sockets},
     process::Launch,
     restore::{Order, Restored, broken, corrupt, restore},
+    service::Service,
 };
 use protocol::{
     ApiError, ErrorKind,
-    control::{FromRuntime, Stats, ToRuntime},
+    control::{FromRuntime, GuestId, Stats, ToRuntime},
 };
 use std::{
     os::{fd::OwnedFd, unix::net::UnixStream},
@@ -95,6 +97,8 @@ struct Child {
     verifying: Option<Gate>,
     /// A model was ordered.
     ordered: bool,
+    /// Guests that come later.
+    swap: Swap,
 }
 
 type Restoring = oneshot::Receiver<Result<Restored, Failure>>;
@@ -112,8 +116,21 @@ impl Child {
         }));
         let control = Control::start(control)?;
         let terminate = signal(SignalKind::terminate())?;
-        let (reports, verifying, ordered) = (None, None, false);
-        Ok(Self { control, connections, phase, stop, server, launch, terminate, options, reports, verifying, ordered })
+        let (reports, verifying, ordered, swap) = (None, None, false, Swap::default());
+        Ok(Self {
+            control,
+            connections,
+            phase,
+            stop,
+            server,
+            launch,
+            terminate,
+            options,
+            reports,
+            verifying,
+            ordered,
+            swap,
+        })
     }
 
     async fn serve(&mut self) -> End {
@@ -138,6 +155,7 @@ impl Child {
                     }
                     Err(failure) => return End::Failed(failure),
                 },
+                Some(guests) = self.swap.loaded() => self.exchange(guests),
                 () = sound(&mut self.verifying) => self.say(&FromRuntime::Verified),
                 engine = changed(&mut self.reports) => self.say(&FromRuntime::Stats(self.stats(engine))),
                 Ok(failure) = &mut failing, if never.is_none() => return End::Failed(failure),
@@ -188,8 +206,14 @@ impl Child {
                     return Err(Failure::internal("Restore came twice"));
                 }
                 let ordered = Instant::now();
-                let order = Order { file, model: Some(model), kv_memory_bytes, verified, wrapped_key, ordered };
+                let (guests, handed) = (self.swap.loader.clone(), self.swap.take());
+                let model = Some(model);
+                let order = Order { file, model, kv_memory_bytes, verified, wrapped_key, ordered, guests, handed };
                 return self.restore(order).map(Some);
+            }
+            ToRuntime::Guests => {
+                self.swap.hand(file.ok_or_else(|| Failure::internal("Guests came without their descriptor"))?);
+                self.begin_swap();
             }
             // Whatever becomes of it: one that is not taken is closed, and its request asks by the first.
             ToRuntime::Connection => match file.map(|socket| stream(socket.into())) {
@@ -232,8 +256,12 @@ impl Child {
             .generator()
             .ok()
             .map(|generator| Reports { stats: generator.engine.watch(), not_before: Instant::now().into() });
+        if !service.guests.is_empty() {
+            self.say(&guests_of(&service));
+        }
         self.phase.send_replace(Phase::Ready(Arc::new(service)));
         self.say(&FromRuntime::Ready { restore: timings });
+        self.begin_swap();
         tokio::spawn(async move {
             let failure = tokio::select! {
                 failure = corrupt(gate.clone()) => failure,
@@ -241,6 +269,25 @@ impl Child {
             };
             let _ = failing.map(|f| f.send(failure));
         });
+    }
+
+    /// Loads guests that were handed over; those that come before the model is ready wait for it.
+    fn begin_swap(&mut self) {
+        let Phase::Ready(service) = &*self.phase.borrow() else { return };
+        let keeping = Keeping { folder: self.options.kv_folder.clone(), model: service.model.clone() };
+        self.swap.begin(keeping);
+    }
+
+    /// Requests that come from now on go through these; others keep theirs.
+    fn exchange(&mut self, guests: guests::Chain) {
+        let service = match &*self.phase.borrow() {
+            Phase::Ready(service) => Arc::new(service.with_guests(guests)),
+            Phase::Starting | Phase::Failed(_) => return,
+        };
+        tracing::info!(model = service.model, guests = service.guests.plugins().len(), "other guests");
+        self.say(&guests_of(&service));
+        self.phase.send_replace(Phase::Ready(service));
+        self.begin_swap();
     }
 
     /// Answers those that wait, lets all errors out, and says why.
@@ -275,6 +322,12 @@ impl Child {
             tracing::warn!(error = %e, "a control message was not sent");
         }
     }
+}
+
+fn guests_of(service: &Service) -> FromRuntime {
+    let id =
+        |plugin: &Arc<guests::Plugin>| GuestId { name: plugin.spec().name.clone(), digest: plugin.digest().to_owned() };
+    FromRuntime::Guests { guests: service.guests.plugins().iter().map(id).collect() }
 }
 
 /// The engine's numbers, on their way to the activator.

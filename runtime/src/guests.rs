@@ -3,7 +3,9 @@
 //! **Contract:** what a guest leaves as it was stays what the client sent, word for word; what it cannot say (tools, penalties, tokens) it cannot
 //! change. Where a guest may edit, nothing else tells a client what the model said: no log probabilities, no prompt given back.
 
-pub mod sealed;
+mod kept;
+pub mod loader;
+pub mod swap;
 pub mod token;
 
 use crate::service::Service;

@@ -6,12 +6,13 @@ use crate::{
     embedder::Embedder,
     engine::{Compute, Engine, Gate, Keep, Limits, Loaded, Panicked, Verdict},
     failure::Failure,
-    guests,
+    guests::loader::{Keeping, Loader},
     guide::Guides,
     kv_store::{Folder, Identity, KvStore},
     process::program,
     service::{Generator, Service, Work},
 };
+use ::guests::Chain;
 use kernels::{BLOCK_TOKENS, KvFormat};
 use models::{
     Batch, ChatTemplate, ComputeDevice, Encoder, Generation, Kv, Logits, Model, ModelConfig, Prefix, Tokenizer,
@@ -21,7 +22,7 @@ use protocol::control::{FailureKind, RestoreTimings};
 use snapshot::{Header, SectionKind, Snapshot};
 use std::{
     fs::File,
-    sync::{Arc, OnceLock, mpsc},
+    sync::{Arc, mpsc},
     thread,
     time::{Instant, UNIX_EPOCH},
 };
@@ -48,6 +49,10 @@ pub struct Order {
     pub wrapped_key: Option<String>,
     /// When it was ordered.
     pub ordered: Instant,
+    /// Loads guests.
+    pub guests: Loader,
+    /// Guests in place of the snapshot's own.
+    pub handed: Option<File>,
 }
 
 /// A service, and what may still become of it.
@@ -74,6 +79,10 @@ pub fn restore(order: Order, options: &Options) -> Result<Restored, Failure> {
     let gate = verify(&snapshot, order.verified, options, uploads)?;
     let open_us = micros(opening);
 
+    let model = order.model.unwrap_or_else(|| snapshot.model().to_owned());
+    let keeping = Keeping { folder: options.kv_folder.clone(), model: model.clone() };
+    let guests = load_guests(&snapshot, order.guests, order.handed, keeping)?;
+
     let (ended, engine_ended) = oneshot::channel();
     let config = ModelConfig::from_snapshot(&snapshot).map_err(Failure::from)?;
     let started = if config.variant.encoder.is_some() {
@@ -89,21 +98,37 @@ pub fn restore(order: Order, options: &Options) -> Result<Restored, Failure> {
         ComputeDevice::Cpu => kernels::instruction_set().to_owned(),
         device => device.to_string(),
     };
-    let guests = guests::sealed::load(&snapshot)?;
+    let guests = guests.join().map_err(|_| Failure::internal("loading guests panicked"))??;
     let service = Service {
-        model: order.model.unwrap_or_else(|| snapshot.model().to_owned()),
+        model,
         created,
         tokenizer: words,
         context,
         vocab,
-        longest_token: OnceLock::new(),
-        work,
+        longest_token: Arc::default(),
+        work: Arc::new(work),
         identity: [&snapshot.digest(), &computes, kv_format, &program()].join("/"),
         guests,
         gate: gate.clone(),
     };
     let timings = RestoreTimings { open_us, tokenizer_us, weights_us, total_us: micros(order.ordered) };
     Ok(Restored { service, timings, gate, verified: order.verified, engine_ended })
+}
+
+/// Guests become ready to be instantiated while the rest is restored.
+fn load_guests(
+    snapshot: &Arc<Snapshot>,
+    loader: Loader,
+    handed: Option<File>,
+    keeping: Keeping,
+) -> Result<thread::JoinHandle<Result<Chain, Failure>>, Failure> {
+    let snapshot = snapshot.clone();
+    let load = move || match &handed {
+        Some(file) => loader.handed(file, &keeping),
+        None => loader.sealed(&snapshot, &keeping),
+    };
+    let started = thread::Builder::new().name("guests".into()).spawn(load);
+    started.map_err(|e| Failure::internal(format!("starting a thread: {e}")))
 }
 
 /// A model that computes on its own thread, and where the time went.

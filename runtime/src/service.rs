@@ -28,7 +28,8 @@ use std::{
 /// compatibility forms are taken apart), though not by more than this where the text is one that somebody wrote.
 const NORMALISED_BYTES_MIN: usize = 4;
 
-/// A model that can answer.
+/// A model that can answer. Cheap to clone, compared with what it does.
+#[derive(Clone)]
 pub struct Service {
     /// What clients call it.
     pub model: String,
@@ -41,10 +42,10 @@ pub struct Service {
     /// Token ids are below this.
     pub vocab: usize,
     /// Bytes of the longest token, once somebody has asked.
-    pub longest_token: OnceLock<usize>,
+    pub longest_token: Arc<OnceLock<usize>>,
     /// What it does.
-    pub work: Work,
-    /// What its tokens depend on beside the request.
+    pub work: Arc<Work>,
+    /// What its tokens depend on beside the request and the guests.
     pub identity: String,
     /// What requests and answers go through.
     pub guests: Chain,
@@ -74,10 +75,20 @@ pub struct Generator {
 }
 
 impl Service {
+    /// The same with other guests.
+    pub fn with_guests(&self, guests: Chain) -> Self {
+        Self { guests, ..self.clone() }
+    }
+
+    /// What an answer's tokens depend on beside the request.
+    pub fn identity(&self) -> String {
+        format!("{}/{}", self.identity, self.guests.identity())
+    }
+
     /// # Errors
     /// 400 where the model does not generate.
     pub fn generator(&self) -> Result<&Generator, ApiError> {
-        match &self.work {
+        match &*self.work {
             Work::Generate(generator) => Ok(generator),
             Work::Embed(_) => Err(self.wrong_work("makes embeddings; use /v1/embeddings")),
         }
@@ -86,7 +97,7 @@ impl Service {
     /// # Errors
     /// 400 where the model makes no embeddings.
     pub fn embedder(&self) -> Result<&Embedder, ApiError> {
-        match &self.work {
+        match &*self.work {
             Work::Embed(embedder) => Ok(embedder),
             Work::Generate(_) => Err(self.wrong_work("generates text and makes no embeddings")),
         }

@@ -9,6 +9,7 @@ pub enum Guest {
     New(GuestNew),
     Build(GuestBuild),
     Test(GuestTest),
+    Bench(GuestBench),
 }
 
 /// Make a folder with a guest to begin with, and everything that it is built from
@@ -44,6 +45,27 @@ pub struct GuestTest {
     /// Where the cases are [default: the folder `cases` beside the guest]
     #[arg(long, value_name = "FOLDER")]
     pub cases: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Measure what a request through a guest takes, without a model: its instance and each hook
+#[derive(Debug, Args)]
+#[command(after_help = "EXAMPLES:\n  pilotlight guest bench\n  pilotlight guest bench redact.wasm --tokens 64 --json")]
+pub struct GuestBench {
+    /// The guest's folder, its manifest (guest.toml) or its component
+    #[arg(default_value = ".")]
+    pub guest: PathBuf,
+    /// Requests, one after the other, each with an instance of its own
+    #[arg(long, value_name = "N", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub requests: u32,
+    /// Tokens, or pieces of text, of each answer
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub tokens: u32,
+    /// The vocabulary's size
+    #[arg(long, value_name = "N", default_value_t = 49_152, value_parser = clap::value_parser!(u32).range(1..=4_000_000))]
+    pub vocab: u32,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -142,7 +142,8 @@ pub struct Engine {
     /// Sequences that run at the same time, at most 4096 [default: 64]
     #[arg(long, value_parser = sequences, value_name = "N")]
     pub max_sequences: Option<usize>,
-    /// Keep keys and values in this folder, encrypted, so that a conversation goes on where it was after the model went to zero
+    /// Keep keys and values in this folder, encrypted, so that a conversation goes on where it was after the model went to zero; and what durable
+    /// guests keep
     #[arg(long, value_name = "DIR")]
     pub kv_dir: Option<PathBuf>,
     /// Disk for them, for each model at most

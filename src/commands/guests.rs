@@ -1,4 +1,4 @@
-//! Guests on their way into a snapshot: components and manifests → the section that carries them.
+//! Guests on their way into a snapshot or to a runtime: components and manifests → the section that carries them.
 //!
 //! A manifest is a TOML file with the fields of [`Spec`] and `component`, the component's path beside it:
 //!
@@ -8,11 +8,16 @@
 //! on_failure = "closed"
 //! replayable = true
 //! config = { level = "strict" }
+//! durable = false
 //! budgets = { text_ms = 2 }
 //! ```
 
-use crate::exit::{Error, Result};
-use guests::{Bundle, Host, Spec};
+use crate::{
+    environment::Environment,
+    exit::{Error, Result},
+};
+use activator::Plugins;
+use guests::{Bundle, Cache, Host, Spec};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -44,6 +49,30 @@ pub fn section(files: &[PathBuf]) -> Result<Option<Vec<u8>>> {
     Ok(Some(Bundle::compile(&host, found).map_err(wrong)?.to_bytes()))
 }
 
+/// What requests of a model go through as it is served: these guests, compiled for this machine, once.
+///
+/// # Errors
+/// As [`section`]; `field` says where they are named.
+pub fn deploy(field: &str, files: &[PathBuf], environment: &Environment) -> Result<Plugins> {
+    let named = |error: &dyn std::fmt::Display| Error::Usage(format!("{field}: {error}"));
+    let found = files.iter().map(|file| read(file)).collect::<Result<Vec<_>>>()?;
+    let mut watched = files.to_vec();
+    for file in files {
+        watched.extend(component(file)?);
+    }
+    let bundle = match found.is_empty() {
+        true => Bundle::default(),
+        false => {
+            let folder = environment.cache()?.join("guests");
+            let cache =
+                Cache::open(&folder).map_err(|error| Error::file(format!("opening {}", folder.display()), error))?;
+            let host = Host::new().map_err(|error| named(&error))?;
+            Bundle::compile_once(&host, found, &cache).map_err(|error| named(&error))?
+        }
+    };
+    Plugins::new(&bundle.to_bytes(), watched).map_err(|error| Error::file("making memory for guests", error))
+}
+
 /// A guest's component and how it is deployed, out of its manifest or the component alone.
 ///
 /// # Errors
@@ -55,14 +84,29 @@ pub fn read(file: &Path) -> Result<(Spec, Vec<u8>)> {
     Ok((Spec::new(stem(file)), bytes(file, COMPONENT_BYTES_MAX)?))
 }
 
-fn read_manifest(file: &Path) -> Result<(Spec, Vec<u8>)> {
+/// The component that a manifest names; `None` for one that is no manifest.
+fn component(file: &Path) -> Result<Option<PathBuf>> {
+    let is_manifest = file.extension().is_some_and(|ending| ending == "toml");
+    is_manifest.then(|| manifest(file).map(|manifest| beside(file, &manifest.component))).transpose()
+}
+
+fn beside(file: &Path, component: &Path) -> PathBuf {
+    file.parent().unwrap_or(Path::new("")).join(component)
+}
+
+fn manifest(file: &Path) -> Result<Manifest> {
     let wrong = |what: String| Error::Usage(format!("{}: {what}", file.display()));
     let text = String::from_utf8(bytes(file, MANIFEST_BYTES_MAX)?).map_err(|error| wrong(error.to_string()))?;
-    let Manifest { component, name, mut rest } = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+    toml::from_str(&text).map_err(|error| wrong(error.to_string()))
+}
+
+fn read_manifest(file: &Path) -> Result<(Spec, Vec<u8>)> {
+    let wrong = |what: String| Error::Usage(format!("{}: {what}", file.display()));
+    let Manifest { component, name, mut rest } = manifest(file)?;
     let name = name.unwrap_or_else(|| stem(file));
     rest.insert("name".into(), toml::Value::String(name));
     let spec = Spec::deserialize(rest).map_err(|error| wrong(error.to_string()))?;
-    let component = file.parent().unwrap_or(Path::new("")).join(component);
+    let component = beside(file, &component);
     Ok((spec, bytes(&component, COMPONENT_BYTES_MAX)?))
 }
 
@@ -87,7 +131,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn manifest(text: &str) -> Result<(Spec, Vec<u8>)> {
+    fn of(text: &str) -> Result<(Spec, Vec<u8>)> {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("g.wasm"), b"component").unwrap();
         std::fs::write(folder.path().join("mine.toml"), text).unwrap();
@@ -96,19 +140,19 @@ mod tests {
 
     #[test]
     fn a_manifest_says_which_component_and_what_it_may_do() {
-        let (spec, component) = manifest(
+        let (spec, component) = of(
             "component = \"g.wasm\"\ngrants = [\"state\"]\non_failure = \"open\"\nreplayable = true\nbudgets = { text_ms = 7 }\nconfig = { a = \"b\" }",
         )
         .unwrap();
         assert_eq!((spec.name.as_str(), component.as_slice()), ("mine", &b"component"[..]));
         assert!(spec.replayable && spec.grants.contains(&guests::Grant::State));
         assert_eq!((spec.budgets.text_ms, spec.budgets.request_ms, spec.config["a"].as_str()), (7, 50, "b"));
-        assert_eq!(manifest("component = \"g.wasm\"\nname = \"other\"").unwrap().0.name, "other");
+        assert_eq!(of("component = \"g.wasm\"\nname = \"other\"").unwrap().0.name, "other");
     }
 
     #[test]
     fn what_a_manifest_cannot_say_is_told_by_field() {
-        let told = |text: &str| manifest(text).unwrap_err().to_string();
+        let told = |text: &str| of(text).unwrap_err().to_string();
         assert!(told("name = \"x\"").contains("component"));
         assert!(told("component = \"g.wasm\"\ngrant = []").contains("grant"));
         assert!(told("component = \"g.wasm\"\ngrants = [\"network\"]").contains("network"));

@@ -37,7 +37,7 @@ pub fn dispatch(command: Command) -> ExitCode {
         Command::Inspect(args) => done(inspect::inspect(&args)),
         Command::Ls(args) => done(store::list(&args, &environment)),
         Command::Rm(args) => done(store::remove(&args, &environment)),
-        Command::Guest(args) => done(guest::guest(&args)),
+        Command::Guest(args) => done(guest::guest(&args, &environment)),
         Command::Config(args) => done(operate::config(&args, &environment)),
         Command::Key(args) => done(operate::key(&args)),
         Command::Audit(args) => done(operate::audit(&args)),

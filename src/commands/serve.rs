@@ -3,6 +3,7 @@
 use crate::{
     allocator,
     cli::{self, Command, Serve, values::ModelArg},
+    commands::guests,
     configuration::{
         self, File,
         file::{Model, Time},
@@ -176,7 +177,12 @@ fn of_the_file(file: &File, folder: &Path, environment: &Environment) -> Result<
             Some(name) => of_the_store(&name.to_string_lossy(), environment)?.snapshot,
             None => of_the_store(name, environment)?.snapshot,
         };
-        model.entry(name, snapshot)
+        let mut entry = model.entry(name, snapshot)?;
+        if let Some(files) = &model.guests {
+            let files: Vec<PathBuf> = files.iter().map(|file| folder.join(file)).collect();
+            entry.guests = Some(guests::deploy(&format!("models.{name}.guests"), &files, environment)?);
+        }
+        Ok(entry)
     };
     file.models.iter().map(one).collect()
 }

@@ -126,6 +126,9 @@ pub struct Model {
     pub start_timeout: Option<Time>,
     /// Where a chat or completion request says nothing of it
     pub sampling: Option<Sampling>,
+    /// What its requests go through, in this order: guests' manifests, or components that are granted nothing. In place of those that its snapshot
+    /// was sealed with; read again when they change [default: the snapshot's own]
+    pub guests: Option<Vec<PathBuf>>,
 }
 
 /// A piece of a device

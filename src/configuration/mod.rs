@@ -63,7 +63,7 @@ pub fn folder(path: &Path) -> PathBuf {
 }
 
 impl file::Model {
-    /// The model of this name; its snapshot is `found` where the file names none.
+    /// The model of this name with this snapshot, without guests: those are files, and looked at elsewhere.
     pub fn entry(&self, name: &str, snapshot: PathBuf) -> Result<ModelEntry> {
         Ok(ModelEntry {
             name: name.to_owned(),
@@ -81,6 +81,7 @@ impl file::Model {
             timeout: self.timeout.map(|time| time.0),
             start_timeout: self.start_timeout.map(|time| time.0),
             sampling: self.sampling.as_ref().map(file::Sampling::fields).unwrap_or_default(),
+            guests: None,
         })
     }
 }

@@ -22,6 +22,12 @@ pub fn test_tools() -> Option<PathBuf> {
     script("test-tools").map(PathBuf::from)
 }
 
+/// The folder of a Python's programs that has what this file of requirements names, installed on first use; `None` after [`skip`].
+pub fn python_tools(requirements: &str) -> Option<PathBuf> {
+    let python = script_with("test-tools", &[requirements]).map(PathBuf::from)?;
+    python.parent().map(Path::to_path_buf)
+}
+
 /// Where node's packages of this folder's `package.json` are, installed on first use; `None` after [`skip`].
 pub fn node_tools(folder: &str) -> Option<PathBuf> {
     script_with("node-tools", &[folder]).map(PathBuf::from)

@@ -48,6 +48,9 @@ pub struct Line {
     pub model: String,
     /// Its snapshot's digest.
     pub digest: String,
+    /// The digests of the guests that it went through, in their order, with commas between them; empty where there was none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub guests: String,
     /// What the client was told.
     pub status: u16,
     /// All of the answer was sent.

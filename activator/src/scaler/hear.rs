@@ -34,6 +34,7 @@ impl Scaler {
                 let suspects = place.ended(launch, by_others && !killed);
                 // What the next life counts starts at zero.
                 place.engines.remove(&launch);
+                place.guests.remove(&launch);
                 self.metrics.engines(&place.name, place.engines.values());
                 for request in suspects {
                     self.refuse(slot, request, Refusal::Poison);
@@ -66,6 +67,9 @@ impl Scaler {
                 let cold_start = life.cold_start(restore);
                 self.became_ready(slot, launch, cold_start);
                 self.step(slot, Event::BecameReady(launch)).await;
+            }
+            (FromRuntime::Guests { guests }, Role::Slot(slot, launch)) => {
+                self.places[slot.0].guests.insert(launch, guests);
             }
             (FromRuntime::Verified, Role::Slot(slot, _)) => self.places[slot.0].was_verified(),
             (FromRuntime::Failed { kind, message }, Role::Slot(slot, launch)) => {

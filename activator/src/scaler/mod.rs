@@ -32,6 +32,7 @@ use crate::{
     hold::{Arrival, Grant},
     metrics::Metrics,
     placement::Rules,
+    plugins::Plugins,
     settings::SlotSpec,
     slices::Slice,
     slot::{Effect, Event, Failure, LaunchId, Phase, Refusal, RequestId, Stage},
@@ -187,6 +188,7 @@ impl Scaler {
     async fn reconfigure(&mut self, specs: Vec<SlotSpec>, rules: Rules) {
         let mut policies = Vec::new();
         for (i, spec) in specs.into_iter().enumerate() {
+            self.exchange_guests(SlotId(i), spec.entry.guests.clone());
             policies.push(match self.places.get_mut(i) {
                 Some(place) => place.reconfigure(spec),
                 None => {
@@ -225,6 +227,19 @@ impl Scaler {
             Wish::Pin(pinned) => {
                 let policy = self.places[slot.0].pin(pinned.then_some(true));
                 self.step(slot, Event::NewPolicy(policy)).await;
+            }
+        }
+    }
+
+    /// Hands a slot's runtimes what the configuration says that requests go through now. One that cannot be told is succeeded.
+    fn exchange_guests(&mut self, slot: SlotId, plugins: Option<Plugins>) {
+        let Some(place) = self.places.get_mut(slot.0) else { return };
+        let Some(plugins) = place.exchange(plugins) else { return };
+        for life in place.lives.values().filter_map(|life| self.lives.get(life)) {
+            if let Err(error) = life.child.tell(&ToRuntime::Guests, Some(plugins.descriptor())) {
+                tracing::warn!(model = place.name, %error, "a runtime cannot be told its new guests: another succeeds it");
+                self.places[slot.0].renew();
+                return;
             }
         }
     }

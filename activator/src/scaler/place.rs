@@ -7,7 +7,7 @@ use std::{
     path::PathBuf,
 };
 
-use protocol::control::Stats;
+use protocol::control::{GuestId, Stats};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
@@ -16,6 +16,7 @@ use crate::{
     hold::Grant,
     metrics::OfSlot,
     placement::Need,
+    plugins::Plugins,
     settings::SlotSpec,
     slot::{Failure, LaunchId, Phase, Policy, Refusal, RequestId, Slot, Stage},
 };
@@ -59,6 +60,10 @@ pub struct Place {
     pub waiting: HashMap<RequestId, Waiting>,
     /// The last cold start that became ready.
     pub last_cold_start: Option<ColdStart>,
+    /// What requests go through, where that is said here and not by the snapshot.
+    pub plugins: Option<Plugins>,
+    /// What its runtimes say that theirs go through.
+    pub guests: BTreeMap<LaunchId, Vec<GuestId>>,
     /// What its runtimes last said of their engines.
     pub engines: BTreeMap<LaunchId, Stats>,
     /// As configured.
@@ -135,6 +140,8 @@ pub struct Replica {
     pub in_flight: usize,
     /// Where it is.
     pub slice: Option<String>,
+    /// What its requests go through, in this order.
+    pub guests: Vec<GuestId>,
 }
 
 impl Place {
@@ -148,6 +155,8 @@ impl Place {
             lives: BTreeMap::new(),
             told: Told::of(&Slot::new(policy)),
             gauges: None,
+            plugins: entry.guests,
+            guests: BTreeMap::new(),
             engines: BTreeMap::new(),
             waiting: HashMap::new(),
             last_cold_start: None,
@@ -162,7 +171,7 @@ impl Place {
         }
     }
 
-    /// Is another from now on; the policy that its slot is to have.
+    /// Is another from now on; the policy that its slot is to have. Its runtimes have the guests that they had ([`Place::exchange`]).
     pub fn reconfigure(&mut self, spec: SlotSpec) -> Policy {
         let SlotSpec { entry, digest, policy, need, kv_memory_bytes, retired } = spec;
         (self.snapshot, self.digest, self.policy, self.retired) = (entry.snapshot, digest, policy, retired);
@@ -171,6 +180,24 @@ impl Place {
             self.pinned = None;
         }
         self.policy()
+    }
+
+    /// Has other guests from now on; those that its runtimes are to be handed, where there are some. Where there are none any more, its snapshot
+    /// passes for another one: only a new runtime has that one's own.
+    pub fn exchange(&mut self, plugins: Option<Plugins>) -> Option<Plugins> {
+        if plugins == self.plugins {
+            return None;
+        }
+        self.plugins = plugins;
+        if self.plugins.is_none() {
+            self.renew();
+        }
+        self.plugins.clone()
+    }
+
+    /// Whatever runs is to be succeeded.
+    pub fn renew(&mut self) {
+        self.stamp = None;
     }
 
     /// A launch is gone. If nobody else has ended it, those may have that are suspected; they come no further.
@@ -266,7 +293,8 @@ impl Place {
                 Stage::Placing { .. } | Stage::Starting { .. } => (Phase::Starting, 0),
                 Stage::Draining { .. } => (Phase::Draining, 0),
             };
-            Some(Replica { pid, state, in_flight, slice })
+            let guests = self.guests.get(launch).cloned().unwrap_or_default();
+            Some(Replica { pid, state, in_flight, slice, guests })
         };
         let waits = slot.replicas().values().filter(|replica| matches!(replica.stage, Stage::Placing { .. }));
         SlotView {

@@ -3,6 +3,7 @@
 use std::{os::fd::OwnedFd, time::Instant};
 
 use futures_util::stream;
+use protocol::control::ToRuntime;
 
 use super::{
     Scaler,
@@ -28,7 +29,8 @@ impl Scaler {
         };
         self.places[slot.0].lives.insert(launch, id);
         let kv_memory_bytes = self.places[slot.0].kv_memory_bytes;
-        let (name, life) = (&self.places[slot.0].name, self.lives.get_mut(&id).expect("it has just begun"));
+        let (place, life) = (&self.places[slot.0], self.lives.get_mut(&id).expect("it has just begun"));
+        let name = &place.name;
         tracing::info!(
             model = name,
             launch = launch.0,
@@ -36,7 +38,13 @@ impl Scaler {
             standby = life.was_standby,
             "launching"
         );
-        if let Err(error) = life.restore(name, &file, (verified, wrapped_key, kv_memory_bytes), Instant::now()) {
+        let guests = place
+            .plugins
+            .as_ref()
+            .map_or(Ok(()), |guests| life.child.tell(&ToRuntime::Guests, Some(guests.descriptor())));
+        let told =
+            guests.and_then(|()| life.restore(name, &file, (verified, wrapped_key, kv_memory_bytes), Instant::now()));
+        if let Err(error) = told {
             // Its end will be seen, and counts as a launch that failed.
             tracing::warn!(model = name, %error, "a runtime cannot be told to restore");
             life.child.kill();

@@ -153,7 +153,7 @@ fn live() -> ! {
                 control.say(&FromRuntime::Drained);
                 exit(0);
             }
-            ToRuntime::Restore { .. } | ToRuntime::Stats => exit(70),
+            ToRuntime::Restore { .. } | ToRuntime::Guests | ToRuntime::Stats => exit(70),
         }
     }
 }

@@ -14,14 +14,18 @@ use crate::{
     text::{Choice, Meter, Piece, StopMatcher, Totals},
     tools::Reading,
 };
-use axum::{body::Body, extract::State, response::Response};
+use axum::{
+    body::Body,
+    extract::State,
+    response::{IntoResponse, Response},
+};
 use futures_util::stream::{BoxStream, StreamExt, select_all, unfold};
-use http::{HeaderMap, Request};
+use http::{HeaderMap, HeaderValue, Request};
 use protocol::{
     ApiError, Constraint, ErrorKind, Generate,
     answer::FinishReason,
     parse_chat, parse_completion,
-    resume::{ANSWER_HEADER, AnswerKey},
+    resume::{ANSWER_HEADER, AnswerKey, GUESTS_HEADER},
     steps::TRACED_HEADER,
     timings::{SCOPE_HEADER, SEED_HEADER, WAKE_HEADER, Wake},
     tools::Tools,
@@ -34,15 +38,23 @@ use std::{
 /// The pieces of all choices as they come. Dropping it cancels them.
 pub type Pieces = BoxStream<'static, Result<Piece, ApiError>>;
 
-pub async fn chat(State(app): State<App>, request: Request<Body>) -> Result<Response, Refusal> {
-    let (arrived, wake, scope) = (Instant::now(), wake(&app, request.headers()), scope(&app, request.headers()));
-    let (seed, traced) = (seed(&app, request.headers()), traced(&app, request.headers()));
-    let key = key(&app, request.headers());
-    let mut body = body::read(&app, request).await?;
+pub async fn chat(State(app): State<App>, request: Request<Body>) -> Response {
+    let mut of = None;
+    let answered = answer_chat(&app, request, &mut of).await.into_response();
+    through(&app, of, answered)
+}
+
+/// `of`: the model that it turns out to be of.
+async fn answer_chat(app: &App, request: Request<Body>, of: &mut Option<Arc<Service>>) -> Result<Response, Refusal> {
+    let (arrived, wake, scope) = (Instant::now(), wake(app, request.headers()), scope(app, request.headers()));
+    let (seed, traced) = (seed(app, request.headers()), traced(app, request.headers()));
+    let key = key(app, request.headers());
+    let mut body = body::read(app, request).await?;
     let begun = Begun { key, trail: std::mem::take(&mut body.trail) };
     let mut request = parse_chat(&body.bytes)?;
     request.generate.seed = request.generate.seed.or(seed);
     let service = app.model(&request.generate.model).await?;
+    *of = Some(service.clone());
     let tools = request.tools.take();
     let (asked, mut generate) = (service.clone(), request.generate);
     let (mut messages, add) = (request.messages, request.add_generation_prompt);
@@ -64,12 +76,12 @@ pub async fn chat(State(app): State<App>, request: Request<Body>) -> Result<Resp
         Ok(Rendered::Prompt(reading, prompt, session, generate))
     };
     let origin = |tools| Origin { wake, arrived, scope, chat: true, tools, traced, begun };
-    match tokenizing(&app, &body, render).await? {
+    match tokenizing(app, &body, render).await? {
         Rendered::Prompt(reading, prompt, session, generate) => {
-            answer(&app, service, generate, vec![(prompt, session)], origin(reading)).await
+            answer(app, service, generate, vec![(prompt, session)], origin(reading)).await
         }
         Rendered::Answer(text, session, generate) => {
-            answer_with(&app, service, generate, text, session, origin(None)).await
+            answer_with(app, service, generate, text, session, origin(None)).await
         }
     }
 }
@@ -101,15 +113,27 @@ fn calls(service: &Service, tools: &Tools, generate: &mut Generate) -> Result<Op
     Ok(Some(Reading::new(format, tools)))
 }
 
-pub async fn completion(State(app): State<App>, request: Request<Body>) -> Result<Response, Refusal> {
-    let (arrived, wake, scope) = (Instant::now(), wake(&app, request.headers()), scope(&app, request.headers()));
-    let (seed, traced) = (seed(&app, request.headers()), traced(&app, request.headers()));
-    let key = key(&app, request.headers());
-    let mut body = body::read(&app, request).await?;
+pub async fn completion(State(app): State<App>, request: Request<Body>) -> Response {
+    let mut of = None;
+    let answered = answer_completion(&app, request, &mut of).await.into_response();
+    through(&app, of, answered)
+}
+
+/// `of`: the model that it turns out to be of.
+async fn answer_completion(
+    app: &App,
+    request: Request<Body>,
+    of: &mut Option<Arc<Service>>,
+) -> Result<Response, Refusal> {
+    let (arrived, wake, scope) = (Instant::now(), wake(app, request.headers()), scope(app, request.headers()));
+    let (seed, traced) = (seed(app, request.headers()), traced(app, request.headers()));
+    let key = key(app, request.headers());
+    let mut body = body::read(app, request).await?;
     let begun = Begun { key, trail: std::mem::take(&mut body.trail) };
     let mut request = parse_completion(&body.bytes)?;
     request.generate.seed = request.generate.seed.or(seed);
     let service = app.model(&request.generate.model).await?;
+    *of = Some(service.clone());
     let (words, mut prompts, mut generate) = (service.clone(), request.prompts, request.generate);
     guests::check(&service.guests, &generate, false)?;
     let (scope_of_guests, metadata) = seen(&service, scope, &body);
@@ -132,13 +156,13 @@ pub async fn completion(State(app): State<App>, request: Request<Body>) -> Resul
         };
         Ok((Ok(prompts?), sessions, generate))
     };
-    let (prompts, mut sessions, generate) = tokenizing(&app, &body, tokenize).await?;
+    let (prompts, mut sessions, generate) = tokenizing(app, &body, tokenize).await?;
     let origin = Origin { wake, arrived, scope, chat: false, tools: None, traced, begun };
     match (prompts, sessions.pop()) {
-        (Err(text), Some(session)) => answer_with(&app, service, generate, text, session, origin).await,
+        (Err(text), Some(session)) => answer_with(app, service, generate, text, session, origin).await,
         (prompts, last) => {
             let prompts = prompts.unwrap_or_default().into_iter().zip(sessions.into_iter().chain(last));
-            answer(&app, service, generate, prompts.collect(), origin).await
+            answer(app, service, generate, prompts.collect(), origin).await
         }
     }
 }
@@ -166,7 +190,7 @@ async fn answer(
     let (prompts, sessions): (Vec<Vec<u32>>, Vec<Session>) = prompts.into_iter().unzip();
     let guests = of_choices(&service, sessions, generate.n, origin.scope);
     let begun = origin.begun;
-    if !(begun.trail.identity.is_empty() || begun.trail.identity == service.identity) {
+    if !(begun.trail.identity.is_empty() || begun.trail.identity == service.identity()) {
         let message =
             "The answer cannot go on: the model, or the processor it runs on, is another than the one that began it.";
         return Err(ApiError::new(ErrorKind::Unavailable, message).into());
@@ -201,7 +225,7 @@ async fn answer(
     let shape = Shape::new(&service, &generate, origin.chat, choices_in_all, begun.key);
     let pieces = pieces(choices);
     match generate.stream {
-        true => Ok(stream::respond(pieces, shape, totals, &begun, identity(&service)).await?),
+        true => Ok(stream::respond(pieces, shape, totals, &begun, &identity(&service)).await?),
         false => Ok(whole::respond(pieces, shape, totals, seeing(&service, &guests), app.behind_activator).await?),
     }
 }
@@ -229,7 +253,7 @@ async fn answer_with(
     let pieces: Vec<_> = (0..generate.n).filter(|index| !over(index)).map(|index| Ok(piece(index))).collect();
     let pieces = futures_util::stream::iter(pieces).boxed();
     match generate.stream {
-        true => Ok(stream::respond(pieces, shape, totals, &origin.begun, identity(&service)).await?),
+        true => Ok(stream::respond(pieces, shape, totals, &origin.begun, &identity(&service)).await?),
         false => Ok(whole::respond(pieces, shape, totals, seeing(&service, &guests), app.behind_activator).await?),
     }
 }
@@ -263,9 +287,19 @@ fn seeing<'a>(service: &Service, guests: &'a [Shared]) -> &'a [Shared] {
     if service.guests.hooks().response { guests } else { &[] }
 }
 
+/// Says which guests an answer, or a refusal, went through, where an activator wants to know.
+fn through(app: &App, of: Option<Arc<Service>>, mut answered: Response) -> Response {
+    if let Some(service) = of.filter(|service| app.behind_activator && !service.guests.is_empty()) {
+        let digests: Vec<&str> = service.guests.plugins().iter().map(|plugin| plugin.digest()).collect();
+        let digests = HeaderValue::try_from(digests.join(",")).expect("digests are visible ASCII");
+        answered.headers_mut().insert(GUESTS_HEADER, digests);
+    }
+    answered
+}
+
 /// What an answer depends on; nothing that could be had again, where guests cannot see it again from the beginning.
-fn identity(service: &Service) -> &str {
-    if service.guests.is_replayable() { &service.identity } else { "" }
+fn identity(service: &Service) -> String {
+    if service.guests.is_replayable() { service.identity() } else { String::new() }
 }
 
 fn pieces(choices: Vec<Choice>) -> Pieces {

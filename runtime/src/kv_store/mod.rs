@@ -62,6 +62,22 @@ impl Folder {
     }
 }
 
+impl Folder {
+    /// Its file of this name, to read and write; made if need be.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn file(&self, name: &str) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        Ok(File::from(rustix::fs::openat(&self.folder, name, flags, Mode::RUSR | Mode::WUSR)?))
+    }
+
+    /// A key for one purpose, from the folder's own.
+    pub fn derived(&self, purpose: &[u8; 32]) -> [u8; KEY_BYTES] {
+        seal::derived(&self.key, purpose)
+    }
+}
+
 impl AsFd for Folder {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.folder.as_fd()
@@ -117,11 +133,7 @@ impl KvStore {
     pub fn open(folder: &Arc<Folder>, identity: &Identity<'_>) -> io::Result<Self> {
         let hash = identity.hash();
         let name: String = hash[..16].iter().map(|byte| format!("{byte:02x}")).collect();
-        let open = |suffix: &str| {
-            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            let mode = Mode::RUSR | Mode::WUSR;
-            Ok::<_, io::Error>(File::from(rustix::fs::openat(&folder.folder, format!("{name}.{suffix}"), flags, mode)?))
-        };
+        let open = |suffix: &str| folder.file(&format!("{name}.{suffix}"));
         let (entries, blocks) = (open("index")?, open("blocks")?);
         rustix::fs::flock(&entries, FlockOperation::NonBlockingLockExclusive)?;
         let record_bytes = identity.block_bytes.next_multiple_of(RECORD_ALIGN);

@@ -81,6 +81,15 @@ impl Keys {
     }
 }
 
+/// A key for one purpose.
+pub fn derived(key: &[u8; KEY_BYTES], purpose: &[u8; 32]) -> [u8; KEY_BYTES] {
+    let root = hkdf::Salt::new(hkdf::HKDF_SHA256, purpose).extract(key);
+    let mut derived = [0; KEY_BYTES];
+    let expanded = root.expand(&[b"key"], &AES_256_GCM).and_then(|okm| okm.fill(&mut derived));
+    expanded.expect("one block of output is within HKDF's limit");
+    derived
+}
+
 /// The key in `folder`'s file `name`; made by whoever comes first.
 pub fn own_key(folder: &OwnedFd, name: &str) -> io::Result<Vec<u8>> {
     let open = |flags, mode| rustix::fs::openat(folder, name, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, mode);

@@ -2,15 +2,12 @@
 
 use crate::{
     cli::GuestBuild,
+    environment::Environment,
     exit::{Error, Result},
     output,
 };
 use serde::Deserialize;
-use std::{
-    io::Write,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{io::Write, path::Path, process::Command};
 
 const SCRIPT: &str = include_str!("../../../guest-sdk/build-guest");
 
@@ -25,7 +22,7 @@ struct Package {
 }
 
 /// Builds, and prints the component's path.
-pub fn build(args: &GuestBuild) -> Result<()> {
+pub fn build(args: &GuestBuild, environment: &Environment) -> Result<()> {
     let name = name(&args.folder)?;
     let out = args.folder.join(format!("{name}.wasm"));
     let mut script = tempfile::NamedTempFile::new()?;
@@ -36,7 +33,7 @@ pub fn build(args: &GuestBuild) -> Result<()> {
         command.env("CARGO_TARGET_DIR", std::path::absolute(args.folder.join("target"))?);
     }
     if std::env::var_os("PILOTLIGHT_GUEST_TOOLS").is_none() {
-        command.env("PILOTLIGHT_GUEST_TOOLS", tools()?);
+        command.env("PILOTLIGHT_GUEST_TOOLS", environment.cache()?.join("guest-toolchain"));
     }
     let status = command.status().map_err(|error| Error::Unavailable(format!("bash cannot be run: {error}")))?;
     match status.code() {
@@ -56,12 +53,4 @@ fn name(folder: &Path) -> Result<String> {
         std::fs::read_to_string(&file).map_err(|error| Error::file(format!("reading {}", file.display()), error))?;
     let cargo: Cargo = toml::from_str(&text).map_err(|error| Error::Data(format!("{}: {error}", file.display())))?;
     Ok(cargo.package.name)
-}
-
-/// Where a toolchain is kept that is put together once.
-fn tools() -> Result<PathBuf> {
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
-    let cache = cache.ok_or_else(|| Error::Usage("there is no cache folder: set XDG_CACHE_HOME or HOME".into()))?;
-    Ok(cache.join("pilotlight").join("guest-toolchain"))
 }

@@ -11,8 +11,9 @@
 //! A request's `expect` is one of `pass`, `messages`, `prompt`, `answer`; `reject` is the status of a refusal. Of tokens the last of what is said
 //! counts: `free`, `banned` or `allowed` (the shorter list), `biases`, `force`, `stop`.
 
+use super::meter::{Meter, Metered};
 use crate::exit::{Error, Result};
-use guests::{Finish, Message, Prompt, Refused, Request, Response, Sampling, Session, Usage, Verdict};
+use guests::{Chain, Finish, Message, Prompt, Refused, Request, Response, Sampling, Usage, Verdict};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -111,15 +112,15 @@ fn case(file: &Path) -> Result<Case> {
 }
 
 impl Case {
-    /// Tries it in every way, each with guests of its own.
-    pub fn try_out(&self, mut begin: impl FnMut() -> Session) -> Vec<Tried> {
+    /// Tries it in every way, each with guests of its own; what their calls take is added to `meter`.
+    pub fn try_out(&self, chain: &Chain, meter: &mut Meter) -> Vec<Tried> {
         if let Some(text) = &self.text {
             return ways(text)
                 .into_iter()
-                .map(|(how, pieces)| self.tried(how, stream(&mut begin(), &pieces)))
+                .map(|(how, pieces)| self.tried(how, stream(&mut meter.begin(chain), &pieces)))
                 .collect();
         }
-        let mut session = begin();
+        let mut session = meter.begin(chain);
         let said = match (&self.request, &self.tokens, &self.response) {
             (Some(asked), ..) => session.request(&asked.request()).map(said_of),
             (None, Some(tokens), _) => tokens.said(&mut session),
@@ -145,7 +146,7 @@ impl Case {
 }
 
 impl Tokens {
-    fn said(&self, session: &mut Session) -> std::result::Result<Value, Refused> {
+    fn said(&self, session: &mut Metered<'_>) -> std::result::Result<Value, Refused> {
         let start = session.start(&self.prompt, self.vocab)?;
         let last = self.accepted.iter().try_fold(start, |_, token| session.next(&[*token], self.vocab))?;
         let mut said = serde_json::Map::new();
@@ -195,7 +196,7 @@ fn said_of(verdict: Verdict) -> Value {
     }
 }
 
-fn whole(text: String) -> Response {
+pub fn whole(text: String) -> Response {
     let usage = Usage { prompt_tokens: 1, completion_tokens: 1, prefill_us: 0, decode_us: 0 };
     Response { text, finish: Finish::Stop, usage }
 }
@@ -209,7 +210,7 @@ fn ways(text: &str) -> Vec<(String, Vec<&str>)> {
     std::iter::once(whole).chain(in_two).chain([("one character at a time".to_owned(), one_by_one)]).collect()
 }
 
-fn stream(session: &mut Session, pieces: &[&str]) -> std::result::Result<Value, Refused> {
+fn stream(session: &mut Metered<'_>, pieces: &[&str]) -> std::result::Result<Value, Refused> {
     let mut seen = String::new();
     for piece in pieces {
         let edited = session.text(piece, false)?;
