@@ -2,6 +2,8 @@
 //! among them keep.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../store/src/tests/registry.rs"]
+mod registry;
 mod support;
 #[path = "../guests/tests/support/mod.rs"]
 mod wasm;
@@ -66,7 +68,7 @@ impl Folder {
         let mut command = pilotlight();
         command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--config"]).arg(file).args(more);
         // A cache of its own, so that nobody's before is found.
-        command.env("XDG_CACHE_HOME", self.path("cache"));
+        command.env("XDG_CACHE_HOME", self.path("cache")).env("PILOTLIGHT_HOME", self.path("store"));
         Serve::spawn(command)
     }
 }
@@ -248,4 +250,29 @@ fn a_durable_guest_without_a_place_is_refused_and_told() {
     let body = json!({"model": "g", "prompt": [5, 9], "max_tokens": 1});
     let refused = server.post("/v1/completions", &body);
     assert!(refused.status >= 500 && refused.text().contains("--kv-dir"), "{} {}", refused.status, refused.text());
+}
+
+#[test]
+fn a_guest_from_a_registry_is_pinned_by_digest_and_needs_it_once() {
+    let (folder, registry) = (Folder::new("idle = \"60s\""), registry::Registry::start());
+    let pinned = registry.pinned(&registry.push(&shouts()));
+    let pilotlight = |words: &[&str]| {
+        let mut command = pilotlight();
+        command.env("XDG_CACHE_HOME", folder.path("cache")).env("PILOTLIGHT_HOME", folder.path("store"));
+        run(command.args(words))
+    };
+    let (code, said, _) = pilotlight(&["guest", "pull", &registry.tagged()]);
+    assert_eq!((code, said.trim()), (Some(0), pinned.as_str()));
+    folder.write("from.toml", format!("component = \"{pinned}\"\n").as_bytes());
+    folder.write("tagged.toml", format!("component = \"{}\"\n", registry.tagged()).as_bytes());
+    let file = folder.configure("guests = [\"tagged.toml\"]");
+    let (code, _, errors) = pilotlight(&["config", "check", file.to_str().unwrap()]);
+    assert!(code == Some(64) && errors.contains("is not pinned by a digest"), "{errors}");
+    drop(registry);
+    folder.configure("guests = [\"from.toml\"]");
+    let server = folder.serve(&[]);
+    assert_eq!(ask(&server, "7"), "<!>");
+    assert_eq!(guests_of(&server), json!([{"name": "from", "digest": digest(&shouts())}]));
+    folder.configure(&format!("guests = [\"{pinned}\"]"));
+    until("its own name", || (guests_of(&server)[0]["name"] == "guest").then_some(()));
 }

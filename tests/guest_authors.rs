@@ -37,7 +37,16 @@ fn a_guest_is_made_built_tried_sealed_and_served() {
     let (code, said, errors) = in_folder(&guest, &["guest", "test"]);
     assert_eq!(code, Some(0), "{said}{errors}");
     assert!(said.contains("ok     loud: ") && said.contains("ok     unchanged: "), "{said}");
-    assert!(said.contains("KiB of memory for each instance"), "{said}");
+    assert!(said.lines().any(|line| line.starts_with("on-text ")), "{said}");
+    let (code, said, errors) = in_folder(&guest, &["guest", "bench", "--requests", "20", "--tokens", "5", "--json"]);
+    assert_eq!(code, Some(0), "{errors}");
+    let hooks = serde_json::from_str::<Value>(&said).unwrap()["hooks"].take();
+    let calls = |what: &str| hooks[what]["calls"].as_u64();
+    assert_eq!([calls("instance"), calls("on-text"), calls("request")], [Some(20), Some(20 * 6), Some(20)]);
+    assert!(
+        hooks["on-text"]["median_us"].as_f64().unwrap() > 0.0
+            && hooks["on-text"]["memory_bytes"].as_u64().unwrap() >= 65536
+    );
     std::fs::write(guest.join("cases/wrong.json"), r#"{"text": "hello", "expect": "hello"}"#).unwrap();
     let (code, said, errors) = in_folder(&guest, &["guest", "test", "--json"]);
     assert_eq!(code, Some(65), "{errors}");

@@ -10,6 +10,7 @@ pub enum Guest {
     Build(GuestBuild),
     Test(GuestTest),
     Bench(GuestBench),
+    Pull(GuestPull),
 }
 
 /// Make a folder with a guest to begin with, and everything that it is built from
@@ -69,4 +70,14 @@ pub struct GuestBench {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Bring a guest from a registry into the store, and print its address pinned by digest, for a manifest's `component`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "EXAMPLES:\n  pilotlight guest pull oci://ghcr.io/acme/redact:1.2\n\nThe artifact has one layer of application/wasm, as `wkg oci push` and `oras push` make it. Registries are logged in to with docker, podman or oras;\none on this machine is spoken to without TLS."
+)]
+pub struct GuestPull {
+    /// oci://REGISTRY/REPOSITORY, with :TAG or @sha256:DIGEST
+    pub address: String,
 }

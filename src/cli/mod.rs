@@ -9,7 +9,7 @@ mod serve;
 pub mod values;
 
 pub use bench::{Alone, Bench, ColdStart, Decode, Prefill, Restore, What};
-pub use guest::{Guest, GuestBench, GuestBuild, GuestNew, GuestTest};
+pub use guest::{Guest, GuestBench, GuestBuild, GuestNew, GuestPull, GuestTest};
 pub use models::{Demo, Inspect, Pull, Remove, Seal, Weights};
 pub use operate::{Audit, Config, Key};
 pub use serve::{KvFormat, Run, RuntimeArgs, Serve};

@@ -3,7 +3,7 @@
 //! A manifest is a TOML file with the fields of [`Spec`] and `component`, the component's path beside it:
 //!
 //! ```toml
-//! component = "redact.wasm"
+//! component = "redact.wasm"     # or oci://REGISTRY/REPOSITORY@sha256:DIGEST
 //! grants = ["host"]
 //! on_failure = "closed"
 //! replayable = true
@@ -15,11 +15,13 @@
 use crate::{
     environment::Environment,
     exit::{Error, Result},
+    progress::Progress,
 };
 use activator::Plugins;
 use guests::{Bundle, Cache, Host, Spec};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
+use store::Store;
 
 /// A manifest at most, in bytes.
 const MANIFEST_BYTES_MAX: u64 = 64 << 10;
@@ -28,7 +30,7 @@ const COMPONENT_BYTES_MAX: u64 = 64 << 20;
 
 #[derive(Deserialize)]
 struct Manifest {
-    component: PathBuf,
+    component: String,
     #[serde(default)]
     name: Option<String>,
     #[serde(flatten)]
@@ -39,11 +41,11 @@ struct Manifest {
 ///
 /// # Errors
 /// A file is not there or too large; a manifest says what it cannot; a guest cannot be loaded with what it is granted.
-pub fn section(files: &[PathBuf]) -> Result<Option<Vec<u8>>> {
+pub fn section(files: &[PathBuf], environment: &Environment) -> Result<Option<Vec<u8>>> {
     if files.is_empty() {
         return Ok(None);
     }
-    let found = files.iter().map(|file| read(file)).collect::<Result<Vec<_>>>()?;
+    let found = files.iter().map(|file| read(file, environment)).collect::<Result<Vec<_>>>()?;
     let wrong = |error: guests::BundleError| Error::Usage(format!("--guest: {error}"));
     let host = Host::new().map_err(|error| Error::Usage(format!("--guest: {error}")))?;
     Ok(Some(Bundle::compile(&host, found).map_err(wrong)?.to_bytes()))
@@ -55,9 +57,10 @@ pub fn section(files: &[PathBuf]) -> Result<Option<Vec<u8>>> {
 /// As [`section`]; `field` says where they are named.
 pub fn deploy(field: &str, files: &[PathBuf], environment: &Environment) -> Result<Plugins> {
     let named = |error: &dyn std::fmt::Display| Error::Usage(format!("{field}: {error}"));
-    let found = files.iter().map(|file| read(file)).collect::<Result<Vec<_>>>()?;
-    let mut watched = files.to_vec();
-    for file in files {
+    let found = files.iter().map(|file| read(file, environment)).collect::<Result<Vec<_>>>()?;
+    let mut watched = Vec::new();
+    for file in files.iter().filter(|file| !is_address(file)) {
+        watched.push(file.clone());
         watched.extend(component(file)?);
     }
     let bundle = match found.is_empty() {
@@ -77,21 +80,49 @@ pub fn deploy(field: &str, files: &[PathBuf], environment: &Environment) -> Resu
 ///
 /// # Errors
 /// As [`section`].
-pub fn read(file: &Path) -> Result<(Spec, Vec<u8>)> {
-    if file.extension().is_some_and(|ending| ending == "toml") {
-        return read_manifest(file);
+pub fn read(file: &Path, environment: &Environment) -> Result<(Spec, Vec<u8>)> {
+    if is_address(file) {
+        let address = file.to_string_lossy();
+        // The repository's last word, without its digest.
+        let repository = address.split('@').next().unwrap_or_default();
+        return Ok((Spec::new(repository.rsplit('/').next().unwrap_or_default()), from_store(&address, environment)?));
+    }
+    if is_manifest(file) {
+        return read_manifest(file, environment);
     }
     Ok((Spec::new(stem(file)), bytes(file, COMPONENT_BYTES_MAX)?))
 }
 
-/// The component that a manifest names; `None` for one that is no manifest.
-fn component(file: &Path) -> Result<Option<PathBuf>> {
-    let is_manifest = file.extension().is_some_and(|ending| ending == "toml");
-    is_manifest.then(|| manifest(file).map(|manifest| beside(file, &manifest.component))).transpose()
+/// Where guests of a configuration in this folder are.
+pub fn from(folder: &Path, file: &Path) -> PathBuf {
+    if is_address(file) { file.into() } else { folder.join(file) }
 }
 
-fn beside(file: &Path, component: &Path) -> PathBuf {
-    file.parent().unwrap_or(Path::new("")).join(component)
+/// A guest in a registry, not a file.
+fn is_address(file: &Path) -> bool {
+    file.to_string_lossy().starts_with(store::SCHEME)
+}
+
+fn is_manifest(file: &Path) -> bool {
+    !is_address(file) && file.extension().is_some_and(|ending| ending == "toml")
+}
+
+fn from_store(address: &str, environment: &Environment) -> Result<Vec<u8>> {
+    let store = Store::open(&environment.store()?)?;
+    let mut progress = Progress::new();
+    let guest = store.guest(address, &mut |at| progress.at(&at.step, at.done, at.total))?;
+    bytes(&guest.component, COMPONENT_BYTES_MAX)
+}
+
+/// The file of the component that a manifest names; `None` for one that is no manifest, or names one in a registry.
+fn component(file: &Path) -> Result<Option<PathBuf>> {
+    let named =
+        is_manifest(file).then(|| manifest(file)).transpose()?.map(|manifest| beside(file, &manifest.component));
+    Ok(named.filter(|component| !is_address(component)))
+}
+
+fn beside(file: &Path, component: &str) -> PathBuf {
+    from(file.parent().unwrap_or(Path::new("")), Path::new(component))
 }
 
 fn manifest(file: &Path) -> Result<Manifest> {
@@ -100,14 +131,17 @@ fn manifest(file: &Path) -> Result<Manifest> {
     toml::from_str(&text).map_err(|error| wrong(error.to_string()))
 }
 
-fn read_manifest(file: &Path) -> Result<(Spec, Vec<u8>)> {
+fn read_manifest(file: &Path, environment: &Environment) -> Result<(Spec, Vec<u8>)> {
     let wrong = |what: String| Error::Usage(format!("{}: {what}", file.display()));
     let Manifest { component, name, mut rest } = manifest(file)?;
     let name = name.unwrap_or_else(|| stem(file));
     rest.insert("name".into(), toml::Value::String(name));
     let spec = Spec::deserialize(rest).map_err(|error| wrong(error.to_string()))?;
     let component = beside(file, &component);
-    Ok((spec, bytes(&component, COMPONENT_BYTES_MAX)?))
+    match is_address(&component) {
+        true => Ok((spec, from_store(&component.to_string_lossy(), environment)?)),
+        false => Ok((spec, bytes(&component, COMPONENT_BYTES_MAX)?)),
+    }
 }
 
 fn stem(file: &Path) -> String {
@@ -135,7 +169,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("g.wasm"), b"component").unwrap();
         std::fs::write(folder.path().join("mine.toml"), text).unwrap();
-        read(&folder.path().join("mine.toml"))
+        read(&folder.path().join("mine.toml"), &Environment::default())
     }
 
     #[test]

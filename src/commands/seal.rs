@@ -32,7 +32,7 @@ pub struct Job {
     prefix: Option<PathBuf>,
     encrypt: Option<OperatorKey>,
     /// What requests and answers go through.
-    guests: Vec<PathBuf>,
+    guests: Option<Vec<u8>>,
 }
 
 impl Job {
@@ -46,7 +46,7 @@ impl Job {
             target: Target::here(),
             prefix: None,
             encrypt: None,
-            guests: Vec::new(),
+            guests: None,
         }
     }
 
@@ -62,7 +62,7 @@ impl Job {
             weights: self.weights.into(),
             target: self.target,
             encrypt: self.encrypt.clone(),
-            guests: guests::section(&self.guests)?,
+            guests: self.guests.clone(),
         };
         let step = format!("sealing {}", self.model);
         let mut progress = Progress::new();
@@ -95,7 +95,7 @@ fn resolve(args: &Seal, environment: &Environment) -> Result<Job> {
             target: args.target(),
             prefix,
             encrypt,
-            guests: args.guests.clone(),
+            guests: guests::section(&args.guests, environment)?,
         });
     }
     let store = Store::open(&environment.store()?)?;
@@ -105,7 +105,7 @@ fn resolve(args: &Seal, environment: &Environment) -> Result<Job> {
     job.target = args.target();
     job.prefix = args.prefix.clone();
     job.encrypt = operator_key(args.encrypt_key.as_deref())?;
-    job.guests = args.guests.clone();
+    job.guests = guests::section(&args.guests, environment)?;
     Ok(job)
 }
 

@@ -179,7 +179,7 @@ fn of_the_file(file: &File, folder: &Path, environment: &Environment) -> Result<
         };
         let mut entry = model.entry(name, snapshot)?;
         if let Some(files) = &model.guests {
-            let files: Vec<PathBuf> = files.iter().map(|file| folder.join(file)).collect();
+            let files: Vec<PathBuf> = files.iter().map(|file| guests::from(folder, file)).collect();
             entry.guests = Some(guests::deploy(&format!("models.{name}.guests"), &files, environment)?);
         }
         Ok(entry)

@@ -50,6 +50,12 @@ pub enum Error {
         /// What fetches it meanwhile.
         instead: &'static str,
     },
+    /// A guest's address that may mean another one tomorrow.
+    #[error("{given} is not pinned by a digest: `pilotlight guest pull {given}` says what it means now")]
+    Unpinned {
+        /// As given.
+        given: String,
+    },
     /// Another process is at it.
     #[error("{name} is being pulled or removed by another process; try again when it is done")]
     Busy {
@@ -111,7 +117,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Io { .. } => 74,
-            Self::Name { .. } | Self::UnknownSource { .. } | Self::Unsupported { .. } => 64,
+            Self::Name { .. } | Self::UnknownSource { .. } | Self::Unsupported { .. } | Self::Unpinned { .. } => 64,
             Self::NotFound { .. } => 66,
             Self::Busy { .. } | Self::Unavailable { .. } => 69,
             Self::Digest { .. } | Self::Bad { .. } => 65,

@@ -6,6 +6,7 @@
 //! ROOT/models/NAME/WEIGHTS.snapshot  sealed from them
 //! ROOT/incoming/NAME/                a pull or a deletion under way; removed when it ends or is begun again
 //! ROOT/locks/NAME.lock               held while NAME is pulled or removed
+//! ROOT/guests/DIGEST.{json,wasm}     guests, by the digests of their manifests in a registry
 //! ```
 //! A pull builds the whole model folder under `incoming`, checks it, and renames it: **a model that can be seen is
 //! complete and has the digests its entry says.** Absent: no model format is understood here, nothing runs in the
@@ -17,6 +18,7 @@ mod copy;
 mod error;
 mod fetch;
 mod folder;
+mod guests;
 mod name;
 mod origins;
 mod record;
@@ -25,6 +27,7 @@ mod source;
 mod tests;
 
 pub use error::Error;
+pub use guests::{Guest, SCHEME};
 pub use origins::{Hub, Origins};
 pub use record::FileRecord;
 

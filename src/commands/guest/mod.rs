@@ -5,6 +5,7 @@ mod build;
 mod cases;
 mod meter;
 mod new;
+mod pull;
 mod test;
 
 use crate::{cli::Guest, environment::Environment, exit::Result};
@@ -16,5 +17,6 @@ pub fn guest(command: &Guest, environment: &Environment) -> Result<()> {
         Guest::Build(args) => build::build(args, environment),
         Guest::Test(args) => test::test(args, environment),
         Guest::Bench(args) => bench::bench(args, environment),
+        Guest::Pull(args) => pull::pull(args, environment),
     }
 }

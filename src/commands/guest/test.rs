@@ -47,7 +47,7 @@ pub fn test(args: &GuestTest, environment: &Environment) -> Result<()> {
 /// A guest, by its folder, its manifest or its component; and which file that is.
 pub fn load(guest: &Path, environment: &Environment) -> Result<(PathBuf, Plugin)> {
     let guest = find(guest)?;
-    let (spec, component) = section::read(&guest)?;
+    let (spec, component) = section::read(&guest, environment)?;
     let name = spec.name.clone();
     let wrong = |error: guests::LoadError| Error::Data(format!("the guest '{name}': {error}"));
     let host = Host::new().map_err(wrong)?;
@@ -62,6 +62,9 @@ pub fn load(guest: &Path, environment: &Environment) -> Result<(PathBuf, Plugin)
 
 /// A folder's manifest, a manifest or a component.
 fn find(guest: &Path) -> Result<PathBuf> {
+    if guest.to_string_lossy().starts_with(store::SCHEME) {
+        return Ok(guest.into());
+    }
     let file = if guest.is_dir() { guest.join("guest.toml") } else { guest.into() };
     match file.exists() {
         true => Ok(file),

@@ -4,8 +4,10 @@
 mod from_hub;
 mod from_path;
 mod from_wheel;
+mod guests;
 mod hub_server;
 mod names;
+pub(super) mod registry;
 
 use crate::{Hub, Origins, Progress, Store};
 use std::{fs, path::Path};
