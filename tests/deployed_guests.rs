@@ -64,12 +64,16 @@ impl Folder {
     }
 
     fn serve(&self, more: &[&str]) -> Serve {
+        Serve::spawn(self.command(more))
+    }
+
+    fn command(&self, more: &[&str]) -> std::process::Command {
         let file = self.path("pilotlight.toml");
         let mut command = pilotlight();
         command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--config"]).arg(file).args(more);
         // A cache of its own, so that nobody's before is found.
         command.env("XDG_CACHE_HOME", self.path("cache")).env("PILOTLIGHT_HOME", self.path("store"));
-        Serve::spawn(command)
+        command
     }
 }
 
@@ -245,11 +249,27 @@ fn a_durable_guest_without_a_place_is_refused_and_told() {
     let folder = Folder::new("idle = \"60s\"");
     let (component, manifest) = quota(2, "durable = true");
     folder.guest("quota", &component, &manifest);
-    folder.configure("guests = [\"quota.toml\"]");
+    let file = folder.configure("guests = [\"quota.toml\"]");
+    let refused = Serve::try_spawn(folder.command(&[])).err().unwrap();
+    assert!(
+        refused.0 == Some(64) && refused.1.contains("'quota' is durable") && refused.1.contains("--kv-dir"),
+        "{refused:?}"
+    );
+    let (code, said, errors) =
+        run(pilotlight().args(["config", "check"]).arg(file).env("XDG_CACHE_HOME", folder.path("cache")));
+    assert_eq!(code, Some(0), "{said}{errors}");
+    // One that came with its snapshot is found out by the runtime.
+    let sealed = folder.path("sealed.snapshot");
+    let mut seal = pilotlight();
+    seal.arg("seal").arg(support::models::golden_folder("llama3-tiny")).arg("-o").arg(&sealed);
+    assert_eq!(run(seal.arg("--guest").arg(folder.path("quota.toml"))).0, Some(0));
+    folder.configure_of(&sealed, "");
     let server = folder.serve(&[]);
-    let body = json!({"model": "g", "prompt": [5, 9], "max_tokens": 1});
-    let refused = server.post("/v1/completions", &body);
+    let refused = server.post("/v1/completions", &json!({"model": "g", "prompt": [5, 9], "max_tokens": 1}));
     assert!(refused.status >= 500 && refused.text().contains("--kv-dir"), "{} {}", refused.status, refused.text());
+    // Guests that can be are the end of that.
+    folder.configure_of(&sealed, "guests = []");
+    until("an answer", || (server.post("/v1/completions", &says("7", false)).status == 200).then_some(()));
 }
 
 #[test]
@@ -275,4 +295,79 @@ fn a_guest_from_a_registry_is_pinned_by_digest_and_needs_it_once() {
     assert_eq!(guests_of(&server), json!([{"name": "from", "digest": digest(&shouts())}]));
     folder.configure(&format!("guests = [\"{pinned}\"]"));
     until("its own name", || (guests_of(&server)[0]["name"] == "guest").then_some(()));
+}
+
+/// A request whose runtime is killed while it runs.
+fn lose_a_request(manifest: &str) -> (u16, Value, Serve, Folder) {
+    let folder = Folder::new("idle = \"60s\"");
+    let (quota, quota_manifest) = quota(100, manifest);
+    folder.guest("quota", &quota, &quota_manifest);
+    let slow = text_guest_with(
+        "(global $i (mut i32) (i32.const 0))",
+        &format!(
+            "(global.set $i (i32.const 40000000)) (loop $l (global.set $i (i32.sub (global.get $i) (i32.const 1))) (br_if $l (global.get $i))) {PASS}"
+        ),
+    );
+    folder.guest("slow", &slow, "replayable = true\nbudgets = { text_ms = 1000 }");
+    folder.configure("guests = [\"quota.toml\", \"slow.toml\"]");
+    let server = folder.serve(&[]);
+    let body = says("one two three four five six seven eight nine ten eleven twelve", false);
+    let answer = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| server.post("/v1/completions", &body));
+        until("the request runs", || (guests_of(&server)[1]["name"] == "slow").then_some(()));
+        // Its first guest has seen it, and its last takes half a second for all of it.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        let pid = server.slot("g")["replicas"][0]["pid"].as_i64().unwrap();
+        let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        asked.join().unwrap()
+    });
+    (answer.status, answer.json(), server, folder)
+}
+
+#[test]
+fn a_request_that_lost_its_runtime_is_shown_again_only_to_guests_that_may_see_it_twice() {
+    let (status, answer, _server, _folder) = lose_a_request("replayable = true");
+    assert_eq!(status, 200, "{answer}");
+    assert!(answer["choices"][0]["text"].as_str().unwrap().starts_with("one two three"));
+    let (status, answer, server, _folder) = lose_a_request("replayable = false");
+    assert_eq!((status, answer["error"]["code"].as_str()), (503, Some("not_replayable")), "{answer}");
+    assert_eq!(server.metric("requests_lost_total{model=\"g\",outcome=\"given_up\"}"), 1);
+}
+
+#[test]
+fn a_stream_that_lost_its_runtime_does_not_go_on_with_other_guests() {
+    let folder = Folder::new("idle = \"60s\"");
+    let slow = text_guest_with(
+        "(global $i (mut i32) (i32.const 0))",
+        &format!(
+            "(global.set $i (i32.const 4000000)) (loop $l (global.set $i (i32.sub (global.get $i) (i32.const 1))) (br_if $l (global.get $i))) {PASS}"
+        ),
+    );
+    folder.guest("first", &slow, "replayable = true\nbudgets = { text_ms = 1000 }");
+    folder.configure("guests = [\"first.toml\"]");
+    let server = folder.serve(&[]);
+    let said = "one two three four five six seven eight nine ten eleven twelve";
+    let body = says(said, true).to_string();
+    let mut events = client::open(server.api, "POST", "/v1/completions", JSON, body.as_bytes()).unwrap();
+    let (mut seen, mut error, mut killed) = (String::new(), None, false);
+    while let Some(data) = events.event().unwrap() {
+        let Ok(event) = serde_json::from_str::<Value>(&data) else { continue };
+        seen += event["choices"][0]["text"].as_str().unwrap_or_default();
+        error = event.get("error").cloned().or(error);
+        if !killed && !seen.is_empty() {
+            killed = true;
+            folder.guest("first", &shouts(), "replayable = true");
+            let new = json!([{"name": "first", "digest": digest(&shouts())}]);
+            until("other guests", || (guests_of(&server) == new).then_some(()));
+            let pid = server.slot("g")["replicas"][0]["pid"].as_i64().unwrap();
+            let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        }
+    }
+    assert!(killed && said.starts_with(&seen) && seen.len() < said.len(), "{seen}");
+    assert!(
+        error.unwrap()["message"].as_str().unwrap().contains("its guests"),
+        "and nothing of what the others would say"
+    );
 }

@@ -5,7 +5,7 @@
 use std::{
     pin::Pin,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -38,7 +38,7 @@ pub struct Tokens {
     /// Of the prompt, while nothing has been said.
     expected: AtomicU64,
     /// Digests of the guests that it went through.
-    guests: OnceLock<String>,
+    guests: Mutex<String>,
 }
 
 /// Bytes of a request for each token of its prompt, about.
@@ -63,9 +63,12 @@ impl Tokens {
         self.completion.fetch_max(used.completion.into(), Ordering::Relaxed);
     }
 
-    /// It went through these guests. One that goes on with an answer has the same.
+    /// What is answered went through these guests; none, where it is empty.
     pub fn went_through(&self, digests: &str) {
-        self.guests.get_or_init(|| digests.to_owned());
+        let mut guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
+        if *guests != digests {
+            digests.clone_into(&mut guests);
+        }
     }
 
     /// What is known now.
@@ -148,7 +151,7 @@ impl Drop for Account {
         let tokens = |count: &AtomicU64| count.load(Ordering::Relaxed);
         self.line.prompt_tokens = tokens(&self.tokens.prompt);
         self.line.completion_tokens = tokens(&self.tokens.completion);
-        self.line.guests = self.tokens.guests.get().cloned().unwrap_or_default();
+        self.line.guests = self.tokens.guests.lock().unwrap_or_else(PoisonError::into_inner).clone();
         self.line.took_ms = self.arrived.elapsed().as_millis() as u64;
         // Who was refused has used nothing.
         let refused = self.line.complete && !(200..300).contains(&self.line.status);

@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** a runtime's death is no client's matter. A request whose runtime died before any byte of an answer, or in the middle of a
 //! stream, is asked again of the next, of a stream what has not been seen ([`Trail`]); but one in whose company runtimes died twice is given
-//! up, as it may be their poison. What somebody outside ends with SIGKILL died of no request. Its place is held from admission to the answer's last byte, as the runtime sends it.
+//! up, as it may be their poison, and so is one whose guests keep something and may not see it twice. What somebody outside ends with SIGKILL died of no request. Its place is held from admission to the answer's last byte, as the runtime sends it.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -162,6 +162,7 @@ impl Forward {
             let found = match Box::pin(self.ask(grant, trail, asked.as_ref())).await {
                 Ok((head, first, rest)) => match head.headers.get(INTERRUPTED_HEADER) {
                     None => {
+                        self.tokens.went_through(headers::text(&head.headers, GUESTS_HEADER).unwrap_or_default());
                         if trail.choices.is_empty() && head.status.is_success() {
                             self.counts.first_token(grant.cold, self.arrived.elapsed());
                         }
@@ -186,6 +187,9 @@ impl Forward {
             let found = found.of(grant);
             asked.inspect(|asked| asked.failed(found.name()));
             self.count(found);
+            if grant.once {
+                return Err(self.shown_once());
+            }
             lost = (found == Lost::Died).then_some(grant.launch);
             drop(admitted);
             if found == Lost::Interrupted {
@@ -199,6 +203,15 @@ impl Forward {
     fn count(&mut self, lost: Lost) {
         self.deaths += u32::from(lost == Lost::Died);
         self.counts.lost(lost.name());
+    }
+
+    /// Its runtime is lost, and its guests may have seen it.
+    fn shown_once(&self) -> ApiError {
+        self.counts.lost("given_up");
+        let trace_id = self.trace_id();
+        tracing::warn!(model = self.model(), answer = %self.key, trace_id, "a request is given up: its guests keep something and are not replayable");
+        let what = "was lost with this request, and its guests may have counted it: it is not asked again by itself";
+        ApiError { code: Some("not_replayable".into()), ..unavailable(self.model(), what) }
     }
 
     fn refused(&self, refusal: Refusal) -> ApiError {
@@ -219,9 +232,6 @@ impl Forward {
         let (head, mut rest) = grant.endpoint.ask(|| self.request(trail, asked)).await?;
         if let Some(Ok(used)) = headers::text(&head.headers, USED_HEADER).map(str::parse) {
             self.tokens.said(used);
-        }
-        if let Some(digests) = headers::text(&head.headers, GUESTS_HEADER) {
-            self.tokens.went_through(digests);
         }
         if let (Some(asked), Some(Ok(steps))) = (asked, headers::text(&head.headers, STEPS_HEADER).map(str::parse)) {
             asked.told(self.model(), &steps, self.tokens.known());

@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** the bytes are in sealed memory: what a runtime is handed is what was read with the configuration, whatever becomes of the files.
 
-use std::{fs::File, io, io::Write, os::fd::OwnedFd, path::PathBuf, sync::Arc};
+use std::{fs::File, io, io::Write, os::fd::OwnedFd, sync::Arc};
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use sha2::{Digest, Sha256};
@@ -12,8 +12,6 @@ use sha2::{Digest, Sha256};
 pub struct Plugins {
     section: Arc<OwnedFd>,
     hash: [u8; 32],
-    /// Files whose change is a reason to read the configuration again.
-    pub files: Vec<PathBuf>,
 }
 
 impl PartialEq for Plugins {
@@ -23,17 +21,17 @@ impl PartialEq for Plugins {
 }
 
 impl Plugins {
-    /// Of a snapshot's `guests` section, and the files that it was made of.
+    /// Of a snapshot's `guests` section.
     ///
     /// # Errors
     /// There is no memory for it.
-    pub fn new(section: &[u8], files: Vec<PathBuf>) -> io::Result<Self> {
+    pub fn new(section: &[u8]) -> io::Result<Self> {
         let memory = rustix::fs::memfd_create("guests", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         let mut memory = File::from(memory);
         memory.write_all(section)?;
         let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
         rustix::fs::fcntl_add_seals(&memory, seals)?;
-        Ok(Self { section: Arc::new(memory.into()), hash: Sha256::digest(section).into(), files })
+        Ok(Self { section: Arc::new(memory.into()), hash: Sha256::digest(section).into() })
     }
 
     /// To be handed to a runtime.
@@ -50,13 +48,13 @@ mod tests {
 
     #[test]
     fn nobody_can_change_what_was_read() {
-        let plugins = Plugins::new(b"some bytes", vec!["a.toml".into()]).unwrap();
+        let plugins = Plugins::new(b"some bytes").unwrap();
         let file = File::from(plugins.descriptor().try_clone().unwrap());
         let mut bytes = [0; 10];
         file.read_exact_at(&mut bytes, 0).unwrap();
         assert_eq!(&bytes, b"some bytes");
         assert!(file.write_at(b"x", 0).is_err() && file.set_len(3).is_err());
-        assert_eq!(plugins, Plugins::new(b"some bytes", Vec::new()).unwrap());
-        assert_ne!(plugins, Plugins::new(b"other bytes", Vec::new()).unwrap());
+        assert_eq!(plugins, Plugins::new(b"some bytes").unwrap());
+        assert_ne!(plugins, Plugins::new(b"other bytes").unwrap());
     }
 }

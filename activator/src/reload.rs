@@ -46,14 +46,33 @@ pub struct Source {
     pub file: PathBuf,
     /// Reads it.
     pub read: Reader,
-    /// As it was before it was read first.
-    seen: Stamp,
+    /// Other files that it names, as far as it can be understood.
+    beside: Beside,
+    /// All of them as they were before they were read first.
+    seen: Vec<(PathBuf, Stamp)>,
 }
+
+type Beside = Arc<dyn Fn() -> Vec<PathBuf> + Send + Sync>;
 
 impl Source {
     /// To be made before the configuration is read for the first time, so that no change is missed.
     pub fn new(file: PathBuf, read: Reader) -> Self {
-        Self { seen: stamp(&file), file, read }
+        let beside: Beside = Arc::new(Vec::new);
+        Self { seen: vec![(file.clone(), stamp(&file))], file, read, beside }
+    }
+
+    /// With other files whose change is a reason to read it again: as it names them now, whether or not what it says is right.
+    #[must_use]
+    pub fn beside(self, files: impl Fn() -> Vec<PathBuf> + Send + Sync + 'static) -> Self {
+        let with = Self { beside: Arc::new(files), ..self };
+        Self { seen: with.look(), ..with }
+    }
+
+    /// All files as they are. The configuration's own first: what it names after that may be of a later one, which is seen then.
+    fn look(&self) -> Vec<(PathBuf, Stamp)> {
+        let own = (self.file.clone(), stamp(&self.file));
+        let named = (self.beside)().into_iter().map(|file| (file.clone(), stamp(&file)));
+        std::iter::once(own).chain(named).collect()
     }
 }
 
@@ -131,9 +150,7 @@ impl Intake {
         config.check()?;
         self.ledger.check(config)?;
         // Also of one that is refused because they are not there yet.
-        let guests =
-            config.models.iter().filter_map(|model| model.guests.as_ref()).flat_map(|guests| guests.files.clone());
-        self.files = config.tls.iter().flat_map(TlsEntry::files).chain(guests).collect();
+        self.files = config.tls.iter().flat_map(TlsEntry::files).collect();
         let entries = config.models.clone();
         let looked = tokio::task::spawn_blocking(move || entries.iter().map(look_at).collect::<Result<Vec<Seen>, _>>());
         let seen = looked.await.map_err(std::io::Error::other)??;
@@ -201,11 +218,7 @@ impl Intake {
 
 /// Until the process ends.
 pub async fn watch(mut intake: Intake, source: Source, settings: Arc<ArcSwap<Settings>>, mut hangup: Signal) {
-    let files = |intake: &Intake| [vec![source.file.clone()], intake.files.clone()].concat();
-    let mut watch = Watch::new(files(&intake));
-    if let Ok(watch) = &mut watch {
-        watch.seen[0].1 = source.seen;
-    }
+    let mut watch = Watch::new(source.seen.clone(), &intake.files);
     loop {
         if let Err(error) = &watch {
             tracing::warn!(%error, "the configuration's files cannot be watched; SIGHUP still has them read");
@@ -214,13 +227,13 @@ pub async fn watch(mut intake: Intake, source: Source, settings: Arc<ArcSwap<Set
             _ = hangup.recv() => {}
             () = changed(watch.as_mut().ok()) => {}
         }
-        // From here on, so that no change is missed while they are read.
-        watch = Watch::new(files(&intake));
+        // As they are before they are read, so that no change is missed meanwhile.
+        let looking = source.clone();
+        let seen = tokio::task::spawn_blocking(move || looking.look()).await.unwrap_or_default();
+        watch = Watch::new(seen, &intake.files);
         intake.again(&source, &settings).await;
-        let now = files(&intake);
-        if watch.as_ref().is_ok_and(|watch| watch.files() != now) {
-            watch = Watch::new(now);
-        }
+        watch = watch
+            .and_then(|watch| if watch.has(&intake.files) { Ok(watch) } else { Watch::new(watch.seen, &intake.files) });
     }
 }
 
@@ -254,20 +267,28 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(files: Vec<PathBuf>) -> std::io::Result<Self> {
+    /// Of files as they were seen, and of more as they are now.
+    fn new(mut seen: Vec<(PathBuf, Stamp)>, more: &[PathBuf]) -> std::io::Result<Self> {
         use inotify::{CreateFlags, WatchFlags};
+        let new = |file: &&PathBuf| !seen.iter().any(|(known, _)| known == *file);
+        let new: Vec<_> = more.iter().filter(new).map(|file| (file.clone(), stamp(file))).collect();
+        seen.extend(new);
         let events = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         let what = WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO | WatchFlags::DELETE;
-        for file in &files {
+        for (i, (file, _)) in seen.iter().enumerate() {
             let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            inotify::add_watch(&events, folder, what)?;
+            match inotify::add_watch(&events, folder, what) {
+                // Of the folders of what the configuration names, those that are there.
+                Err(error) if i == 0 => return Err(error.into()),
+                Err(error) => tracing::warn!(folder = %folder.display(), %error, "a folder cannot be watched"),
+                Ok(_) => {}
+            }
         }
-        let seen = files.into_iter().map(|file| (stamp(&file), file)).map(|(stamp, file)| (file, stamp)).collect();
         Ok(Self { events: watched::readable(events)?, seen })
     }
 
-    fn files(&self) -> Vec<PathBuf> {
-        self.seen.iter().map(|(file, _)| file.clone()).collect()
+    fn has(&self, files: &[PathBuf]) -> bool {
+        files.iter().all(|file| self.seen.iter().any(|(seen, _)| seen == file))
     }
 
     /// Waits until a file is another.

@@ -189,7 +189,7 @@ impl Bundle {
                 _ => {
                     tracing::warn!(
                         guest = name,
-                        "the guest was compiled for another machine or version, and is compiled again: seal the model again to start faster"
+                        "the guest was compiled for another machine or version, and is compiled again: where it was sealed with the model, seal that again to start faster"
                     );
                     host.load(spec, &component)
                 }

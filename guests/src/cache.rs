@@ -30,6 +30,8 @@ const CODE_BYTES_MAX: u64 = 1 << 30;
 const ALL_BYTES_MAX: u64 = 2 << 30;
 /// A SHA-256.
 const HASH_BYTES: usize = 32;
+/// Modes that let others than the owner write.
+const OTHERS_WRITE: u32 = 0o022;
 /// A link is not followed.
 const NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
 
@@ -41,14 +43,16 @@ impl Cache {
     /// In this folder, which is made if need be.
     ///
     /// # Errors
-    /// It cannot be made, or somebody else could write into it.
+    /// It cannot be made; or, as `PermissionDenied`, somebody else could have put there what is to run here.
     pub fn open(folder: &Path) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         let metadata = fs::metadata(folder)?;
-        let own = rustix::process::geteuid().as_raw();
-        if metadata.uid() != own || metadata.mode() & 0o022 != 0 {
-            let why = "others can write into it: it is to be its owner's alone (chmod 700)";
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+        let denied = |why: &str| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+        if metadata.uid() != rustix::process::geteuid().as_raw() {
+            return denied("it belongs to another user: name a cache folder of this one's (XDG_CACHE_HOME)");
+        }
+        if metadata.mode() & OTHERS_WRITE != 0 {
+            return denied("others can write into it: it is to be its owner's alone (chmod 700)");
         }
         Ok(Self(folder.into()))
     }
@@ -87,7 +91,8 @@ impl Cache {
 fn read(file: &Path) -> Option<Vec<u8>> {
     let open = File::options().read(true).custom_flags(NOFOLLOW).open(file).ok()?;
     let metadata = open.metadata().ok()?;
-    if !metadata.is_file() || metadata.uid() != rustix::process::geteuid().as_raw() {
+    let is_own = metadata.uid() == rustix::process::geteuid().as_raw() && metadata.mode() & OTHERS_WRITE == 0;
+    if !metadata.is_file() || !is_own {
         return None;
     }
     // Wanted now. Where that cannot be noted it is taken for older than it is.
@@ -161,6 +166,9 @@ mod tests {
             cache.load(&host, Spec::new("g"), &component()).unwrap();
             assert_eq!(read(&file).unwrap(), code, "compiled and kept again");
         }
+        fs::set_permissions(&file, PermissionsExt::from_mode(0o666)).unwrap();
+        assert!(read(&file).is_none(), "anybody could have written it");
+        fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
         let other = folder.path().join("other");
         fs::rename(&file, &other).unwrap();
         std::os::unix::fs::symlink(&other, &file).unwrap();

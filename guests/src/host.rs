@@ -169,6 +169,11 @@ impl Host {
         self.0.state.keep(keeper, Instant::now())
     }
 
+    /// Nothing more is asked of guests: waits until all that they keep is kept.
+    pub fn close(&self) {
+        self.0.state.close(Instant::now());
+    }
+
     /// Whether there is a keeper.
     pub fn keeps(&self) -> bool {
         self.0.state.is_kept()

@@ -12,7 +12,7 @@ use crate::{
     failure::{Failure, Refused, judge},
     host::hex,
     plugin::{Hooks, Live, Plugin, allow},
-    spec::{Grant, OnFailure},
+    spec::{Grant, OnFailure, Spec},
     state::Scope,
     steer::{Steer, allows_any},
     types::{Constraint, Edit, Rejection, Request, Response, Said},
@@ -37,6 +37,12 @@ impl Chain {
     /// Its guests.
     pub fn plugins(&self) -> &[Arc<Plugin>] {
         &self.0
+    }
+
+    /// Whether a request may be shown to them once alone: one keeps something, and what it does to that may not happen twice.
+    pub fn is_once(&self) -> bool {
+        let is = |spec: &Spec| spec.grants.contains(&Grant::State) && !spec.replayable;
+        self.0.iter().any(|plugin| is(plugin.spec()))
     }
 
     /// Whether any of them keeps what is to outlive the process.

@@ -30,19 +30,25 @@ pub struct Kept {
     pub until_ms: Option<u64>,
 }
 
-/// Where durable values outlive the process.
+/// Where durable values outlive the process. Called while everybody else waits: it is quick, and what takes long it does beside.
 pub trait Keeper: Send {
-    /// What was kept before, oldest first; `None` while another process keeps. Asked again until it is this one's turn.
+    /// What was kept before, the last of each key; `None` while another process keeps. Asked again until it is this one's turn.
     ///
     /// # Errors
     /// What was kept cannot be read; for people.
     fn begin(&mut self) -> Result<Option<Vec<Kept>>, String>;
 
-    /// Adds a value. Whether what is kept is to be written anew, as it has grown beyond what is worth it.
-    fn put(&mut self, kept: &Kept) -> bool;
+    /// Adds a value, in place of the one of its key.
+    fn put(&mut self, kept: &Kept);
 
-    /// Keeps exactly these.
-    fn rewrite(&mut self, all: &mut dyn Iterator<Item = Kept>);
+    /// Whether what is kept is to be written anew: much of it counts no more, or something of it could not be added.
+    fn is_stale(&self) -> bool;
+
+    /// Keeps exactly these, from now on or a little later.
+    fn rewrite(&mut self, all: Vec<Kept>);
+
+    /// Nothing more comes: waits until all is kept.
+    fn close(&mut self);
 }
 
 /// How often it is asked whether it is this process's turn to keep.
@@ -124,6 +130,11 @@ impl State {
         self.parts().begin(keeper, now)
     }
 
+    /// Nothing more comes: waits until all that is durable is kept, if it is this process's turn now.
+    pub(crate) fn close(&self, now: Instant) {
+        self.parts().close(now);
+    }
+
     /// Whether durable values have a keeper.
     pub(crate) fn is_kept(&self) -> bool {
         !matches!(self.parts().keeping, Keeping::Nowhere)
@@ -186,23 +197,23 @@ impl Parts {
             self.keeping = Keeping::NotYet(keeper, now);
             return Ok(());
         };
-        let (here, here_ms) = (now, now_ms());
+        let here_ms = now_ms();
         let has_own = self.durable(now).next().is_some();
         for kept in kept {
-            let key = (kept.plugin, kept.scope);
-            let own = self.parts.get(&key).and_then(|part| part.values.get(&kept.key)).and_then(|value| value.at_ms);
+            let owner = (kept.plugin, kept.scope);
+            let own = self.parts.get(&owner).and_then(|part| part.values.get(&kept.key)).and_then(|value| value.at_ms);
             let left = kept.until_ms.map(|until| until.saturating_sub(here_ms));
             if left == Some(0) || own.is_some_and(|own| own >= kept.at_ms) {
                 continue;
             }
-            let until = left.and_then(|left| here.checked_add(Duration::from_millis(left)));
+            let until = left.and_then(|left| now.checked_add(Duration::from_millis(left)));
             let value = Value { bytes: kept.bytes, until, at_ms: Some(kept.at_ms) };
-            if self.insert(key, kept.key, value, now).is_err() {
+            if self.insert(owner, kept.key, value, now).is_err() {
                 tracing::warn!("not all that guests have kept fits any more");
             }
         }
-        if has_own {
-            keeper.rewrite(&mut self.durable(now));
+        if has_own || keeper.is_stale() {
+            keeper.rewrite(self.durable(now).collect());
         }
         self.keeping = Keeping::Here(keeper);
         Ok(())
@@ -212,16 +223,33 @@ impl Parts {
     fn take_turn(&mut self, spec: &Spec, now: Instant) {
         let is_late =
             matches!(&self.keeping, Keeping::NotYet(_, asked) if now.saturating_duration_since(*asked) >= TURN_EVERY);
-        if !(spec.durable && is_late) {
-            return;
+        if spec.durable && is_late {
+            self.ask_for_turn(now);
         }
-        if let Keeping::NotYet(keeper, _) = std::mem::take(&mut self.keeping)
-            && let Err(error) = self.begin(keeper, now)
-        {
-            tracing::error!(
-                error,
-                "what guests have kept cannot be read: it is left as it is, and nothing more is kept"
-            );
+    }
+
+    fn ask_for_turn(&mut self, now: Instant) {
+        match std::mem::take(&mut self.keeping) {
+            Keeping::NotYet(keeper, _) => {
+                if let Err(error) = self.begin(keeper, now) {
+                    tracing::error!(
+                        error,
+                        "what guests have kept cannot be read: it is left as it is, and nothing more is kept"
+                    );
+                }
+            }
+            other => self.keeping = other,
+        }
+    }
+
+    fn close(&mut self, now: Instant) {
+        self.ask_for_turn(now);
+        match std::mem::take(&mut self.keeping) {
+            Keeping::Here(mut keeper) => keeper.close(),
+            Keeping::NotYet(..) if self.durable(now).next().is_some() => {
+                tracing::warn!("what guests have kept here is lost: another runtime of the model keeps");
+            }
+            Keeping::NotYet(..) | Keeping::Nowhere => {}
         }
     }
 
@@ -229,7 +257,9 @@ impl Parts {
     fn durable(&self, now: Instant) -> impl Iterator<Item = Kept> {
         let here_ms = now_ms();
         let kept = move |(plugin, scope): &(String, Scope), key: &String, value: &Value| {
-            let until_ms = value.until.map(|until| here_ms + until.saturating_duration_since(now).as_millis() as u64);
+            let left =
+                |until: Instant| u64::try_from(until.saturating_duration_since(now).as_millis()).unwrap_or(u64::MAX);
+            let until_ms = value.until.map(|until| here_ms.saturating_add(left(until)));
             let (plugin, key, bytes) = (plugin.clone(), key.clone(), value.bytes.clone());
             Some(Kept { plugin, scope: *scope, key, bytes, at_ms: value.at_ms?, until_ms })
         };
@@ -258,12 +288,13 @@ impl Parts {
             until_ms: until.map(|_| at_ms.saturating_add(ttl_ms)),
         });
         self.insert((spec.name.clone(), scope), key.to_owned(), Value { bytes, until, at_ms }, now)?;
-        if let (Some(kept), Keeping::Here(keeper)) = (kept, &mut self.keeping)
-            && keeper.put(&kept)
-            && let Keeping::Here(mut keeper) = std::mem::take(&mut self.keeping)
-        {
-            keeper.rewrite(&mut self.durable(now));
-            self.keeping = Keeping::Here(keeper);
+        let (Some(kept), Keeping::Here(keeper)) = (kept, &mut self.keeping) else { return Ok(()) };
+        keeper.put(&kept);
+        if keeper.is_stale() {
+            let all = self.durable(now).collect();
+            if let Keeping::Here(keeper) = &mut self.keeping {
+                keeper.rewrite(all);
+            }
         }
         Ok(())
     }
@@ -337,18 +368,27 @@ mod tests {
         fn begin(&mut self) -> Result<Option<Vec<Kept>>, String> {
             let mut shared = self.0.lock().unwrap();
             let is_free = !std::mem::replace(&mut shared.0, true);
-            Ok(is_free.then(|| shared.1.clone()))
+            let mut last: Vec<Kept> = Vec::new();
+            for kept in &shared.1 {
+                last.retain(|other| (&other.plugin, other.scope, &other.key) != (&kept.plugin, kept.scope, &kept.key));
+                last.push(kept.clone());
+            }
+            Ok(is_free.then_some(last))
         }
 
-        fn put(&mut self, kept: &Kept) -> bool {
-            let mut shared = self.0.lock().unwrap();
-            shared.1.push(kept.clone());
-            shared.1.len() > 8
+        fn put(&mut self, kept: &Kept) {
+            self.0.lock().unwrap().1.push(kept.clone());
         }
 
-        fn rewrite(&mut self, all: &mut dyn Iterator<Item = Kept>) {
-            self.0.lock().unwrap().1 = all.collect();
+        fn is_stale(&self) -> bool {
+            self.0.lock().unwrap().1.len() > 8
         }
+
+        fn rewrite(&mut self, all: Vec<Kept>) {
+            self.0.lock().unwrap().1 = all;
+        }
+
+        fn close(&mut self) {}
     }
 
     #[test]
@@ -403,6 +443,21 @@ mod tests {
         }
         assert!(memory.0.lock().unwrap().1.len() <= 9);
         assert_eq!(memory.0.lock().unwrap().1.last().unwrap().bytes, b"190");
+        state.set(&durable("p"), A, ("long", b"x".to_vec()), u64::MAX, now).unwrap();
+        assert_eq!(state.parts().durable(now).count(), 2, "whatever its time is");
+    }
+
+    #[test]
+    fn who_ends_before_its_turn_takes_it_if_it_can() {
+        let (memory, now) = (Memory::default(), Instant::now());
+        let (old, new) = (State::default(), State::default());
+        old.keep(Box::new(memory.clone()), now).unwrap();
+        new.keep(Box::new(memory.clone()), now).unwrap();
+        new.set(&durable("p"), A, ("news", b"2".to_vec()), 0, now).unwrap();
+        old.close(now);
+        memory.0.lock().unwrap().0 = false;
+        new.close(now);
+        assert_eq!(memory.0.lock().unwrap().1[0].key, "news");
     }
 
     #[test]

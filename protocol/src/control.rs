@@ -34,8 +34,8 @@ pub enum ToRuntime {
         #[serde(default)]
         wrapped_key: Option<String>,
     },
-    /// These guests from now on, in place of those that the snapshot carries or that were handed over before. A read-only descriptor of the
-    /// `guests` section that they come in rides along. Before [`ToRuntime::Restore`], or at any time after it: requests that have come keep theirs.
+    /// These guests from now on, in place of those that the snapshot carries or that were handed over before. The descriptor of sealed
+    /// memory with the `guests` section that they come in rides along. Before [`ToRuntime::Restore`], or at any time after it: requests that have come keep theirs.
     Guests,
     /// One more connection for requests, HTTP/1.1, of which at most one runs at a time. Its socket rides along. Said to a runtime that is ready;
     /// one that takes no more closes it.
@@ -65,6 +65,8 @@ pub enum FromRuntime {
     Guests {
         /// The guests; 16 at most.
         guests: Vec<GuestId>,
+        /// A request may be shown to them once alone: what they keep of it must not be kept twice.
+        once: bool,
     },
     /// Every byte of the snapshot fits its checksum. Not said where [`ToRuntime::Restore`] said so.
     Verified,

@@ -64,7 +64,8 @@ async fn serve(snapshot: &Path, listen: SocketAddr, options: Options) -> Result<
     };
     let mut server = tokio::spawn(serve_tcp(App::alone(phases), listener, CONNECTIONS_MAX, stopping));
     let wrapped_key = snapshot::wrapped_key(snapshot).ok();
-    let mut model = std::pin::pin!(model(file, wrapped_key, options, &phase));
+    let guests = Loader::default();
+    let mut model = std::pin::pin!(model(file, wrapped_key, options, guests.clone(), &phase));
     tokio::select! {
         failure = &mut model => {
             phase.send_replace(Phase::Failed(failure.refusal()));
@@ -76,18 +77,26 @@ async fn serve(snapshot: &Path, listen: SocketAddr, options: Options) -> Result<
         _ = int.recv() => {}
     }
     stop.send_replace(true);
-    tokio::select! {
+    let ended = tokio::select! {
         failure = &mut model => Err(failure.into()),
         _ = &mut server => Ok(()),
         _ = term.recv() => Ok(()),
         _ = int.recv() => Ok(()),
-    }
+    };
+    guests.close();
+    ended
 }
 
 /// Restores, publishes that, and then only returns where it fails.
-async fn model(file: File, wrapped_key: Option<String>, options: Options, phase: &watch::Sender<Phase>) -> Failure {
+async fn model(
+    file: File,
+    wrapped_key: Option<String>,
+    options: Options,
+    guests: Loader,
+    phase: &watch::Sender<Phase>,
+) -> Failure {
     let ordered = Instant::now();
-    let (guests, handed) = (Loader::default(), None);
+    let handed = None;
     let order =
         Order { file, model: None, kv_memory_bytes: None, verified: false, wrapped_key, ordered, guests, handed };
     let restored = tokio::task::spawn_blocking(move || restore(order, &options)).await;

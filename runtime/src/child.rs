@@ -55,7 +55,9 @@ pub async fn run(control: OwnedFd, http: OwnedFd, options: Options, launch: Laun
         }
     };
     child.say(&FromRuntime::Launched { launch_us: child.launch.age().as_micros() as u64 });
-    match child.serve().await {
+    let end = child.serve().await;
+    child.swap.loader.close();
+    match end {
         End::Drained => {
             child.say(&FromRuntime::Drained);
             ExitCode::SUCCESS
@@ -155,7 +157,7 @@ impl Child {
                     }
                     Err(failure) => return End::Failed(failure),
                 },
-                Some(guests) = self.swap.loaded() => self.exchange(guests),
+                guests = self.swap.loaded() => self.exchange(guests),
                 () = sound(&mut self.verifying) => self.say(&FromRuntime::Verified),
                 engine = changed(&mut self.reports) => self.say(&FromRuntime::Stats(self.stats(engine))),
                 Ok(failure) = &mut failing, if never.is_none() => return End::Failed(failure),
@@ -278,15 +280,18 @@ impl Child {
         self.swap.begin(keeping);
     }
 
-    /// Requests that come from now on go through these; others keep theirs.
-    fn exchange(&mut self, guests: guests::Chain) {
-        let service = match &*self.phase.borrow() {
-            Phase::Ready(service) => Arc::new(service.with_guests(guests)),
-            Phase::Starting | Phase::Failed(_) => return,
+    /// Requests that come from now on go through these, if they could be loaded; others keep theirs.
+    fn exchange(&mut self, guests: Option<guests::Chain>) {
+        let service = match (&*self.phase.borrow(), guests) {
+            (Phase::Ready(service), Some(guests)) => Some(Arc::new(service.with_guests(guests))),
+            _ => None,
         };
-        tracing::info!(model = service.model, guests = service.guests.plugins().len(), "other guests");
-        self.say(&guests_of(&service));
-        self.phase.send_replace(Phase::Ready(service));
+        if let Some(service) = service {
+            tracing::info!(model = service.model, guests = service.guests.plugins().len(), "other guests");
+            self.say(&guests_of(&service));
+            self.phase.send_replace(Phase::Ready(service));
+        }
+        // Others may have been handed over meanwhile.
         self.begin_swap();
     }
 
@@ -327,7 +332,7 @@ impl Child {
 fn guests_of(service: &Service) -> FromRuntime {
     let id =
         |plugin: &Arc<guests::Plugin>| GuestId { name: plugin.spec().name.clone(), digest: plugin.digest().to_owned() };
-    FromRuntime::Guests { guests: service.guests.plugins().iter().map(id).collect() }
+    FromRuntime::Guests { guests: service.guests.plugins().iter().map(id).collect(), once: service.guests.is_once() }
 }
 
 /// The engine's numbers, on their way to the activator.

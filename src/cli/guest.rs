@@ -75,7 +75,7 @@ pub struct GuestBench {
 /// Bring a guest from a registry into the store, and print its address pinned by digest, for a manifest's `component`
 #[derive(Debug, Args)]
 #[command(
-    after_help = "EXAMPLES:\n  pilotlight guest pull oci://ghcr.io/acme/redact:1.2\n\nThe artifact has one layer of application/wasm, as `wkg oci push` and `oras push` make it. Registries are logged in to with docker, podman or oras;\none on this machine is spoken to without TLS."
+    after_help = "EXAMPLES:\n  pilotlight guest pull oci://ghcr.io/acme/redact:1.2\n\nThe artifact has one layer of application/wasm, as `wkg oci push` and `oras push` make it. Registries are logged in to with docker or oras;\none on this machine is spoken to without TLS."
 )]
 pub struct GuestPull {
     /// oci://REGISTRY/REPOSITORY, with :TAG or @sha256:DIGEST

@@ -146,7 +146,7 @@ pub struct Engine {
     /// guests keep
     #[arg(long, value_name = "DIR")]
     pub kv_dir: Option<PathBuf>,
-    /// Disk for them, for each model at most
+    /// Disk for keys and values, for each model at most; what guests keep is bounded by itself
     #[arg(long, value_parser = size, value_parser = size, value_name = "SIZE", default_value = "4GiB", requires = "kv_dir")]
     pub kv_disk: u64,
     /// 32 bytes they are encrypted with [default: those of the file `key` in the folder, made when it is first used]

@@ -18,7 +18,7 @@ use crate::{
     progress::Progress,
 };
 use activator::Plugins;
-use guests::{Bundle, Cache, Host, Spec};
+use guests::{Bundle, Cache, Grant, Host, Spec};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use store::Store;
@@ -51,29 +51,69 @@ pub fn section(files: &[PathBuf], environment: &Environment) -> Result<Option<Ve
     Ok(Some(Bundle::compile(&host, found).map_err(wrong)?.to_bytes()))
 }
 
-/// What requests of a model go through as it is served: these guests, compiled for this machine, once.
+/// What requests of a model go through as it is served: these guests, compiled for this machine, once. `keeps`: there is a place for what durable
+/// ones keep.
 ///
 /// # Errors
-/// As [`section`]; `field` says where they are named.
-pub fn deploy(field: &str, files: &[PathBuf], environment: &Environment) -> Result<Plugins> {
+/// As [`section`], and a durable one without a place; `field` says where they are named.
+pub fn deploy(field: &str, files: &[PathBuf], keeps: bool, environment: &Environment) -> Result<Plugins> {
     let named = |error: &dyn std::fmt::Display| Error::Usage(format!("{field}: {error}"));
     let found = files.iter().map(|file| read(file, environment)).collect::<Result<Vec<_>>>()?;
-    let mut watched = Vec::new();
-    for file in files.iter().filter(|file| !is_address(file)) {
-        watched.push(file.clone());
-        watched.extend(component(file)?);
+    let homeless = |spec: &Spec| spec.durable && spec.grants.contains(&Grant::State) && !keeps;
+    if let Some((spec, _)) = found.iter().find(|(spec, _)| homeless(spec)) {
+        let why =
+            "is durable, and there is no folder for what it keeps: give one (--kv-dir DIR), or say durable = false";
+        return Err(named(&format_args!("the guest '{}' {why}", spec.name)));
     }
     let bundle = match found.is_empty() {
         true => Bundle::default(),
         false => {
-            let folder = environment.cache()?.join("guests");
-            let cache =
-                Cache::open(&folder).map_err(|error| Error::file(format!("opening {}", folder.display()), error))?;
             let host = Host::new().map_err(|error| named(&error))?;
-            Bundle::compile_once(&host, found, &cache).map_err(|error| named(&error))?
+            let compiled = match cache(environment)? {
+                Some(cache) => Bundle::compile_once(&host, found, &cache),
+                None => Bundle::compile(&host, found),
+            };
+            compiled.map_err(|error| named(&error))?
         }
     };
-    Plugins::new(&bundle.to_bytes(), watched).map_err(|error| Error::file("making memory for guests", error))
+    Plugins::new(&bundle.to_bytes()).map_err(|error| Error::file("making memory for guests", error))
+}
+
+/// Where compiled guests are kept; `None`, and a warning, where there is no such place.
+///
+/// # Errors
+/// There is one, and others could have put there what is to run here.
+pub fn cache(environment: &Environment) -> Result<Option<Cache>> {
+    let folder = match environment.cache() {
+        Ok(folder) => folder.join("guests"),
+        Err(error) => {
+            tracing::warn!(%error, "compiled guests are not kept, and are compiled each time");
+            return Ok(None);
+        }
+    };
+    match Cache::open(&folder) {
+        Ok(cache) => Ok(Some(cache)),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied && folder.exists() => {
+            Err(Error::file(format!("opening {}", folder.display()), error))
+        }
+        Err(error) => {
+            tracing::warn!(folder = %folder.display(), %error, "compiled guests cannot be kept, and are compiled each time");
+            Ok(None)
+        }
+    }
+}
+
+/// Files that a configuration names for its guests, as far as it can be understood: their manifests, and the components that those name.
+pub fn named(configuration: &Path) -> Vec<PathBuf> {
+    let Ok(file) = crate::configuration::read(configuration) else { return Vec::new() };
+    let folder = crate::configuration::folder(configuration);
+    let guests =
+        file.models.values().filter_map(|model| model.guests.as_ref()).flatten().map(|file| from(&folder, file));
+    let with_component = |file: PathBuf| {
+        let component = component(&file).ok().flatten();
+        std::iter::once(file).chain(component)
+    };
+    guests.filter(|file| !is_address(file)).flat_map(with_component).collect()
 }
 
 /// A guest's component and how it is deployed, out of its manifest or the component alone.

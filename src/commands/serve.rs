@@ -44,7 +44,8 @@ fn source(args: &Serve, environment: &Environment) -> Option<Source> {
     let file = args.config.clone()?;
     let (args, environment) = (args.clone(), environment.clone());
     let read = move || resolve(&args, &environment).map_err(|error| error.to_string());
-    Some(Source::new(file, Arc::new(read)))
+    let named = file.clone();
+    Some(Source::new(file, Arc::new(read)).beside(move || guests::named(&named)))
 }
 
 /// SIGTERM when the parent is gone, so that nothing is left of a command that was killed while it served.
@@ -64,13 +65,19 @@ fn tie_to_parent(parent: Option<i32>) -> Result<()> {
 pub fn of_file(file: &Path, environment: &Environment) -> Result<Config> {
     let words = ["pilotlight".into(), "serve".into(), "--config".into(), file.as_os_str().to_owned()];
     match cli::parse(words) {
-        Ok(Command::Serve(args)) => resolve(&args, environment),
+        // Where things are kept is said to `serve`, and not here.
+        Ok(Command::Serve(args)) => resolve_with(&args, true, environment),
         _ => Err(Error::Usage(format!("{}: no name of a file", file.display()))),
     }
 }
 
 /// Flags before the file before the defaults.
 fn resolve(args: &Serve, environment: &Environment) -> Result<Config> {
+    resolve_with(args, args.engine.kv_dir.is_some(), environment)
+}
+
+/// `keeps`: there is a place for what durable guests keep.
+fn resolve_with(args: &Serve, keeps: bool, environment: &Environment) -> Result<Config> {
     // What a runtime could not open is said here and not at the first request.
     args.engine.options()?;
     let file = args.config.as_deref().map(configuration::read).transpose()?.unwrap_or_default();
@@ -80,7 +87,7 @@ fn resolve(args: &Serve, environment: &Environment) -> Result<Config> {
     let tenants = file.tenants.iter().map(|(name, tenant)| tenant.entry(name)).collect::<Result<Vec<_>>>()?;
     let issuers: Vec<_> = file.issuers.iter().map(|issuer| issuer.entry(&folder)).collect();
     let known = !tenants.is_empty() || !issuers.is_empty();
-    let mut models = models(&args.models, &file, &folder, environment)?;
+    let mut models = models(&args.models, &file, &folder, keeps, environment)?;
     if known {
         // Who comes next is decided where tenants are known, not in the engine's own queue.
         let places = args.engine.max_sequences.unwrap_or(runtime::SEQUENCES_DEFAULT);
@@ -149,10 +156,17 @@ fn runtime_command(args: &Serve) -> Result<Vec<OsString>> {
     Ok([program.into_os_string(), "runtime".into()].into_iter().chain(args.engine.words()).chain(open).collect())
 }
 
-fn models(args: &[ModelArg], file: &File, folder: &Path, environment: &Environment) -> Result<Vec<ModelEntry>> {
+/// `keeps`: there is a place for what durable guests keep.
+fn models(
+    args: &[ModelArg],
+    file: &File,
+    folder: &Path,
+    keeps: bool,
+    environment: &Environment,
+) -> Result<Vec<ModelEntry>> {
     let entries = match (args, file.models.is_empty()) {
         ([], true) => all_of_the_store(environment)?,
-        ([], false) => of_the_file(file, folder, environment)?,
+        ([], false) => of_the_file(file, folder, keeps, environment)?,
         (args, _) => args.iter().map(|arg| entry(arg, environment)).collect::<Result<_>>()?,
     };
     let mut names = BTreeSet::new();
@@ -166,7 +180,7 @@ fn models(args: &[ModelArg], file: &File, folder: &Path, environment: &Environme
 }
 
 /// The models of a configuration: each its file, or a model of the store.
-fn of_the_file(file: &File, folder: &Path, environment: &Environment) -> Result<Vec<ModelEntry>> {
+fn of_the_file(file: &File, folder: &Path, keeps: bool, environment: &Environment) -> Result<Vec<ModelEntry>> {
     let one = |(name, model): (&String, &Model)| {
         let snapshot = match &model.snapshot {
             Some(path) if is_path(path) => {
@@ -180,7 +194,7 @@ fn of_the_file(file: &File, folder: &Path, environment: &Environment) -> Result<
         let mut entry = model.entry(name, snapshot)?;
         if let Some(files) = &model.guests {
             let files: Vec<PathBuf> = files.iter().map(|file| guests::from(folder, file)).collect();
-            entry.guests = Some(guests::deploy(&format!("models.{name}.guests"), &files, environment)?);
+            entry.guests = Some(guests::deploy(&format!("models.{name}.guests"), &files, keeps, environment)?);
         }
         Ok(entry)
     };
@@ -296,6 +310,9 @@ mod tests {
     #[test]
     fn a_file_that_is_not_there_is_66() {
         let arg = ModelArg::Named("a".into(), "/nowhere/a.snapshot".into());
-        assert_eq!(models(&[arg], &File::default(), Path::new(""), &Environment::default()).unwrap_err().code(), 66);
+        assert_eq!(
+            models(&[arg], &File::default(), Path::new(""), false, &Environment::default()).unwrap_err().code(),
+            66
+        );
     }
 }

@@ -26,7 +26,7 @@ use std::{
     path::{Path, PathBuf},
     pin::Pin,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// How a guest's address begins.
@@ -39,6 +39,11 @@ const COMPONENT_BYTES_MAX: u64 = 64 << 20;
 const MANIFEST_BYTES_MAX: u64 = 1 << 20;
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 const READ_MAX: Duration = Duration::from_secs(30);
+/// All that is asked of a registry for one answer may take so long.
+const ANSWER_MAX: Duration = Duration::from_secs(300);
+/// How long another process may take that is fetching the same, and how often it is looked whether it is done.
+const OTHER_MAX: Duration = Duration::from_secs(300);
+const OTHER_EVERY: Duration = Duration::from_millis(100);
 
 /// A guest in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,7 +123,11 @@ impl Store {
         if is_sound(&manifest, &guest.component, digest) {
             return Ok(guest);
         }
-        let _lock = Lock::take(&self.root, &format!("{name}.guest"))?;
+        let _lock = self.lock(name)?;
+        // Another process may have fetched it meanwhile.
+        if is_sound(&manifest, &guest.component, digest) {
+            return Ok(guest);
+        }
         let step = format!("downloading {}", guest.pinned);
         progress(Progress { step: step.clone(), done: 0, total: None });
         let (bytes, layer) = apart(
@@ -133,6 +142,19 @@ impl Store {
         put(&guest.component, |file| file.write_all(&content))?;
         progress(Progress { step, done: content.len() as u64, total: Some(content.len() as u64) });
         Ok(guest)
+    }
+}
+
+impl Store {
+    /// Waits for another process that is fetching the same.
+    fn lock(&self, name: &str) -> Result<Lock, Error> {
+        let give_up = Instant::now() + OTHER_MAX;
+        loop {
+            match Lock::take(&self.root, &format!("{name}.guest")) {
+                Err(Error::Busy { .. }) if Instant::now() < give_up => std::thread::sleep(OTHER_EVERY),
+                other => return other,
+            }
+        }
     }
 }
 
@@ -190,7 +212,8 @@ fn apart<T: Send, F: Future<Output = Result<T, Problem>>>(
         let looped = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let looped = looped.map_err(|error| Problem::Unreachable(error.to_string()))?;
         let registry = Registry::new(address.reference.clone())?;
-        looped.block_on(ask(registry))
+        let late = |_| Problem::Unreachable(format!("took longer than {} s", ANSWER_MAX.as_secs()));
+        looped.block_on(async { tokio::time::timeout(ANSWER_MAX, ask(registry)).await.map_err(late)? })
     };
     let answered = std::thread::scope(|scope| scope.spawn(work).join());
     let answered = answered.unwrap_or_else(|_| Err(Problem::Unreachable("the client panicked".into())));
@@ -217,7 +240,7 @@ impl From<OciDistributionError> for Problem {
             | OciDistributionError::JsonError(_) => Self::Bad(error.to_string()),
             OciDistributionError::IoError(error) => Self::Bad(error.to_string()),
             OciDistributionError::AuthenticationFailure(_) | OciDistributionError::UnauthorizedError { .. } => {
-                Self::Unreachable(format!("access denied ({error}): log in with docker, podman or oras first"))
+                Self::Unreachable(format!("access denied ({error}): log in with docker or oras first"))
             }
             _ => Self::Unreachable(words(&error)),
         }
@@ -246,7 +269,7 @@ impl Registry {
             ..ClientConfig::default()
         };
         let client = Client::try_from(config).map_err(Problem::from)?;
-        Ok(Self { client, auth: auth(&registry), reference })
+        Ok(Self { client, auth: auth(&registry)?, reference })
     }
 
     async fn digest(self) -> Result<String, Problem> {
@@ -263,7 +286,9 @@ impl Registry {
         }
         let manifest =
             serde_json::from_slice(&bytes).map_err(|error| Problem::Bad(format!("its manifest: {error}")))?;
-        Ok((bytes.to_vec(), layer(&manifest).map_err(Problem::Bad)?.clone()))
+        let layer = layer(&manifest).map_err(Problem::Bad)?.clone();
+        // From this registry, and nowhere else.
+        Ok((bytes.to_vec(), OciDescriptor { urls: None, ..layer }))
     }
 
     async fn component(self, layer: &OciDescriptor) -> Result<Vec<u8>, Problem> {
@@ -277,13 +302,18 @@ impl Registry {
     }
 }
 
-/// What docker, podman and oras know of a registry; nothing, where they know nothing.
-fn auth(registry: &str) -> RegistryAuth {
-    match docker_credential::get_credential(registry) {
+/// What docker's configuration says of a registry (`docker login`, `oras login`); nothing, where it says nothing.
+fn auth(registry: &str) -> Result<RegistryAuth, Problem> {
+    Ok(match docker_credential::get_credential(registry) {
         Ok(DockerCredential::UsernamePassword(user, password)) => RegistryAuth::Basic(user, password),
-        Ok(DockerCredential::IdentityToken(token)) => RegistryAuth::Bearer(token),
+        Ok(DockerCredential::IdentityToken(_)) => {
+            let why = format!(
+                "docker's login for {registry} is an identity token, which cannot be used here: log in with a user and a password or access token"
+            );
+            return Err(Problem::Unreachable(why));
+        }
         Err(_) => RegistryAuth::Anonymous,
-    }
+    })
 }
 
 /// Takes no more than was said to come.

@@ -68,7 +68,8 @@ impl Scaler {
                 self.became_ready(slot, launch, cold_start);
                 self.step(slot, Event::BecameReady(launch)).await;
             }
-            (FromRuntime::Guests { guests }, Role::Slot(slot, launch)) => {
+            (FromRuntime::Guests { guests, once }, Role::Slot(slot, launch)) => {
+                life.once = once;
                 self.places[slot.0].guests.insert(launch, guests);
             }
             (FromRuntime::Verified, Role::Slot(slot, _)) => self.places[slot.0].was_verified(),

@@ -32,7 +32,6 @@ use crate::{
     hold::{Arrival, Grant},
     metrics::Metrics,
     placement::Rules,
-    plugins::Plugins,
     settings::SlotSpec,
     slices::Slice,
     slot::{Effect, Event, Failure, LaunchId, Phase, Refusal, RequestId, Stage},
@@ -186,9 +185,10 @@ impl Scaler {
     }
 
     async fn reconfigure(&mut self, specs: Vec<SlotSpec>, rules: Rules) {
-        let mut policies = Vec::new();
+        let (mut policies, mut exchanged) = (Vec::new(), Vec::new());
         for (i, spec) in specs.into_iter().enumerate() {
-            self.exchange_guests(SlotId(i), spec.entry.guests.clone());
+            let plugins = spec.entry.guests.clone();
+            exchanged.extend(self.places.get_mut(i).is_some_and(|place| place.exchange(plugins)).then_some(SlotId(i)));
             policies.push(match self.places.get_mut(i) {
                 Some(place) => place.reconfigure(spec),
                 None => {
@@ -210,7 +210,11 @@ impl Scaler {
                     "another snapshot: what runs is succeeded, and ends when it has answered"
                 );
                 self.step(SlotId(i), Event::Renew).await;
+                exchanged.retain(|slot| *slot != SlotId(i));
             }
+        }
+        for slot in exchanged {
+            self.exchange_guests(slot).await;
         }
     }
 
@@ -231,16 +235,21 @@ impl Scaler {
         }
     }
 
-    /// Hands a slot's runtimes what the configuration says that requests go through now. One that cannot be told is succeeded.
-    fn exchange_guests(&mut self, slot: SlotId, plugins: Option<Plugins>) {
-        let Some(place) = self.places.get_mut(slot.0) else { return };
-        let Some(plugins) = place.exchange(plugins) else { return };
-        for life in place.lives.values().filter_map(|life| self.lives.get(life)) {
+    /// Hands a slot's runtimes the guests that the configuration has now. One that cannot be told, though it lives, is ended, and another succeeds it.
+    async fn exchange_guests(&mut self, slot: SlotId) {
+        let (place, state) = (&self.places[slot.0], self.fleet.slot(slot));
+        let Some(plugins) = &place.plugins else { return };
+        let stays = |launch: &LaunchId| matches!(state.stage(*launch), Some(Stage::Ready(_) | Stage::Starting { .. }));
+        for life in place.lives.iter().filter(|(launch, _)| stays(launch)).filter_map(|(_, life)| self.lives.get(life))
+        {
             if let Err(error) = life.child.tell(&ToRuntime::Guests, Some(plugins.descriptor())) {
-                tracing::warn!(model = place.name, %error, "a runtime cannot be told its new guests: another succeeds it");
-                self.places[slot.0].renew();
-                return;
+                tracing::warn!(model = place.name, %error, "a runtime cannot be told its new guests, and is ended");
+                life.kill();
             }
+        }
+        if state.phase() == Phase::Failed {
+            // They may have been the reason.
+            self.step(slot, Event::SnapshotChanged).await;
         }
     }
 
@@ -367,7 +376,15 @@ impl Scaler {
             let blameless = lost.is_some_and(|lost| place.was_killed_by_others(lost));
             // One that has left meanwhile is about to say so through its ticket.
             let (endpoint, leaving) = (life.endpoint.clone(), life.leaving.clone());
-            let _ = reply.send(Ok(Grant { endpoint, launch, cold, times: life.times, leaving, blameless }));
+            let _ = reply.send(Ok(Grant {
+                endpoint,
+                launch,
+                cold,
+                times: life.times,
+                leaving,
+                once: life.once,
+                blameless,
+            }));
         }
     }
 

@@ -182,22 +182,17 @@ impl Place {
         self.policy()
     }
 
-    /// Has other guests from now on; those that its runtimes are to be handed, where there are some. Where there are none any more, its snapshot
-    /// passes for another one: only a new runtime has that one's own.
-    pub fn exchange(&mut self, plugins: Option<Plugins>) -> Option<Plugins> {
+    /// Has these guests from now on; whether they are others. Where there are none any more, its snapshot passes for another one: only a new
+    /// runtime has that one's own.
+    pub fn exchange(&mut self, plugins: Option<Plugins>) -> bool {
         if plugins == self.plugins {
-            return None;
+            return false;
         }
         self.plugins = plugins;
         if self.plugins.is_none() {
-            self.renew();
+            self.stamp = None;
         }
-        self.plugins.clone()
-    }
-
-    /// Whatever runs is to be succeeded.
-    pub fn renew(&mut self) {
-        self.stamp = None;
+        true
     }
 
     /// A launch is gone. If nobody else has ended it, those may have that are suspected; they come no further.

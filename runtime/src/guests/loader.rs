@@ -77,6 +77,13 @@ impl Loader {
         Ok(chain)
     }
 
+    /// Guests are asked nothing more: waits until what they keep is kept.
+    pub fn close(&self) {
+        if let Some(host) = self.0.get() {
+            host.close();
+        }
+    }
+
     fn host(&self) -> Result<&Host, Failure> {
         if let Some(host) = self.0.get() {
             return Ok(host);
@@ -92,7 +99,8 @@ fn keep(host: &Host, keeping: &Keeping) -> Result<(), Failure> {
         let why = "a guest is durable, and there is no folder for what it keeps: give one (--kv-dir DIR), or say durable = false";
         return Err(refused(why.into()));
     };
+    // A disk that is full, or a lock, may be otherwise later.
     let file = StateFile::open(folder, &keeping.model);
-    let file = file.map_err(|error| refused(format!("what guests keep has no place: {error}")))?;
-    host.keep(Box::new(file)).map_err(refused)
+    let file = file.map_err(|error| Failure::internal(format!("what guests keep has no place: {error}")))?;
+    host.keep(Box::new(file)).map_err(Failure::internal)
 }

@@ -25,7 +25,7 @@ use protocol::{
     ApiError, Constraint, ErrorKind, Generate,
     answer::FinishReason,
     parse_chat, parse_completion,
-    resume::{ANSWER_HEADER, AnswerKey, GUESTS_HEADER},
+    resume::{ANSWER_HEADER, AnswerKey, GUESTS_HEADER, Trail},
     steps::TRACED_HEADER,
     timings::{SCOPE_HEADER, SEED_HEADER, WAKE_HEADER, Wake},
     tools::Tools,
@@ -55,6 +55,7 @@ async fn answer_chat(app: &App, request: Request<Body>, of: &mut Option<Arc<Serv
     request.generate.seed = request.generate.seed.or(seed);
     let service = app.model(&request.generate.model).await?;
     *of = Some(service.clone());
+    check_identity(&service, &begun.trail)?;
     let tools = request.tools.take();
     let (asked, mut generate) = (service.clone(), request.generate);
     let (mut messages, add) = (request.messages, request.add_generation_prompt);
@@ -134,6 +135,7 @@ async fn answer_completion(
     request.generate.seed = request.generate.seed.or(seed);
     let service = app.model(&request.generate.model).await?;
     *of = Some(service.clone());
+    check_identity(&service, &begun.trail)?;
     let (words, mut prompts, mut generate) = (service.clone(), request.prompts, request.generate);
     guests::check(&service.guests, &generate, false)?;
     let (scope_of_guests, metadata) = seen(&service, scope, &body);
@@ -190,11 +192,6 @@ async fn answer(
     let (prompts, sessions): (Vec<Vec<u32>>, Vec<Session>) = prompts.into_iter().unzip();
     let guests = of_choices(&service, sessions, generate.n, origin.scope);
     let begun = origin.begun;
-    if !(begun.trail.identity.is_empty() || begun.trail.identity == service.identity()) {
-        let message =
-            "The answer cannot go on: the model, or the processor it runs on, is another than the one that began it.";
-        return Err(ApiError::new(ErrorKind::Unavailable, message).into());
-    }
     let prompt_tokens = prompts.iter().map(Vec::len).sum::<usize>() as u32;
     let choices_in_all = prompts.len() * generate.n as usize;
     let (starting, asked, going_on, theirs) = (service.clone(), generate.clone(), begun.clone(), guests.clone());
@@ -295,6 +292,15 @@ fn through(app: &App, of: Option<Arc<Service>>, mut answered: Response) -> Respo
         answered.headers_mut().insert(GUESTS_HEADER, digests);
     }
     answered
+}
+
+/// An answer goes on only where what it depends on is what it was; no guest sees it otherwise.
+fn check_identity(service: &Service, trail: &Trail) -> Result<(), ApiError> {
+    if trail.identity.is_empty() || trail.identity == service.identity() {
+        return Ok(());
+    }
+    let message = "The answer cannot go on: the model, its guests, or the processor it runs on, are others than those that began it.";
+    Err(ApiError::new(ErrorKind::Unavailable, message))
 }
 
 /// What an answer depends on; nothing that could be had again, where guests cannot see it again from the beginning.

@@ -5,7 +5,7 @@
 
 use super::{cases::whole, meter::Meter, test};
 use crate::{cli::GuestBench, environment::Environment, exit::Result, output};
-use guests::{Chain, Message, Plugin, Prompt, Refused, Request, Sampling};
+use guests::{Chain, Message, Plugin, Prompt, Refused, Request, Sampling, Steer};
 use serde_json::json;
 use std::sync::Arc;
 
@@ -47,12 +47,24 @@ fn request(chain: &Chain, plugin: &Plugin, args: &GuestBench, meter: &mut Meter)
         session.request(&asked())?;
     }
     if hooks.token {
-        session.start(&(0..PROMPT).collect::<Vec<_>>(), args.vocab)?;
-        (0..args.tokens).try_for_each(|token| session.next(&[token % args.vocab], args.vocab).map(drop))?;
+        let mut steer = session.start(&(0..PROMPT).collect::<Vec<_>>(), args.vocab)?;
+        let mut tokens = 0;
+        // As a runtime does: what is forced comes, and is told together.
+        while tokens < args.tokens && !steer.stop {
+            let came = if steer.force.is_empty() { vec![allowed(&steer, tokens % args.vocab)] } else { steer.force };
+            tokens += came.len() as u32;
+            steer = session.next(&came, args.vocab)?;
+        }
     }
     if hooks.text {
-        WORDS.iter().cycle().take(args.tokens as usize).try_for_each(|word| session.text(word, false).map(drop))?;
-        session.text("", true)?;
+        let mut words = WORDS.iter().cycle().take(args.tokens as usize);
+        let mut stopped = false;
+        while let (Some(word), false) = (words.next(), stopped) {
+            stopped = session.text(word, false)?.stop;
+        }
+        if !stopped {
+            session.text("", true)?;
+        }
     }
     if hooks.response {
         session.response(whole(WORDS.concat()))?;
@@ -60,6 +72,13 @@ fn request(chain: &Chain, plugin: &Plugin, args: &GuestBench, meter: &mut Meter)
     drop(session);
     meter.add("request", begun.elapsed());
     Ok(())
+}
+
+/// This token, or the first that may come.
+fn allowed(steer: &Steer, token: u32) -> u32 {
+    let Some(mask) = &steer.mask else { return token };
+    let may = |token: &u32| mask.get(*token as usize / 32).is_some_and(|word| word >> (token % 32) & 1 == 1);
+    Some(token).filter(may).or_else(|| (0..mask.len() as u32 * 32).find(may)).unwrap_or(token)
 }
 
 fn asked() -> Request {

@@ -8,7 +8,7 @@ use crate::{
     exit::{Error, Result},
     output,
 };
-use guests::{Cache, Chain, Host, Plugin};
+use guests::{Chain, Host, Plugin};
 use serde_json::{Value, json};
 use std::{
     path::{Path, PathBuf},
@@ -51,9 +51,8 @@ pub fn load(guest: &Path, environment: &Environment) -> Result<(PathBuf, Plugin)
     let name = spec.name.clone();
     let wrong = |error: guests::LoadError| Error::Data(format!("the guest '{name}': {error}"));
     let host = Host::new().map_err(wrong)?;
-    // Large ones take seconds to compile. Where nothing can be kept, they do so each time.
-    let cache = environment.cache().ok().and_then(|folder| Cache::open(&folder.join("guests")).ok());
-    let plugin = match cache {
+    // Large ones take seconds to compile.
+    let plugin = match section::cache(environment)? {
         Some(cache) => cache.load(&host, spec, &component),
         None => host.load(spec, &component),
     };
