@@ -341,7 +341,7 @@ fn a_stream_that_lost_its_runtime_does_not_go_on_with_other_guests() {
     let slow = text_guest_with(
         "(global $i (mut i32) (i32.const 0))",
         &format!(
-            "(global.set $i (i32.const 4000000)) (loop $l (global.set $i (i32.sub (global.get $i) (i32.const 1))) (br_if $l (global.get $i))) {PASS}"
+            "(global.set $i (i32.const 40000000)) (loop $l (global.set $i (i32.sub (global.get $i) (i32.const 1))) (br_if $l (global.get $i))) {PASS}"
         ),
     );
     folder.guest("first", &slow, "replayable = true\nbudgets = { text_ms = 1000 }");
