@@ -371,3 +371,31 @@ fn a_stream_that_lost_its_runtime_does_not_go_on_with_other_guests() {
         "and nothing of what the others would say"
     );
 }
+
+#[test]
+fn a_guest_that_is_slow_with_one_answer_keeps_nobody_else_waiting() {
+    let folder = Folder::new("idle = \"60s\"");
+    let slow = text_guest_with(
+        "(global $i (mut i32) (i32.const 0))",
+        &format!(
+            "(global.set $i (i32.const 40000000)) (loop $l (global.set $i (i32.sub (global.get $i) (i32.const 1))) (br_if $l (global.get $i))) {PASS}"
+        ),
+    );
+    folder.guest("slow", &slow, "budgets = { text_ms = 1000 }");
+    folder.configure("guests = [\"slow.toml\"]");
+    let server = folder.serve(&[]);
+    let text = "one two three four five six seven eight nine ten eleven twelve";
+    let others = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| ask(&server, text));
+        until("it runs", || (server.slot("g")["in_flight"] == 1 && !guests_of(&server).is_null()).then_some(()));
+        let mut answers = 0;
+        while !asked.is_finished() {
+            assert_eq!(server.post("/tokenize", &json!({"model": "g", "prompt": "a"})).status, 200);
+            answers += 1;
+        }
+        assert_eq!(asked.join().unwrap(), text);
+        answers
+    });
+    // One text of the guest takes as long as many of these.
+    assert!(others > 30, "{others} other requests were answered meanwhile");
+}

@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** no piece leaves before the gate has passed. Dropping a choice cancels its sequence.
 
-use super::{decoder::Decoder, meter::Meter};
+use super::{decoder::Decoder, meter::Meter, stop::Matched};
 use crate::engine::{Event, Gate, Logprobs, Output, Token};
 use crate::tools::{CallDelta, Parser};
 use protocol::{ApiError, ErrorKind, answer::FinishReason};
@@ -42,7 +42,8 @@ pub struct Choice {
     /// `None` once it is over.
     output: Option<Output>,
     gate: Gate,
-    decoder: Decoder,
+    /// Elsewhere while slow guests are asked.
+    decoder: Option<Decoder>,
     meter: Meter,
     /// Reads calls out of the text, where there may be some.
     tools: Option<Parser>,
@@ -65,7 +66,7 @@ impl Choice {
             index,
             output: Some(output),
             gate,
-            decoder,
+            decoder: Some(decoder),
             meter: Meter::default(),
             tools,
             echo: None,
@@ -79,11 +80,11 @@ impl Choice {
     /// They are no tokens of this tokenizer; or a guest refuses their text.
     pub fn behind(mut self, prompt: Option<&[u32]>, tokens: &[u32]) -> Result<Self, ApiError> {
         for &id in prompt.unwrap_or_default() {
-            self.decoder.echo(id)?;
+            self.decoder().echo(id)?;
         }
         for &id in tokens {
             self.meter.tokens += 1;
-            let shown = self.decoder.push(id)?;
+            let shown = self.decoder().push(id)?;
             self.tools.iter_mut().for_each(|tools| drop(tools.push(&shown.text)));
         }
         Ok(self)
@@ -104,7 +105,7 @@ impl Choice {
                 return Some(Err(ApiError::new(ErrorKind::Unavailable, message)));
             }
             let event = output.next().await;
-            match self.take(event) {
+            match self.take(event).await {
                 Ok(None) => {}
                 Ok(Some(mut piece)) => {
                     piece.used = std::mem::take(&mut self.used);
@@ -119,7 +120,7 @@ impl Choice {
         }
     }
 
-    fn take(&mut self, event: Option<Event>) -> Result<Option<Piece>, ApiError> {
+    async fn take(&mut self, event: Option<Event>) -> Result<Option<Piece>, ApiError> {
         match event {
             Some(Event::Prefilled(spent)) => {
                 self.meter.prefill = spent;
@@ -130,9 +131,9 @@ impl Choice {
                 let echo = self.echo.take();
                 echo.map(|echo| self.echo(echo.prompt, Some(scores))).transpose()
             }
-            Some(Event::Token(token)) => self.token(token),
+            Some(Event::Token(token)) => self.token(token).await,
             Some(Event::Finished(reason)) => {
-                let rest = self.decoder.finish()?;
+                let rest = self.decode(Decoder::finish).await?;
                 let reason = if rest.stopped { FinishReason::Stop } else { reason };
                 Ok(Some(self.piece(rest.text, Vec::new(), Some(reason))))
             }
@@ -152,19 +153,19 @@ impl Choice {
         let mut scores = scores.map(|scores| std::iter::once(None).chain(scores.into_iter().map(Some)));
         let (mut text, mut tokens) = (String::new(), Vec::new());
         for id in prompt {
-            let offset = self.decoder.offset();
-            text += &self.decoder.echo(id)?;
+            let offset = self.decoder().offset();
+            text += &self.decoder().echo(id)?;
             let logprobs = scores.as_mut().map(|scores| scores.next().flatten());
             tokens.extend(logprobs.map(|logprobs| PieceToken { id, logprobs, offset }));
         }
         Ok(self.piece(text, tokens, None))
     }
 
-    fn token(&mut self, token: Token) -> Result<Option<Piece>, ApiError> {
+    async fn token(&mut self, token: Token) -> Result<Option<Piece>, ApiError> {
         self.meter.count(token.at, Instant::now());
         self.used.push(token.id);
-        let offset = self.decoder.offset();
-        let matched = self.decoder.push(token.id)?;
+        let offset = self.decoder().offset();
+        let matched = self.decode(move |decoder| decoder.push(token.id)).await?;
         let tokens: Vec<_> = token
             .logprobs
             .map(|logprobs| PieceToken { id: token.id, logprobs: Some(logprobs), offset })
@@ -177,6 +178,29 @@ impl Choice {
             piece.last.is_some() || !(piece.text.is_empty() && piece.calls.is_empty() && piece.tokens.is_empty())
         };
         Ok(piece.filter(says))
+    }
+
+    fn decoder(&mut self) -> &mut Decoder {
+        self.decoder.as_mut().expect("it is back before anybody asks")
+    }
+
+    /// A step of the decoder: here, or where its guests are slow, on a thread of its own, so that nobody else waits for them.
+    async fn decode(
+        &mut self,
+        step: impl FnOnce(&mut Decoder) -> Result<Matched, ApiError> + Send + 'static,
+    ) -> Result<Matched, ApiError> {
+        if !self.decoder().is_slow() {
+            return step(self.decoder());
+        }
+        let mut decoder = self.decoder.take().expect("it is back before anybody asks");
+        let work = move || {
+            let matched = step(&mut decoder);
+            (decoder, matched)
+        };
+        let panicked = |_| ApiError::new(ErrorKind::Internal, "decoding failed");
+        let (decoder, matched) = tokio::task::spawn_blocking(work).await.map_err(panicked)?;
+        self.decoder = Some(decoder);
+        matched
     }
 
     fn piece(&mut self, text: String, tokens: Vec<PieceToken>, reason: Option<FinishReason>) -> Piece {

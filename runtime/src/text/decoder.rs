@@ -4,6 +4,7 @@ use super::stop::{Matched, StopMatcher};
 use crate::guests::Shared;
 use models::TokenStream;
 use protocol::{ApiError, ErrorKind};
+use std::time::{Duration, Instant};
 
 /// Incremental detokenising, guests' edits and stop strings, in this order. **Invariant:** what comes out is whole characters, was seen by every
 /// guest, and never contains a stop string.
@@ -13,16 +14,26 @@ pub struct Decoder {
     stops: StopMatcher,
     /// Characters decoded so far, held back ones included.
     chars: usize,
+    /// A guest took so long for a text that others are not to wait for the next.
+    is_slow: bool,
 }
+
+/// A guest's call takes some microseconds; one that takes longer than this is not waited for by others again.
+const SLOW: Duration = Duration::from_micros(500);
 
 impl Decoder {
     pub fn new(stream: TokenStream, guests: Option<Shared>, stops: Vec<String>) -> Self {
-        Self { stream, guests, stops: StopMatcher::new(stops), chars: 0 }
+        Self { stream, guests, stops: StopMatcher::new(stops), chars: 0, is_slow: false }
     }
 
     /// Where the next token's text starts, in characters.
     pub fn offset(&self) -> usize {
         self.chars
+    }
+
+    /// Its guests have taken long before: it is better asked where nobody else waits.
+    pub fn is_slow(&self) -> bool {
+        self.is_slow
     }
 
     /// Takes a token.
@@ -37,7 +48,10 @@ impl Decoder {
 
     fn edit(&mut self, text: &str, end: bool) -> Result<Matched, ApiError> {
         let Some(guests) = &self.guests else { return Ok(self.stops.push(text)) };
-        let edited = guests.with(|session| session.text(text, end))?;
+        let begun = Instant::now();
+        let edited = guests.with(|session| session.text(text, end));
+        self.is_slow |= begun.elapsed() > SLOW;
+        let edited = edited?;
         let mut matched = self.stops.push(&edited.text);
         if edited.stop && !matched.stopped {
             matched.text += &self.stops.finish();
