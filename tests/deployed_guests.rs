@@ -21,6 +21,21 @@ fn shouts() -> Vec<u8> {
     text_guest("(call $answer (local.get $len) (i32.ne (local.get $len) (i32.const 0)) (i32.const 0))")
 }
 
+/// Passes each text on after so many rounds.
+fn slow(rounds: u32) -> Vec<u8> {
+    let counts = format!(
+        "(global.set $i (i32.const {rounds})) (loop $l (global.set $i (i32.sub (global.get $i) (i32.const 1))) (br_if $l (global.get $i)))"
+    );
+    text_guest_with("(global $i (mut i32) (i32.const 0))", &format!("{counts} {PASS}"))
+}
+
+/// Ends the only runtime.
+fn kill(server: &Serve) {
+    let pid = server.slot("g")["replicas"][0]["pid"].as_i64().unwrap();
+    let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
 fn digest(component: &[u8]) -> String {
     Sha256::digest(component).iter().fold("sha256:".to_owned(), |all, byte| all + &format!("{byte:02x}"))
 }
@@ -96,13 +111,8 @@ fn guests_of(server: &Serve) -> Value {
 #[test]
 fn guests_are_exchanged_while_a_stream_goes_on_and_the_audit_knows_which() {
     let folder = Folder::new("idle = \"60s\"\naudit = \"audit.jsonl\"");
-    // So slow that the stream is under way when others come.
-    let slow = text_guest_with(
-        "(global $i (mut i32) (i32.const 0))",
-        &format!(
-            "(global.set $i (i32.const 4000000)) (loop $l (global.set $i (i32.sub (global.get $i) (i32.const 1))) (br_if $l (global.get $i))) {PASS}"
-        ),
-    );
+    // The stream is under way when others come.
+    let slow = slow(4_000_000);
     folder.guest("first", &slow, "budgets = { text_ms = 1000 }");
     folder.configure("guests = [\"first.toml\"]");
     let mut server = folder.serve(&[]);
@@ -126,6 +136,8 @@ fn guests_are_exchanged_while_a_stream_goes_on_and_the_audit_knows_which() {
             assert_eq!(ask(&server, "7"), "<!>");
         }
     }
+    let body = json!({"model": "g", "prompt": "<!>", "add_special_tokens": false});
+    let tokens = server.post("/tokenize", &body).json()["count"].clone();
     assert!(exchanged);
     assert_eq!(seen, said, "what had begun kept its own");
     assert_eq!(guests_of(&server), json!([{"name": "first", "digest": digest(&shouts())}]));
@@ -133,9 +145,11 @@ fn guests_are_exchanged_while_a_stream_goes_on_and_the_audit_knows_which() {
     assert!(server.wait().success());
     let text = std::fs::read_to_string(folder.path("audit.jsonl")).unwrap();
     let mut lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    lines.retain(|line| line["path"] == "/v1/completions");
     lines.sort_by_key(|line| line["at_ms"].as_u64());
     let guests: Vec<&Value> = lines.iter().map(|line| &line["guests"]).collect();
     assert_eq!(guests, [&json!(digest(&slow)), &json!(digest(&shouts()))]);
+    assert_eq!(lines[1]["completion_tokens"], tokens, "of what the client got");
     let verified = run(pilotlight().args(["audit", "verify"]).arg(folder.path("audit.jsonl")));
     assert_eq!(verified.0, Some(0), "{verified:?}");
 }
@@ -232,9 +246,7 @@ fn what_a_durable_guest_keeps_outlives_its_runtimes_and_nothing_else_does() {
     let server = folder.serve(&["--kv-dir", kept.to_str().unwrap(), "--idle", "60s"]);
     assert_eq!(statuses(&server, "durable true", 1), [429]);
     assert_eq!(statuses(&server, "killed", 1), [200]);
-    let pid = server.slot("g")["replicas"][0]["pid"].as_i64().unwrap();
-    let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    kill(&server);
     until("its end", || (server.slot("g")["state"] == "cold").then_some(()));
     assert_eq!(statuses(&server, "killed", 2), [200, 429]);
     // On disk nobody reads who asked.
@@ -302,12 +314,7 @@ fn lose_a_request(manifest: &str) -> (u16, Value, Serve, Folder) {
     let folder = Folder::new("idle = \"60s\"");
     let (quota, quota_manifest) = quota(100, manifest);
     folder.guest("quota", &quota, &quota_manifest);
-    let slow = text_guest_with(
-        "(global $i (mut i32) (i32.const 0))",
-        &format!(
-            "(global.set $i (i32.const 40000000)) (loop $l (global.set $i (i32.sub (global.get $i) (i32.const 1))) (br_if $l (global.get $i))) {PASS}"
-        ),
-    );
+    let slow = slow(40_000_000);
     folder.guest("slow", &slow, "replayable = true\nbudgets = { text_ms = 1000 }");
     folder.configure("guests = [\"quota.toml\", \"slow.toml\"]");
     let server = folder.serve(&[]);
@@ -317,9 +324,7 @@ fn lose_a_request(manifest: &str) -> (u16, Value, Serve, Folder) {
         until("the request runs", || (guests_of(&server)[1]["name"] == "slow").then_some(()));
         // Its first guest has seen it, and its last takes half a second for all of it.
         std::thread::sleep(std::time::Duration::from_millis(100));
-        let pid = server.slot("g")["replicas"][0]["pid"].as_i64().unwrap();
-        let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        kill(&server);
         asked.join().unwrap()
     });
     (answer.status, answer.json(), server, folder)
@@ -338,12 +343,7 @@ fn a_request_that_lost_its_runtime_is_shown_again_only_to_guests_that_may_see_it
 #[test]
 fn a_stream_that_lost_its_runtime_does_not_go_on_with_other_guests() {
     let folder = Folder::new("idle = \"60s\"");
-    let slow = text_guest_with(
-        "(global $i (mut i32) (i32.const 0))",
-        &format!(
-            "(global.set $i (i32.const 40000000)) (loop $l (global.set $i (i32.sub (global.get $i) (i32.const 1))) (br_if $l (global.get $i))) {PASS}"
-        ),
-    );
+    let slow = slow(40_000_000);
     folder.guest("first", &slow, "replayable = true\nbudgets = { text_ms = 1000 }");
     folder.configure("guests = [\"first.toml\"]");
     let server = folder.serve(&[]);
@@ -360,9 +360,7 @@ fn a_stream_that_lost_its_runtime_does_not_go_on_with_other_guests() {
             folder.guest("first", &shouts(), "replayable = true");
             let new = json!([{"name": "first", "digest": digest(&shouts())}]);
             until("other guests", || (guests_of(&server) == new).then_some(()));
-            let pid = server.slot("g")["replicas"][0]["pid"].as_i64().unwrap();
-            let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            kill(&server);
         }
     }
     assert!(killed && said.starts_with(&seen) && seen.len() < said.len(), "{seen}");
@@ -375,12 +373,7 @@ fn a_stream_that_lost_its_runtime_does_not_go_on_with_other_guests() {
 #[test]
 fn a_guest_that_is_slow_with_one_answer_keeps_nobody_else_waiting() {
     let folder = Folder::new("idle = \"60s\"");
-    let slow = text_guest_with(
-        "(global $i (mut i32) (i32.const 0))",
-        &format!(
-            "(global.set $i (i32.const 40000000)) (loop $l (global.set $i (i32.sub (global.get $i) (i32.const 1))) (br_if $l (global.get $i))) {PASS}"
-        ),
-    );
+    let slow = slow(40_000_000);
     folder.guest("slow", &slow, "budgets = { text_ms = 1000 }");
     folder.configure("guests = [\"slow.toml\"]");
     let server = folder.serve(&[]);

@@ -112,6 +112,47 @@ fn a_redaction_guest_leaks_nothing_whatever_tokens_a_secret_is_said_in() {
     }
 }
 
+/// Tokens of a text, as the model's tokenizer has it.
+fn tokens_of(server: &Serve, text: &str) -> u64 {
+    let body = json!({"model": "g", "prompt": text, "add_special_tokens": false});
+    server.post("/tokenize", &body).json()["count"].as_u64().unwrap()
+}
+
+#[test]
+fn usage_counts_what_the_client_gets() {
+    let guarded = serve(&[(&wasm::redact(), "")]);
+    let usage = |mut body: Value| {
+        if body["stream"] != true {
+            let answer = guarded.server.post("/v1/completions", &body).json();
+            return answer["usage"]["completion_tokens"].as_u64().unwrap();
+        }
+        body["stream_options"] = json!({"include_usage": true});
+        let mut events =
+            client::open(guarded.server.api, "POST", "/v1/completions", JSON, body.to_string().as_bytes()).unwrap();
+        let mut last = 0;
+        while let Some(data) = events.event().unwrap() {
+            let Ok(event) = serde_json::from_str::<Value>(&data) else { continue };
+            last = event["usage"]["completion_tokens"].as_u64().unwrap_or(last);
+        }
+        last
+    };
+    let (secret, seen) = SECRETS[0];
+    let mut stopped = says(secret, 3, false);
+    stopped["stop"] = json!(["[email]"]);
+    for seed in 0..3 {
+        for stream in [false, true] {
+            assert_eq!(
+                usage(says(secret, seed, stream)),
+                tokens_of(&guarded.server, seen),
+                "seed {seed}, stream {stream}"
+            );
+            // Of what was left as it was, the tokens that the model chose, and the end.
+            assert!(usage(says("nothing secret", seed, stream)) > tokens_of(&guarded.server, "nothing secret"));
+        }
+    }
+    assert_eq!(usage(stopped), tokens_of(&guarded.server, "Write to "));
+}
+
 #[test]
 fn stop_strings_are_looked_for_in_what_guests_made_of_the_text() {
     let guarded = serve(&[(&wasm::redact(), "")]);

@@ -313,5 +313,8 @@ fn nobody_goes_on_with_an_answer_of_another_model() {
     fs::rename(&other, &file).unwrap();
     end(&server, Signal::KILL);
     let seen = stream.rest();
-    assert!(seen.errors.len() == 1 && seen.errors[0].contains("another than the one") && seen.done == 1, "{seen:?}");
+    assert!(
+        seen.errors.len() == 1 && seen.errors[0].contains("others than those that began it") && seen.done == 1,
+        "{seen:?}"
+    );
 }

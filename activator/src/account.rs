@@ -77,9 +77,12 @@ impl Tokens {
         Used { prompt: said(&self.prompt), completion: said(&self.completion) }
     }
 
-    /// So many tokens of the answer have been passed on in all.
-    pub fn passed_on(&self, tokens: u64) {
-        self.completion.fetch_max(tokens, Ordering::Relaxed);
+    /// So many tokens of the answer have been passed on in all; `exact`: it is over, and so many are counted, whatever was said before.
+    pub fn passed_on(&self, tokens: u64, exact: bool) {
+        match exact {
+            true => self.completion.store(tokens, Ordering::Relaxed),
+            false => drop(self.completion.fetch_max(tokens, Ordering::Relaxed)),
+        }
     }
 }
 

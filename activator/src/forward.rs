@@ -15,7 +15,8 @@ use opentelemetry::TraceId;
 use protocol::{
     ApiError, ErrorKind,
     resume::{
-        ANSWER_HEADER, AnswerKey, GUESTS_HEADER, IDENTITY_HEADER, INTERRUPTED_HEADER, IS_BROKEN, RESUME_HEADER, Trail,
+        ANSWER_HEADER, AnswerKey, GUESTS_HEADER, IDENTITY_HEADER, INTERRUPTED_HEADER, IS_BROKEN, Past, RESUME_HEADER,
+        Trail,
     },
     steps::{STEPS_HEADER, Steps},
     timings::{SCOPE_HEADER, SEED_HEADER, WAKE_HEADER, Wake},
@@ -336,7 +337,9 @@ impl Answer {
 
     /// So many tokens have been passed on.
     pub fn passed_on(&self, trail: &Trail) {
-        self.forward.tokens.passed_on(trail.choices.iter().map(|past| past.tokens.len() as u64).sum());
+        // Of text that guests may have changed, the end says what it comes to.
+        let exact = !trail.choices.is_empty() && trail.choices.iter().all(|past| past.said.is_some());
+        self.forward.tokens.passed_on(trail.choices.iter().map(Past::counted).sum(), exact);
     }
 
     /// The runtime has said when it did what; all that it has used was passed on.

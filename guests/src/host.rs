@@ -18,10 +18,11 @@ use wasmtime::{
 
 use crate::{
     clock::{Clock, Running},
+    keep::Keeper,
     overtime::Overtime,
     plugin::Plugin,
     spec::{Grant, Spec},
-    state::{Keeper, Scope, State},
+    state::{Scope, State},
     types::{Level, StateError},
 };
 

@@ -12,7 +12,8 @@
 //! session   the instances of one choice: request → tokens, texts → response
 //! steer     what guests say of the next token, checked
 //! window    text that is not settled yet, and what a guest's edit may say of it
-//! state     what guests keep, by plug-in and scope, and what of it outlives the process
+//! state     what guests keep, by plug-in and scope
+//! keep      where what is durable of it outlives the process
 //! bundle    guests as a snapshot carries them, or an activator hands them over
 //! cache     what they were compiled to, for the next time
 //! ```
@@ -24,6 +25,7 @@ mod cache;
 mod clock;
 mod failure;
 mod host;
+mod keep;
 mod overtime;
 mod plugin;
 mod session;
@@ -37,9 +39,10 @@ pub use bundle::{Bundle, BundleError, Bundled};
 pub use cache::Cache;
 pub use failure::{Failure, Refused};
 pub use host::{Host, LoadError};
+pub use keep::{Keeper, Kept};
 pub use plugin::{Hooks, Plugin};
 pub use session::{Chain, Edited, Session, Verdict};
 pub use spec::{Budgets, Grant, OnFailure, Spec};
-pub use state::{Keeper, Kept, Scope, State};
+pub use state::{Scope, State};
 pub use steer::Steer;
 pub use types::{Finish, Grammar, Message, Prompt, Rejection, Request, Response, Sampling, Usage};

@@ -107,6 +107,16 @@ pub struct Past {
     pub tokens: Vec<u32>,
     /// It is over.
     pub ended: bool,
+    /// Tokens of all its text, where guests may have changed it; told at its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub said: Option<u32>,
+}
+
+impl Past {
+    /// Tokens that are counted to who asked.
+    pub fn counted(&self) -> u64 {
+        self.said.map_or(self.tokens.len() as u64, u64::from)
+    }
 }
 
 /// What a client has seen of a stream.
@@ -152,15 +162,18 @@ pub enum Line {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Untold;
 
-/// The mark of an event of a choice.
-pub fn mark(index: u32, tokens: &[u32], ended: bool) -> String {
+/// The mark of an event of a choice; `ended`: it is its last, and what is counted of its text where that is not its tokens.
+pub fn mark(index: u32, tokens: &[u32], ended: Option<Option<u32>>) -> String {
     let mut line = format!("{BEGIN}{index} ");
     for (i, token) in tokens.iter().enumerate() {
         let comma = if i == 0 { "" } else { "," };
         write!(line, "{comma}{token}").expect("writing to a string cannot fail");
     }
     line += if tokens.is_empty() { NONE } else { "" };
-    line += if ended { END } else { "" };
+    line += if ended.is_some() { END } else { "" };
+    if let Some(said) = ended.flatten() {
+        write!(line, " {said}").expect("writing to a string cannot fail");
+    }
     line + "\n"
 }
 
@@ -195,7 +208,14 @@ impl Trail {
         if BROKEN.trim_end().as_bytes() == line {
             return Ok(Line::Broken);
         }
-        let (said, ended) = said.strip_suffix(END).map_or((said, false), |said| (said, true));
+        let (said, ended) = match said.split_once(END) {
+            None => (said, None),
+            Some((said, "")) => (said, Some(None)),
+            Some((said, counted)) => {
+                let counted = counted.strip_prefix(' ').and_then(|counted| counted.parse().ok()).ok_or(Untold)?;
+                (said, Some(Some(counted)))
+            }
+        };
         let (index, tokens) = said.split_once(' ').ok_or(Untold)?;
         let index = index.parse().map_err(|_| Untold)?;
         let tokens = if tokens == NONE { "" } else { tokens };
@@ -205,7 +225,7 @@ impl Trail {
         Ok(Line::Used { choice: index, tokens: tokens.len() as u32 })
     }
 
-    fn add(&mut self, index: u32, tokens: &[u32], ended: bool) -> Result<(), Untold> {
+    fn add(&mut self, index: u32, tokens: &[u32], ended: Option<Option<u32>>) -> Result<(), Untold> {
         let all: usize = self.choices.iter().map(|past| past.tokens.len()).sum();
         let at = match self.choices.iter().position(|past| past.index == index) {
             Some(at) => at,
@@ -219,7 +239,8 @@ impl Trail {
         }
         let past = &mut self.choices[at];
         past.tokens.extend_from_slice(tokens);
-        past.ended |= ended;
+        past.ended |= ended.is_some();
+        past.said = past.said.or(ended.flatten());
         Ok(())
     }
 
@@ -247,14 +268,16 @@ mod tests {
     #[test]
     fn marks_are_read_as_they_were_written() {
         let mut trail = Trail::default();
-        for (index, tokens, ended) in [(0, &[1, 22, 333][..], false), (1, &[], false), (0, &[4], true), (1, &[], true)]
+        for (index, tokens, ended) in
+            [(0, &[1, 22, 333][..], None), (1, &[], None), (0, &[4], Some(None)), (1, &[], Some(Some(9)))]
         {
             let line = mark(index, tokens, ended);
             let used = Line::Used { choice: index, tokens: tokens.len() as u32 };
             assert_eq!(trail.take(line.trim_end().as_bytes()), Ok(used), "{line}");
         }
-        let past = |index, tokens: &[u32]| Past { index, tokens: tokens.into(), ended: true };
-        assert_eq!(trail.choices, [past(0, &[1, 22, 333, 4]), past(1, &[])]);
+        let past = |index, tokens: &[u32], said| Past { index, tokens: tokens.into(), ended: true, said };
+        assert_eq!(trail.choices, [past(0, &[1, 22, 333, 4], None), past(1, &[], Some(9))]);
+        assert_eq!(trail.choices.iter().map(Past::counted).sum::<u64>(), 4 + 9);
         assert!(!trail.usage);
         assert_eq!(trail.take(usage_mark().trim_end().as_bytes()), Ok(Line::Usage));
         assert!(trail.usage);
@@ -277,16 +300,19 @@ mod tests {
             ": pl 0 -1",
             ": pl 0 1,2 over",
             ": pl 0 4294967296",
+            ": pl 0 1 end x",
+            ": pl 0 1 end 4294967296",
+            ": pl 0 1 end1",
             ": pl steps 1",
         ] {
             assert_eq!(Trail::default().take(line.as_bytes()), Err(Untold), "{line}");
         }
         let mut trail = Trail::default();
-        let line = mark(0, &vec![7; TOKENS_MAX], false);
+        let line = mark(0, &vec![7; TOKENS_MAX], None);
         assert_eq!(trail.take(line.trim_end().as_bytes()), Ok(Line::Used { choice: 0, tokens: TOKENS_MAX as u32 }));
         assert_eq!(trail.take(b": pl 0 1"), Err(Untold));
         let mut trail = Trail::default();
-        let lost = (0..=CHOICES_MAX as u32).map(|index| trail.take(mark(index, &[], false).trim_end().as_bytes()));
+        let lost = (0..=CHOICES_MAX as u32).map(|index| trail.take(mark(index, &[], None).trim_end().as_bytes()));
         assert_eq!(lost.last(), Some(Err(Untold)));
     }
 

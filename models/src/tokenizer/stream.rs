@@ -27,6 +27,11 @@ impl TokenStream {
         Self { tokenizer, skip_special, held }
     }
 
+    /// Whose it is.
+    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
+        &self.tokenizer
+    }
+
     /// The text that `id` completes; often empty, never ending in part of a character.
     ///
     /// # Errors

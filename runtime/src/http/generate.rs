@@ -218,16 +218,23 @@ async fn answer(
         totals = totals.traced(Instant::now());
     }
     let over = begun.trail.choices.iter().filter(|past| past.ended);
-    over.for_each(|past| totals.add(&Meter { tokens: past.tokens.len() as u32, ..Meter::default() }));
+    over.for_each(|past| totals.add(&Meter { tokens: past.tokens.len() as u32, said: past.said, ..Meter::default() }));
     let shape = Shape::new(&service, &generate, origin.chat, choices_in_all, begun.key);
     let pieces = pieces(choices);
     match generate.stream {
         true => Ok(stream::respond(pieces, shape, totals, &begun, &identity(&service)).await?),
-        false => Ok(whole::respond(pieces, shape, totals, seeing(&service, &guests), app.behind_activator).await?),
+        false => Ok(whole::respond(
+            pieces,
+            shape,
+            totals,
+            (seeing(&service, &guests), &service.tokenizer),
+            app.behind_activator,
+        )
+        .await?),
     }
 }
 
-/// An answer that a guest gave in place of the model: its text goes the way of any other, and no token is counted.
+/// An answer that a guest gave in place of the model: its text goes the way of any other, and its tokens are counted as any other's.
 async fn answer_with(
     app: &App,
     service: Arc<Service>,
@@ -238,11 +245,17 @@ async fn answer_with(
 ) -> Result<Response, Refusal> {
     let guests = of_choices(&service, vec![session], generate.n, origin.scope);
     let (first, stops) = (guests.first().cloned(), generate.stop.clone());
-    let text = blocking(move || said(first, &text, stops)).await?;
+    let words = service.tokenizer.clone();
+    let counting = move || {
+        let text = said(first, &text, stops)?;
+        let tokens = words.encode(&text, false).map_or(0, |ids| ids.len() as u32);
+        Ok((text, tokens))
+    };
+    let (text, tokens) = blocking(counting).await?;
     let shape = Shape::new(&service, &generate, origin.chat, generate.n as usize, origin.begun.key);
     let totals = Totals::new(origin.wake, origin.arrived, 0).behind(&origin.begun.trail);
     let piece = |index| {
-        let last = Some((FinishReason::Stop, Meter::default()));
+        let last = Some((FinishReason::Stop, Meter { said: Some(tokens), ..Meter::default() }));
         Piece { index, text: text.clone(), calls: Vec::new(), tokens: Vec::new(), last, used: Vec::new() }
     };
     // One that was seen before is over.
@@ -251,7 +264,14 @@ async fn answer_with(
     let pieces = futures_util::stream::iter(pieces).boxed();
     match generate.stream {
         true => Ok(stream::respond(pieces, shape, totals, &origin.begun, &identity(&service)).await?),
-        false => Ok(whole::respond(pieces, shape, totals, seeing(&service, &guests), app.behind_activator).await?),
+        false => Ok(whole::respond(
+            pieces,
+            shape,
+            totals,
+            (seeing(&service, &guests), &service.tokenizer),
+            app.behind_activator,
+        )
+        .await?),
     }
 }
 

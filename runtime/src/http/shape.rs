@@ -45,6 +45,8 @@ pub struct Gathered {
     pub tokens: Vec<PieceToken>,
     /// Why it ended.
     pub finish: Option<FinishReason>,
+    /// Its tokens, as they are counted to who asked.
+    pub counted: u32,
 }
 
 impl Gathered {

@@ -83,7 +83,7 @@ impl Writer {
         let first = !std::mem::replace(&mut self.begun[piece.index as usize], true);
         let last_chunk = over && !self.shape.include_usage;
         let mut text = match self.marks {
-            true => mark(piece.index, &piece.used, piece.last.is_some()),
+            true => mark(piece.index, &piece.used, piece.last.map(|(_, meter)| meter.said)),
             false => String::new(),
         };
         text += &self.shape.chunk(piece, first, last_chunk.then_some(&self.totals));

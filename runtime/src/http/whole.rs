@@ -13,14 +13,16 @@ use crate::{
 use axum::response::Response;
 use futures_util::stream::StreamExt;
 use http::{HeaderName, HeaderValue};
+use models::Tokenizer;
 use protocol::{ApiError, answer::FinishReason, steps::STEPS_HEADER, timings::Timings, usage::Used};
+use std::sync::Arc;
 
 /// Waits for all choices; the first that fails fails the whole. An activator is told what was used.
 pub async fn respond(
     mut pieces: Pieces,
     shape: Shape,
     mut totals: Totals,
-    guests: &[Shared],
+    (guests, words): (&[Shared], &Arc<Tokenizer>),
     behind_activator: bool,
 ) -> Result<Response, ApiError> {
     let mut gathered: Vec<Gathered> = std::iter::repeat_with(Gathered::default).take(shape.choices).collect();
@@ -31,13 +33,23 @@ pub async fn respond(
         choice.tokens.extend(piece.tokens);
         if let Some((reason, meter)) = piece.last {
             choice.finish = Some(reason);
+            choice.counted = meter.counted();
             totals.add(&meter);
         }
     }
     for (choice, guests) in gathered.iter_mut().zip(guests) {
         let finish = choice.finish.unwrap_or(FinishReason::Stop);
         let (guests, text, used) = (guests.clone(), std::mem::take(&mut choice.text), seen(&totals));
-        choice.text = blocking(move || Ok(guests::response(&guests, &text, finish, used)?.unwrap_or(text))).await?;
+        let (words, before) = (words.clone(), choice.counted);
+        let edit = move || {
+            let edited = guests::response(&guests, &text, finish, used)?;
+            let count = |text: &String| words.encode(text, false).map_or(before, |ids| ids.len() as u32);
+            let now = edited.as_ref().map_or(before, count);
+            Ok((edited.unwrap_or(text), now))
+        };
+        let (text, now) = blocking(edit).await?;
+        choice.text = text;
+        totals.recount(before, now);
     }
     let mut response = json(shape.whole(gathered, &totals));
     if behind_activator {

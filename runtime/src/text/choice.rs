@@ -108,6 +108,9 @@ impl Choice {
             match self.take(event).await {
                 Ok(None) => {}
                 Ok(Some(mut piece)) => {
+                    if let Some((_, meter)) = &mut piece.last {
+                        meter.said = self.said(meter.tokens).await;
+                    }
                     piece.used = std::mem::take(&mut self.used);
                     self.output = self.output.take().filter(|_| piece.last.is_none());
                     return Some(Ok(piece));
@@ -118,6 +121,19 @@ impl Choice {
                 }
             }
         }
+    }
+
+    /// Tokens of what is shown, where guests are asked: as the model said them, where it is what the model said.
+    async fn said(&mut self, tokens: u32) -> Option<u32> {
+        let (shown, is_as_said) = self.decoder().shown()?;
+        if is_as_said {
+            return Some(tokens);
+        }
+        let shown = shown.to_owned();
+        let tokenizer = self.decoder().tokenizer().clone();
+        // A long text takes a while.
+        let counted = tokio::task::spawn_blocking(move || tokenizer.encode(&shown, false)).await;
+        Some(counted.ok().and_then(Result::ok).map_or(tokens, |ids| ids.len() as u32))
     }
 
     async fn take(&mut self, event: Option<Event>) -> Result<Option<Piece>, ApiError> {

@@ -2,15 +2,18 @@
 
 use super::stop::{Matched, StopMatcher};
 use crate::guests::Shared;
-use models::TokenStream;
+use models::{TokenStream, Tokenizer};
 use protocol::{ApiError, ErrorKind};
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// Incremental detokenising, guests' edits and stop strings, in this order. **Invariant:** what comes out is whole characters, was seen by every
 /// guest, and never contains a stop string.
 pub struct Decoder {
     stream: TokenStream,
-    guests: Option<Shared>,
+    guests: Option<Edited>,
     stops: StopMatcher,
     /// Characters decoded so far, held back ones included.
     chars: usize,
@@ -18,11 +21,24 @@ pub struct Decoder {
     is_slow: bool,
 }
 
+/// Guests, and what they have made of the text.
+struct Edited {
+    guests: Shared,
+    /// As the model said it.
+    raw: String,
+    /// As they left it.
+    edited: String,
+    /// What of that is shown.
+    shown: String,
+}
+
 /// A guest's call takes some microseconds; one that takes longer than this is not waited for by others again.
 const SLOW: Duration = Duration::from_micros(500);
 
 impl Decoder {
     pub fn new(stream: TokenStream, guests: Option<Shared>, stops: Vec<String>) -> Self {
+        let none = String::new;
+        let guests = guests.map(|guests| Edited { guests, raw: none(), edited: none(), shown: none() });
         Self { stream, guests, stops: StopMatcher::new(stops), chars: 0, is_slow: false }
     }
 
@@ -43,15 +59,33 @@ impl Decoder {
     pub fn push(&mut self, id: u32) -> Result<Matched, ApiError> {
         let text = self.stream.push(id).map_err(no_token)?;
         self.chars += text.chars().count();
-        self.edit(&text, false)
+        let matched = self.edit(&text, false)?;
+        self.note(&matched);
+        Ok(matched)
+    }
+
+    fn note(&mut self, matched: &Matched) {
+        self.guests.iter_mut().for_each(|edited| edited.shown += &matched.text);
+    }
+
+    /// What is shown in all so far, where guests are asked, and whether it is what the model said but for stop strings.
+    pub fn shown(&self) -> Option<(&str, bool)> {
+        self.guests.as_ref().map(|edited| (edited.shown.as_str(), edited.raw == edited.edited))
+    }
+
+    /// Whose tokens come.
+    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
+        self.stream.tokenizer()
     }
 
     fn edit(&mut self, text: &str, end: bool) -> Result<Matched, ApiError> {
-        let Some(guests) = &self.guests else { return Ok(self.stops.push(text)) };
+        let Some(by) = &mut self.guests else { return Ok(self.stops.push(text)) };
         let begun = Instant::now();
-        let edited = guests.with(|session| session.text(text, end));
+        let edited = by.guests.with(|session| session.text(text, end));
         self.is_slow |= begun.elapsed() > SLOW;
         let edited = edited?;
+        by.raw += text;
+        by.edited += &edited.text;
         let mut matched = self.stops.push(&edited.text);
         if edited.stop && !matched.stopped {
             matched.text += &self.stops.finish();
@@ -77,6 +111,7 @@ impl Decoder {
         if !matched.stopped {
             matched.text += &self.stops.finish();
         }
+        self.note(&matched);
         Ok(matched)
     }
 }
@@ -89,8 +124,6 @@ fn no_token(error: models::Error) -> ApiError {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use models::Tokenizer;
-    use std::sync::Arc;
 
     fn tokenizer() -> Arc<Tokenizer> {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/llama3-tiny/tokenizer.json");

@@ -15,6 +15,8 @@ pub struct Meter {
     pub prefill: Duration,
     /// Tokens generated.
     pub tokens: u32,
+    /// Tokens of what guests have made of them, at the end; `None` where there are no guests.
+    pub said: Option<u32>,
     /// When the first was sampled, and the last.
     pub sampled: Option<(Instant, Instant)>,
     /// When the first could be sent.
@@ -22,6 +24,11 @@ pub struct Meter {
 }
 
 impl Meter {
+    /// Tokens that are counted to who asked.
+    pub fn counted(&self) -> u32 {
+        self.said.unwrap_or(self.tokens)
+    }
+
     /// Counts a token that was sampled at `at` and can be sent now.
     pub fn count(&mut self, at: Instant, now: Instant) {
         self.tokens += 1;
@@ -38,6 +45,8 @@ pub struct Totals {
     /// Over all prompts, each counted once.
     prompt: u32,
     tokens: u32,
+    /// What of them, or in place of them, is counted to who asked.
+    counted: u32,
     prefill: Duration,
     decode: Duration,
     first_sent: Option<Instant>,
@@ -54,7 +63,7 @@ impl Totals {
     pub fn new(wake: Wake, arrived: Instant, prompt: u32) -> Self {
         let (prefill, decode) = (Duration::ZERO, Duration::ZERO);
         let (first_sent, queued, sampled, before) = (None, None, None, None);
-        Self { wake, arrived, prompt, tokens: 0, prefill, decode, first_sent, queued, sampled, before }
+        Self { wake, arrived, prompt, tokens: 0, counted: 0, prefill, decode, first_sent, queued, sampled, before }
     }
 
     /// The answer was begun elsewhere.
@@ -84,6 +93,7 @@ impl Totals {
     /// Adds a finished choice.
     pub fn add(&mut self, meter: &Meter) {
         self.tokens += meter.tokens;
+        self.counted += meter.counted();
         self.prefill = self.prefill.max(meter.prefill);
         self.decode = self.decode.max(meter.sampled.map_or(Duration::ZERO, |(first, last)| last - first));
         self.first_sent = self.first_sent.into_iter().chain(meter.first_sent).min();
@@ -94,9 +104,14 @@ impl Totals {
         }
     }
 
-    /// Tokens read and written.
+    /// A choice that has been added has another text now, of so many tokens.
+    pub fn recount(&mut self, before: u32, now: u32) {
+        self.counted = self.counted.saturating_sub(before).saturating_add(now);
+    }
+
+    /// Tokens read and written; of a text that guests have changed, those of what the client gets.
     pub fn usage(&self) -> Usage {
-        Usage::new(self.prompt, self.tokens)
+        Usage::new(self.prompt, self.counted)
     }
 
     /// The timeline.
@@ -126,6 +141,7 @@ mod tests {
         let meter = |prefill, first, last| Meter {
             prefill: Duration::from_millis(prefill),
             tokens: 2,
+            said: None,
             sampled: Some((at(first), at(last))),
             first_sent: Some(at(first)),
         };
@@ -144,14 +160,14 @@ mod tests {
 
     #[test]
     fn an_answer_that_was_begun_elsewhere_has_its_times_from_there() {
-        let past = Past { index: 0, tokens: vec![1, 2], ended: false };
+        let past = Past { index: 0, tokens: vec![1, 2], ..Past::default() };
         let trail = Trail { choices: vec![past], first_token_ms: 40.0, predicted_ms: 900.0, ..Trail::default() };
         let now = Instant::now();
         let of = |trail: &Trail| {
             let mut totals = Totals::new(Wake { held_ms: 7.0, ..Wake::default() }, now, 5).behind(trail);
             let sampled = Some((now, now + Duration::from_millis(100)));
             let first_sent = Some(now + Duration::from_millis(3));
-            totals.add(&Meter { prefill: Duration::from_millis(2), tokens: 4, sampled, first_sent });
+            totals.add(&Meter { prefill: Duration::from_millis(2), tokens: 4, said: None, sampled, first_sent });
             let timings = totals.timings();
             (timings.first_token_ms, timings.predicted_ms)
         };

@@ -41,6 +41,9 @@ use std::{
 const FILE_BYTES_MAX: u64 = 512 << 20;
 /// So much may count no more before it is written anew, and as much as counts.
 const STALE_BYTES: u64 = 4 << 20;
+/// What is set while the other file is written waits in memory, within these bounds; beyond them it waits for the file.
+const LATER_MAX: usize = 1 << 16;
+const LATER_BYTES_MAX: usize = 16 << 20;
 /// How long after what could not be written anew is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 
@@ -74,6 +77,7 @@ struct Writing {
     done: mpsc::Receiver<io::Result<Current>>,
     /// Set since it was begun.
     later: Vec<Kept>,
+    later_bytes: usize,
 }
 
 impl StateFile {
@@ -200,8 +204,11 @@ impl StateFile {
     }
 }
 
-/// Writes the other file, but for its header.
-fn write_beside(file: &File, at: usize, sealing: Sealing, all: &[Kept]) -> io::Result<Current> {
+/// Writes the file that does not count, but for its header.
+fn write_beside(files: &[File; 2], at: usize, sealing: Sealing, all: &[Kept]) -> io::Result<Current> {
+    // What counts is on the disk, header and all, before what it has replaced goes.
+    files[1 - at].sync_data()?;
+    let file = &files[at];
     file.set_len(0)?;
     let mut end = HEADER_BYTES as u64;
     for kept in all {
@@ -226,12 +233,19 @@ impl Keeper for StateFile {
     fn put(&mut self, kept: &Kept) {
         self.look(false);
         if let Some(writing) = &mut self.writing {
+            writing.later_bytes += kept.bytes.len() + kept.key.len();
             writing.later.push(kept.clone());
+            if writing.later_bytes > LATER_BYTES_MAX || writing.later.len() > LATER_MAX {
+                // It is among them, where they could be written.
+                self.look(true);
+            }
         }
         let record = self.current.sealing.seal(kept, self.current.end);
         match self.files[self.current.at].write_all_at(&record, self.current.end) {
             Ok(()) => self.current.end += record.len() as u64,
             Err(error) => {
+                // Whatever of it came there would pass for a record that is damaged.
+                let _ = self.files[self.current.at].set_len(self.current.end);
                 if !std::mem::replace(&mut self.missed, true) {
                     tracing::error!(%error, "what guests keep cannot be written: until it can, it is lost with this runtime");
                 }
@@ -251,9 +265,9 @@ impl Keeper for StateFile {
         let sealing = Sealing::fresh(&self.root, self.current.sealing.generation + 1);
         let (tell, done) = mpsc::channel();
         // Who does not listen any more has ended.
-        let work = move || drop(tell.send(write_beside(&files[at], at, sealing, &all)));
+        let work = move || drop(tell.send(write_beside(&files, at, sealing, &all)));
         match thread::Builder::new().name("state".into()).spawn(work) {
-            Ok(_) => self.writing = Some(Writing { done, later: Vec::new() }),
+            Ok(_) => self.writing = Some(Writing { done, later: Vec::new(), later_bytes: 0 }),
             Err(error) => {
                 tracing::error!(%error, "what guests keep cannot be written anew");
                 self.not_before = Instant::now().checked_add(RETRY_AFTER);

@@ -84,7 +84,7 @@ fn a_process_that_ends_while_it_writes_anew_leaves_what_was_there() {
     state.put(&kept("a", b"1"));
     // All but the header, which is last.
     let sealing = Sealing::fresh(&state.root, 2);
-    write_beside(&state.files[1], 1, sealing, &[kept("b", b"2")]).unwrap();
+    write_beside(&state.files, 1, sealing, &[kept("b", b"2")]).unwrap();
     drop(state);
     assert_eq!(keys(folder.path()), ["a"]);
 }
