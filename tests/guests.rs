@@ -7,6 +7,7 @@ mod support;
 #[path = "../guests/tests/support/mod.rs"]
 mod wasm;
 
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use support::models::golden_folder;
@@ -110,6 +111,30 @@ fn a_redaction_guest_leaks_nothing_whatever_tokens_a_secret_is_said_in() {
         let refused = guarded.server.post("/v1/completions", &body);
         assert_eq!((refused.status, refused.json()["error"]["param"].as_str()), (400, Some(field)));
     }
+}
+
+/// A secret, and what is seen of it.
+fn secret() -> impl Strategy<Value = (String, &'static str)> {
+    let email = "[a-z0-9]{1,8}([._%+-][a-z0-9]{1,4})?@([a-z]{1,5}\\.){1,2}[a-z]{2,4}";
+    let number = "[0-9]{4}[ -]?[0-9]{5}[ -]?[0-9]{4,10}";
+    prop_oneof![email.prop_map(|secret| (secret, "[email]")), number.prop_map(|secret| (secret, "[number]"))]
+}
+
+#[test]
+fn no_secret_is_leaked_whatever_it_is_and_wherever_it_stands() {
+    let guarded = serve(&[(&wasm::redact(), "")]);
+    let words = || "([a-zA-ZéßЖ]{1,6}[ ,.!]{1,2}){0,3} ";
+    let case = (words(), secret(), " ([a-z]{1,6} ){0,2}", secret(), "[.!]?", 0u64..1000, any::<bool>());
+    let config = ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() };
+    proptest::test_runner::TestRunner::new(config)
+        .run(&case, |(before, (one, seen), between, (other, also_seen), after, seed, stream)| {
+            let said = format!("{before}{one}{between}and {other}{after}");
+            let expected = format!("{before}{seen}{between}and {also_seen}{after}");
+            let (text, finish, error) = ask(&guarded.server, &says(&said, seed, stream));
+            prop_assert_eq!((text, finish, error), (expected, json!("stop"), None), "said {:?}", said);
+            Ok(())
+        })
+        .unwrap();
 }
 
 /// Tokens of a text, as the model's tokenizer has it.

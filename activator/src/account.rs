@@ -59,6 +59,8 @@ impl Tokens {
 
     /// What a runtime said. One that goes on with an answer says the same of its prompt.
     pub fn said(&self, used: Used) {
+        // It has counted, whatever it came to.
+        self.expected.store(0, Ordering::Relaxed);
         self.prompt.fetch_max(used.prompt.into(), Ordering::Relaxed);
         self.completion.fetch_max(used.completion.into(), Ordering::Relaxed);
     }

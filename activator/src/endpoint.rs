@@ -59,6 +59,9 @@ pub enum Unanswered {
     /// The runtime is gone; or it takes no new requests. Another runtime can be asked.
     #[error("{0}")]
     ConnectionLost(Box<dyn Error + Send + Sync>),
+    /// The same, and it has seen nothing of the request.
+    #[error("{0}")]
+    NotSent(Box<dyn Error + Send + Sync>),
     /// This request alone came to nothing: the runtime gave it up, or would not take it.
     #[error("{0}")]
     RequestLost(Box<dyn Error + Send + Sync>),
@@ -69,8 +72,12 @@ impl Unanswered {
     /// lost connection is killed.
     fn of_stream(error: hyper::Error) -> Self {
         let source = error.source();
-        let lost = match source.and_then(|source| source.downcast_ref::<h2::Error>()) {
-            Some(error) => error.is_io() || error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM),
+        let of_http2 = source.and_then(|source| source.downcast_ref::<h2::Error>());
+        if of_http2.is_some_and(|error| error.reason() == Some(h2::Reason::REFUSED_STREAM)) {
+            return Self::NotSent(error.into());
+        }
+        let lost = match of_http2 {
+            Some(error) => error.is_io() || error.is_go_away(),
             None => {
                 let io = source.is_some_and(|source| source.is::<io::Error>());
                 io || error.is_closed() || error.is_canceled() || error.is_incomplete_message()
@@ -134,7 +141,7 @@ impl Endpoint {
             made = request();
         }
         let mut streams = ways.streams.clone();
-        streams.ready().await.map_err(Unanswered::of_stream)?;
+        streams.ready().await.map_err(|error| Unanswered::NotSent(error.into()))?;
         let answer = streams.send_request(with_authority(made));
         // On its way already.
         if fits && none_free {

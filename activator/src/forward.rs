@@ -160,6 +160,7 @@ impl Forward {
             self.wake.get_or_insert_with(|| grant.times.wake(grant.cold, self.arrived, Instant::now()));
             let asked = self.step("ask");
             // Boxed, so that who is held does not have its size.
+            let mut seen = true;
             let found = match Box::pin(self.ask(grant, trail, asked.as_ref())).await {
                 Ok((head, first, rest)) => match head.headers.get(INTERRUPTED_HEADER) {
                     None => {
@@ -184,11 +185,16 @@ impl Forward {
                     tracing::warn!(model = self.model(), trace_id = self.trace_id(), %error, "a runtime was lost before it answered");
                     Lost::Died
                 }
+                Err(Unanswered::NotSent(error)) => {
+                    tracing::warn!(model = self.model(), trace_id = self.trace_id(), %error, "a runtime was lost before it was asked");
+                    seen = false;
+                    Lost::Died
+                }
             };
             let found = found.of(grant);
             asked.inspect(|asked| asked.failed(found.name()));
             self.count(found);
-            if grant.once {
+            if seen && self.is_counted(grant) {
                 return Err(self.shown_once());
             }
             lost = (found == Lost::Died).then_some(grant.launch);
@@ -204,6 +210,11 @@ impl Forward {
     fn count(&mut self, lost: Lost) {
         self.deaths += u32::from(lost == Lost::Died);
         self.counts.lost(lost.name());
+    }
+
+    /// Guests of this runtime may have seen it, and keep something of it.
+    fn is_counted(&self, grant: &Grant) -> bool {
+        grant.once.load(Ordering::Acquire) && matches!(self.path, "/v1/chat/completions" | "/v1/completions")
     }
 
     /// Its runtime is lost, and its guests may have seen it.

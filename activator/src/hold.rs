@@ -63,8 +63,8 @@ pub struct Grant {
     pub times: Times,
     /// Set once the runtime says that it was told to end.
     pub leaving: Arc<AtomicBool>,
-    /// It may be shown to the runtime's guests once alone: it is not asked again of another.
-    pub once: bool,
+    /// Set once the runtime has had guests that may be shown a request once alone: it is not asked again of another.
+    pub once: Arc<AtomicBool>,
     /// The runtime that was lost before was ended by somebody outside.
     pub blameless: bool,
 }

@@ -30,8 +30,9 @@ pub trait Keeper: Send {
     /// Adds a value, in place of the one of its key.
     fn put(&mut self, kept: &Kept);
 
-    /// Whether what is kept is to be written anew: much of it counts no more, or something of it could not be added.
-    fn is_stale(&self) -> bool;
+    /// Whether what is kept is to be written anew: much of it counts no more, or something of it could not be added. `at_end`: nothing more comes,
+    /// and this is the last time that it can be.
+    fn is_stale(&self, at_end: bool) -> bool;
 
     /// Keeps exactly these, from now on or a little later.
     fn rewrite(&mut self, all: Vec<Kept>);

@@ -175,10 +175,10 @@ impl Parts {
             let until = left.and_then(|left| now.checked_add(Duration::from_millis(left)));
             let value = Value { bytes: kept.bytes, until, at_ms: Some(kept.at_ms) };
             if self.insert(owner, kept.key, value, now).is_err() {
-                tracing::warn!("not all that guests have kept fits any more");
+                tracing::warn!("what a guest has kept does not fit beside what is here now, and is gone");
             }
         }
-        if has_own || keeper.is_stale() {
+        if has_own || keeper.is_stale(false) {
             keeper.rewrite(self.durable(now).collect());
         }
         self.keeping = Keeping::Here(keeper);
@@ -212,7 +212,7 @@ impl Parts {
         self.ask_for_turn(now);
         match std::mem::take(&mut self.keeping) {
             Keeping::Here(mut keeper) => {
-                if keeper.is_stale() {
+                if keeper.is_stale(true) {
                     keeper.rewrite(self.durable(now).collect());
                 }
                 keeper.close();
@@ -261,7 +261,7 @@ impl Parts {
         self.insert((spec.name.clone(), scope), key.to_owned(), Value { bytes, until, at_ms }, now)?;
         let (Some(kept), Keeping::Here(keeper)) = (kept, &mut self.keeping) else { return Ok(()) };
         keeper.put(&kept);
-        if keeper.is_stale() {
+        if keeper.is_stale(false) {
             let all = self.durable(now).collect();
             if let Keeping::Here(keeper) = &mut self.keeping {
                 keeper.rewrite(all);

@@ -69,7 +69,8 @@ impl Scaler {
                 self.step(slot, Event::BecameReady(launch)).await;
             }
             (FromRuntime::Guests { guests, once }, Role::Slot(slot, launch)) => {
-                life.once = once;
+                // Requests that came under those before may still be under way.
+                life.once.fetch_or(once, Ordering::AcqRel);
                 self.places[slot.0].guests.insert(launch, guests);
             }
             (FromRuntime::Verified, Role::Slot(slot, _)) => self.places[slot.0].was_verified(),

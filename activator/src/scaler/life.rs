@@ -55,8 +55,8 @@ pub struct Life {
     pub leaving: Arc<AtomicBool>,
     /// We have ended it.
     pub killed: Arc<AtomicBool>,
-    /// Its guests may be shown a request once alone.
-    pub once: bool,
+    /// It has had guests that may be shown a request once alone.
+    pub once: Arc<AtomicBool>,
 }
 
 /// Where the time of a cold start went.
@@ -84,7 +84,7 @@ impl Life {
             was_standby: false,
             leaving: Arc::default(),
             killed: Arc::default(),
-            once: false,
+            once: Arc::default(),
         }
     }
 

@@ -375,16 +375,8 @@ impl Scaler {
             let Waiting { reply, cold, lost, suspect: _ } = waiting;
             let blameless = lost.is_some_and(|lost| place.was_killed_by_others(lost));
             // One that has left meanwhile is about to say so through its ticket.
-            let (endpoint, leaving) = (life.endpoint.clone(), life.leaving.clone());
-            let _ = reply.send(Ok(Grant {
-                endpoint,
-                launch,
-                cold,
-                times: life.times,
-                leaving,
-                once: life.once,
-                blameless,
-            }));
+            let (endpoint, leaving, once) = (life.endpoint.clone(), life.leaving.clone(), life.once.clone());
+            let _ = reply.send(Ok(Grant { endpoint, launch, cold, times: life.times, leaving, once, blameless }));
         }
     }
 

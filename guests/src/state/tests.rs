@@ -33,7 +33,7 @@ impl Keeper for Memory {
         self.0.lock().unwrap().1.push(kept.clone());
     }
 
-    fn is_stale(&self) -> bool {
+    fn is_stale(&self, _: bool) -> bool {
         self.0.lock().unwrap().1.len() > 8
     }
 

@@ -217,8 +217,7 @@ async fn answer(
     if origin.traced {
         totals = totals.traced(Instant::now());
     }
-    let over = begun.trail.choices.iter().filter(|past| past.ended);
-    over.for_each(|past| totals.add(&Meter { tokens: past.tokens.len() as u32, said: past.said, ..Meter::default() }));
+    add_past(&mut totals, &begun.trail);
     let shape = Shape::new(&service, &generate, origin.chat, choices_in_all, begun.key);
     let pieces = pieces(choices);
     match generate.stream {
@@ -253,7 +252,8 @@ async fn answer_with(
     };
     let (text, tokens) = blocking(counting).await?;
     let shape = Shape::new(&service, &generate, origin.chat, generate.n as usize, origin.begun.key);
-    let totals = Totals::new(origin.wake, origin.arrived, 0).behind(&origin.begun.trail);
+    let mut totals = Totals::new(origin.wake, origin.arrived, 0).behind(&origin.begun.trail);
+    add_past(&mut totals, &origin.begun.trail);
     let piece = |index| {
         let last = Some((FinishReason::Stop, Meter { said: Some(tokens), ..Meter::default() }));
         Piece { index, text: text.clone(), calls: Vec::new(), tokens: Vec::new(), last, used: Vec::new() }
@@ -273,6 +273,12 @@ async fn answer_with(
         )
         .await?),
     }
+}
+
+/// Choices that were over before.
+fn add_past(totals: &mut Totals, trail: &Trail) {
+    let over = trail.choices.iter().filter(|past| past.ended);
+    over.for_each(|past| totals.add(&Meter { tokens: past.tokens.len() as u32, said: past.said, ..Meter::default() }));
 }
 
 /// A guest's answer as a client is to see it: through all guests, and cut at a stop string.

@@ -30,6 +30,8 @@ struct Edited {
     edited: String,
     /// What of that is shown.
     shown: String,
+    /// A stop string has ended it: what was still held back by then is nobody's.
+    stopped: bool,
 }
 
 /// A guest's call takes some microseconds; one that takes longer than this is not waited for by others again.
@@ -38,7 +40,7 @@ const SLOW: Duration = Duration::from_micros(500);
 impl Decoder {
     pub fn new(stream: TokenStream, guests: Option<Shared>, stops: Vec<String>) -> Self {
         let none = String::new;
-        let guests = guests.map(|guests| Edited { guests, raw: none(), edited: none(), shown: none() });
+        let guests = guests.map(|guests| Edited { guests, raw: none(), edited: none(), shown: none(), stopped: false });
         Self { stream, guests, stops: StopMatcher::new(stops), chars: 0, is_slow: false }
     }
 
@@ -70,7 +72,8 @@ impl Decoder {
 
     /// What is shown in all so far, where guests are asked, and whether it is what the model said but for stop strings.
     pub fn shown(&self) -> Option<(&str, bool)> {
-        self.guests.as_ref().map(|edited| (edited.shown.as_str(), edited.raw == edited.edited))
+        let is_as_said = |by: &Edited| by.raw == by.edited || by.stopped && by.raw.starts_with(&by.edited);
+        self.guests.as_ref().map(|by| (by.shown.as_str(), is_as_said(by)))
     }
 
     /// Whose tokens come.
@@ -87,6 +90,7 @@ impl Decoder {
         by.raw += text;
         by.edited += &edited.text;
         let mut matched = self.stops.push(&edited.text);
+        by.stopped |= matched.stopped;
         if edited.stop && !matched.stopped {
             matched.text += &self.stops.finish();
             matched.stopped = true;

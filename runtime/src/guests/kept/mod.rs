@@ -186,6 +186,7 @@ impl StateFile {
                 tracing::error!(%error, "what guests keep cannot be written anew: the disk may be full. It goes on as it is");
                 // Whatever it has is of no use, and takes room.
                 let _ = self.files[1 - self.current.at].set_len(0);
+                self.missed = true;
                 self.not_before = Instant::now().checked_add(RETRY_AFTER);
             }
         }
@@ -253,8 +254,11 @@ impl Keeper for StateFile {
         }
     }
 
-    fn is_stale(&self) -> bool {
+    fn is_stale(&self, at_end: bool) -> bool {
         let stale = self.current.end.saturating_sub(self.current.live);
+        if at_end {
+            return self.missed;
+        }
         let rests = self.not_before.is_some_and(|not_before| Instant::now() < not_before);
         self.writing.is_none() && !rests && (self.missed || stale > self.current.live.max(STALE_BYTES))
     }
@@ -270,6 +274,7 @@ impl Keeper for StateFile {
             Ok(_) => self.writing = Some(Writing { done, later: Vec::new(), later_bytes: 0 }),
             Err(error) => {
                 tracing::error!(%error, "what guests keep cannot be written anew");
+                self.missed = true;
                 self.not_before = Instant::now().checked_add(RETRY_AFTER);
             }
         }

@@ -72,7 +72,8 @@ impl Sealing {
             // Where a file's end was not written, there are zeros.
             return Err(if rest.iter().all(|byte| *byte == 0) { Bad::Torn } else { Bad::Damaged });
         }
-        let is_last = rest.len() <= NONCE_BYTES + length;
+        // Or nothing but zeros is behind it.
+        let is_last = rest.iter().skip(NONCE_BYTES + length).all(|byte| *byte == 0);
         let (nonce, rest) = rest.split_at_mut_checked(NONCE_BYTES).ok_or(Bad::Torn)?;
         let (sealed, _) = rest.split_at_mut_checked(length).ok_or(Bad::Torn)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).expect("it has a nonce's length");
