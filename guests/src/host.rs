@@ -131,7 +131,8 @@ pub(crate) struct Context {
     pub memory_bytes: usize,
     /// Of the call that runs.
     pub overtime: Overtime,
-    _running: Running,
+    /// Its time.
+    pub running: Running,
 }
 
 impl ResourceLimiter for Context {
@@ -270,7 +271,7 @@ impl Inner {
             state: self.state.clone(),
             memory_bytes: 0,
             overtime: Overtime::new(0),
-            _running: self.clock.run(),
+            running: self.clock.run(),
         };
         let mut store = Store::new(&self.engine, context);
         store.limiter(|context| context);

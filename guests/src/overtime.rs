@@ -1,7 +1,7 @@
 //! When a call that is over its budget by the clock is over it indeed.
 //!
 //! **Contract:** a guest is never ended for what others computed meanwhile: past its budget it may go on until it has computed for as long
-//! itself: it is ended at about twice its budget (ticks are whole milliseconds), and, where it waits for a processor, at [`ROUNDS_MAX`] times its
+//! itself: it is ended at about twice its budget (ticks are whole milliseconds, and the first comes up to 4 ms late), and, where it waits for a processor, at [`ROUNDS_MAX`] times its
 //! budget. An instruction on all of a memory at once ends before it is.
 
 use std::time::Duration;

@@ -107,6 +107,7 @@ impl Plugin {
         // What runs before the first call has that call's time.
         let budget_ms = self.spec.budgets.request_ms;
         allow(&mut store, budget_ms);
+        let _call = store.data().running.call();
         let instance = self.pre.instantiate(&mut store);
         let instance = instance.map_err(|error| match Failure::of(&error, budget_ms) {
             Failure::Trapped(why) if error.downcast_ref::<wasmtime::Trap>().is_none() => Failure::NoInstance(why),

@@ -348,6 +348,7 @@ impl Guest {
         let Part::Lives(live) = &mut self.part else { return Ok(None) };
         let Live { store, instance } = &mut **live;
         allow(store, budget_ms);
+        let _call = store.data().running.call();
         let called = instance
             .get_typed_func::<P, (Result<T, Rejection>,)>(&mut *store, hook)
             .and_then(|hook| hook.call(&mut *store, given));
