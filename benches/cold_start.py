@@ -171,10 +171,18 @@ class Ours:
     def __init__(self, program, snapshot, threads, extra=(), idle=IDLE):
         self.name = " ".join(["pilotlight", *extra])
         self.files = [snapshot, program]
-        command = [
-            program, "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--idle", idle, "--model", f"{MODEL}={snapshot}",
-            "--threads", str(threads), *extra,
-        ]
+        self.start(program, ["--idle", idle, "--model", f"{MODEL}={snapshot}", "--threads", str(threads), *extra])
+
+    @classmethod
+    def of(cls, program, words):
+        """`pilotlight serve` with these words alone."""
+        server = cls.__new__(cls)
+        server.name, server.files = "pilotlight", [program]
+        server.start(program, words)
+        return server
+
+    def start(self, program, words):
+        command = [program, "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", *words]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         said = queue.Queue(maxsize=1000)
         threading.Thread(target=self.follow, args=(said,), daemon=True).start()
