@@ -2,6 +2,8 @@
 //! among them keep.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../store/src/tests/loopback.rs"]
+mod loopback;
 #[path = "../store/src/tests/registry.rs"]
 mod registry;
 mod support;
@@ -103,6 +105,25 @@ fn ask(server: &Serve, text: &str) -> String {
     answer.json()["choices"][0]["text"].as_str().unwrap().to_owned()
 }
 
+const LONG: &str = "one two three four five six seven eight nine ten eleven twelve";
+
+/// A stream of the long text, to its end: what came of it, and an error. Something is done once there is something of it.
+fn follow(server: &Serve, once: impl FnOnce()) -> (String, Option<Value>) {
+    let body = says(LONG, true).to_string();
+    let mut events = client::open(server.api, "POST", "/v1/completions", JSON, body.as_bytes()).unwrap();
+    let (mut seen, mut error, mut once) = (String::new(), None, Some(once));
+    while let Some(data) = events.event().unwrap() {
+        let Ok(event) = serde_json::from_str::<Value>(&data) else { continue };
+        seen += event["choices"][0]["text"].as_str().unwrap_or_default();
+        error = event.get("error").cloned().or(error);
+        if let Some(once) = once.take_if(|_| !seen.is_empty()) {
+            once();
+        }
+    }
+    assert!(once.is_none(), "nothing came");
+    (seen, error)
+}
+
 /// Names and digests of the only runtime's guests.
 fn guests_of(server: &Serve) -> Value {
     server.slot("g")["replicas"][0]["guests"].clone()
@@ -116,30 +137,18 @@ fn guests_are_exchanged_while_a_stream_goes_on_and_the_audit_knows_which() {
     folder.guest("first", &slow, "budgets = { text_ms = 1000 }");
     folder.configure("guests = [\"first.toml\"]");
     let mut server = folder.serve(&[]);
-    let said = "one two three four five six seven eight nine ten eleven twelve";
-    let body = says(said, true).to_string();
-    let mut events = client::open(server.api, "POST", "/v1/completions", JSON, body.as_bytes()).unwrap();
-    let mut seen = String::new();
-    let mut exchanged = false;
-    while let Some(data) = events.event().unwrap() {
-        let Ok(event) = serde_json::from_str::<Value>(&data) else { continue };
-        assert!(event.get("error").is_none(), "{event}");
-        seen += event["choices"][0]["text"].as_str().unwrap_or_default();
-        if !exchanged && !seen.is_empty() {
-            exchanged = true;
-            let old = guests_of(&server);
-            assert_eq!(old, json!([{"name": "first", "digest": digest(&slow)}]));
-            let pid = server.slot("g")["replicas"][0]["pid"].clone();
-            folder.guest("first", &shouts(), "");
-            until("other guests", || (guests_of(&server) != old).then_some(()));
-            assert_eq!(server.slot("g")["replicas"][0]["pid"], pid, "in the same process");
-            assert_eq!(ask(&server, "7"), "<!>");
-        }
-    }
+    let (seen, error) = follow(&server, || {
+        let old = guests_of(&server);
+        assert_eq!(old, json!([{"name": "first", "digest": digest(&slow)}]));
+        let pid = server.slot("g")["replicas"][0]["pid"].clone();
+        folder.guest("first", &shouts(), "");
+        until("other guests", || (guests_of(&server) != old).then_some(()));
+        assert_eq!(server.slot("g")["replicas"][0]["pid"], pid, "in the same process");
+        assert_eq!(ask(&server, "7"), "<!>");
+    });
     let body = json!({"model": "g", "prompt": "<!>", "add_special_tokens": false});
     let tokens = server.post("/tokenize", &body).json()["count"].clone();
-    assert!(exchanged);
-    assert_eq!(seen, said, "what had begun kept its own");
+    assert_eq!((seen.as_str(), error), (LONG, None), "what had begun kept its own");
     assert_eq!(guests_of(&server), json!([{"name": "first", "digest": digest(&shouts())}]));
     server.terminate();
     assert!(server.wait().success());
@@ -309,21 +318,29 @@ fn a_guest_from_a_registry_is_pinned_by_digest_and_needs_it_once() {
     until("its own name", || (guests_of(&server)[0]["name"] == "guest").then_some(()));
 }
 
+/// Bytes of all that guests keep in this folder.
+fn bytes_in(folder: &Path) -> u64 {
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+    let state = files.filter(|file| file.file_name().to_string_lossy().contains(".state-"));
+    state.map(|file| file.metadata().unwrap().len()).sum()
+}
+
 /// A request whose runtime is killed while it runs.
 fn lose_a_request(manifest: &str) -> (u16, Value, Serve, Folder) {
     let folder = Folder::new("idle = \"60s\"");
-    let (quota, quota_manifest) = quota(100, manifest);
+    let (quota, quota_manifest) = quota(100, &format!("durable = true\n{manifest}"));
     folder.guest("quota", &quota, &quota_manifest);
     let slow = slow(40_000_000);
     folder.guest("slow", &slow, "replayable = true\nbudgets = { text_ms = 1000 }");
     folder.configure("guests = [\"quota.toml\", \"slow.toml\"]");
-    let server = folder.serve(&[]);
-    let body = says("one two three four five six seven eight nine ten eleven twelve", false);
+    let server = folder.serve(&["--kv-dir", folder.path("kv").to_str().unwrap()]);
+    server.post("/tokenize", &json!({"model": "g", "prompt": "a"}));
+    let before = bytes_in(&folder.path("kv"));
+    let body = says(LONG, false);
     let answer = std::thread::scope(|scope| {
         let asked = scope.spawn(|| server.post("/v1/completions", &body));
-        until("the request runs", || (guests_of(&server)[1]["name"] == "slow").then_some(()));
-        // Its first guest has seen it, and its last takes half a second for all of it.
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        // Its last guest takes half a second for all of it, from when its first has counted it.
+        until("the request is counted", || (bytes_in(&folder.path("kv")) > before).then_some(()));
         kill(&server);
         asked.join().unwrap()
     });
@@ -347,23 +364,13 @@ fn a_stream_that_lost_its_runtime_does_not_go_on_with_other_guests() {
     folder.guest("first", &slow, "replayable = true\nbudgets = { text_ms = 1000 }");
     folder.configure("guests = [\"first.toml\"]");
     let server = folder.serve(&[]);
-    let said = "one two three four five six seven eight nine ten eleven twelve";
-    let body = says(said, true).to_string();
-    let mut events = client::open(server.api, "POST", "/v1/completions", JSON, body.as_bytes()).unwrap();
-    let (mut seen, mut error, mut killed) = (String::new(), None, false);
-    while let Some(data) = events.event().unwrap() {
-        let Ok(event) = serde_json::from_str::<Value>(&data) else { continue };
-        seen += event["choices"][0]["text"].as_str().unwrap_or_default();
-        error = event.get("error").cloned().or(error);
-        if !killed && !seen.is_empty() {
-            killed = true;
-            folder.guest("first", &shouts(), "replayable = true");
-            let new = json!([{"name": "first", "digest": digest(&shouts())}]);
-            until("other guests", || (guests_of(&server) == new).then_some(()));
-            kill(&server);
-        }
-    }
-    assert!(killed && said.starts_with(&seen) && seen.len() < said.len(), "{seen}");
+    let (seen, error) = follow(&server, || {
+        folder.guest("first", &shouts(), "replayable = true");
+        let new = json!([{"name": "first", "digest": digest(&shouts())}]);
+        until("other guests", || (guests_of(&server) == new).then_some(()));
+        kill(&server);
+    });
+    assert!(LONG.starts_with(&seen) && seen.len() < LONG.len(), "{seen}");
     assert!(
         error.unwrap()["message"].as_str().unwrap().contains("its guests"),
         "and nothing of what the others would say"
@@ -377,16 +384,15 @@ fn a_guest_that_is_slow_with_one_answer_keeps_nobody_else_waiting() {
     folder.guest("slow", &slow, "budgets = { text_ms = 1000 }");
     folder.configure("guests = [\"slow.toml\"]");
     let server = folder.serve(&[]);
-    let text = "one two three four five six seven eight nine ten eleven twelve";
     let others = std::thread::scope(|scope| {
-        let asked = scope.spawn(|| ask(&server, text));
+        let asked = scope.spawn(|| ask(&server, LONG));
         until("it runs", || (server.slot("g")["in_flight"] == 1 && !guests_of(&server).is_null()).then_some(()));
         let mut answers = 0;
         while !asked.is_finished() {
             assert_eq!(server.post("/tokenize", &json!({"model": "g", "prompt": "a"})).status, 200);
             answers += 1;
         }
-        assert_eq!(asked.join().unwrap(), text);
+        assert_eq!(asked.join().unwrap(), LONG);
         answers
     });
     // One text of the guest takes as long as many of these.

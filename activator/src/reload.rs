@@ -229,7 +229,8 @@ pub async fn watch(mut intake: Intake, source: Source, settings: Arc<ArcSwap<Set
         }
         // As they are before they are read, so that no change is missed meanwhile.
         let looking = source.clone();
-        let seen = tokio::task::spawn_blocking(move || looking.look()).await.unwrap_or_default();
+        // Without a thread to look on, changes after those that were seen first are a reason to read it again.
+        let seen = tokio::task::spawn_blocking(move || looking.look()).await.unwrap_or_else(|_| source.seen.clone());
         watch = Watch::new(seen, &intake.files);
         intake.again(&source, &settings).await;
         watch = watch

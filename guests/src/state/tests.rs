@@ -13,6 +13,14 @@ fn durable(name: &str) -> Spec {
     Spec { durable: true, ..Spec::new(name) }
 }
 
+/// Until the clock has gone on, as times on it are compared.
+fn a_moment_later() {
+    let before = now_ms();
+    while now_ms() < before + 2 {
+        std::thread::yield_now();
+    }
+}
+
 /// What is kept, by whose turn it is.
 #[derive(Clone, Default)]
 struct Memory(std::sync::Arc<Mutex<(bool, Vec<Kept>)>>);
@@ -55,7 +63,7 @@ fn what_is_durable_outlives_its_process_and_nothing_else_does() {
     first.set(&spec("q"), A, ("k", b"v".to_vec()), 0, now).unwrap();
     assert_eq!(first.add(&durable("p"), B, ("n", 2), 60_000, now), Ok(2));
     memory.0.lock().unwrap().0 = false;
-    std::thread::sleep(Duration::from_millis(2));
+    a_moment_later();
     let second = State::default();
     second.keep(Box::new(memory), now).unwrap();
     assert_eq!(second.get(&durable("p"), A, "early", now).unwrap(), b"e");
@@ -73,7 +81,7 @@ fn a_second_process_has_what_was_kept_when_it_is_its_turn() {
     new.keep(Box::new(memory.clone()), now).unwrap();
     old.set(&durable("p"), A, ("both", b"old".to_vec()), 0, now).unwrap();
     old.set(&durable("p"), A, ("olds", b"1".to_vec()), 0, now).unwrap();
-    std::thread::sleep(Duration::from_millis(2));
+    a_moment_later();
     new.set(&durable("p"), A, ("both", b"new".to_vec()), 0, now).unwrap();
     new.set(&durable("p"), A, ("news", b"2".to_vec()), 0, now).unwrap();
     let later = now + TURN_EVERY;

@@ -219,18 +219,7 @@ async fn answer(
     }
     add_past(&mut totals, &begun.trail);
     let shape = Shape::new(&service, &generate, origin.chat, choices_in_all, begun.key);
-    let pieces = pieces(choices);
-    match generate.stream {
-        true => Ok(stream::respond(pieces, shape, totals, &begun, &identity(&service)).await?),
-        false => Ok(whole::respond(
-            pieces,
-            shape,
-            totals,
-            (seeing(&service, &guests), &service.tokenizer),
-            app.behind_activator,
-        )
-        .await?),
-    }
+    respond(app, &service, &generate, &guests, (pieces(choices), shape, totals), &begun).await
 }
 
 /// An answer that a guest gave in place of the model: its text goes the way of any other, and its tokens are counted as any other's.
@@ -262,17 +251,23 @@ async fn answer_with(
     let over = |index: &u32| origin.begun.trail.past(*index).is_some_and(|past| past.ended);
     let pieces: Vec<_> = (0..generate.n).filter(|index| !over(index)).map(|index| Ok(piece(index))).collect();
     let pieces = futures_util::stream::iter(pieces).boxed();
-    match generate.stream {
-        true => Ok(stream::respond(pieces, shape, totals, &origin.begun, &identity(&service)).await?),
-        false => Ok(whole::respond(
-            pieces,
-            shape,
-            totals,
-            (seeing(&service, &guests), &service.tokenizer),
-            app.behind_activator,
-        )
-        .await?),
+    respond(app, &service, &generate, &guests, (pieces, shape, totals), &origin.begun).await
+}
+
+/// As a stream or as a whole, as asked.
+async fn respond(
+    app: &App,
+    service: &Service,
+    generate: &Generate,
+    guests: &[Shared],
+    (pieces, shape, totals): (Pieces, Shape, Totals),
+    begun: &Begun,
+) -> Result<Response, Refusal> {
+    if generate.stream {
+        return Ok(stream::respond(pieces, shape, totals, begun, &identity(service)).await?);
     }
+    let seeing = (seeing(service, guests), &service.tokenizer);
+    Ok(whole::respond(pieces, shape, totals, seeing, app.behind_activator).await?)
 }
 
 /// Choices that were over before.

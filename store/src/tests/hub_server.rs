@@ -1,14 +1,11 @@
 //! A Hugging Face hub small enough to stand on loopback: the two routes a pull uses, with ranges, commits, tokens.
 
+use super::loopback::{Loopback, head};
 use std::{
     collections::BTreeMap,
-    io::{BufRead, BufReader, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
+    io::{BufReader, Write},
+    net::TcpStream,
+    sync::{Arc, Mutex},
 };
 
 pub(super) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -17,40 +14,26 @@ pub(super) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 pub(super) type Files = BTreeMap<&'static str, (Vec<u8>, String)>;
 
 pub(super) struct HubServer {
-    address: SocketAddr,
+    server: Loopback,
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
 }
 
 struct Shared {
     repository: &'static str,
     token: Option<&'static str>,
     files: Files,
-    stopped: AtomicBool,
     asked: Mutex<Vec<String>>,
 }
 
 impl HubServer {
     pub(super) fn start(repository: &'static str, token: Option<&'static str>, files: Files) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let shared =
-            Arc::new(Shared { repository, token, files, stopped: AtomicBool::new(false), asked: Mutex::default() });
-        let serving = shared.clone();
-        let thread = thread::spawn(move || {
-            for stream in listener.incoming() {
-                if serving.stopped.load(Ordering::SeqCst) {
-                    return;
-                }
-                // A client that hangs up in between is its own affair.
-                let _ = stream.and_then(|stream| serving.answer(stream));
-            }
-        });
-        Self { address, shared, thread: Some(thread) }
+        let shared = Arc::new(Shared { repository, token, files, asked: Mutex::default() });
+        let answering = shared.clone();
+        Self { server: Loopback::start(move |stream| answering.answer(stream)), shared }
     }
 
     pub(super) fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.server.address)
     }
 
     /// The paths asked for so far.
@@ -59,26 +42,11 @@ impl HubServer {
     }
 }
 
-impl Drop for HubServer {
-    fn drop(&mut self) {
-        self.shared.stopped.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(self.address);
-        let _ = self.thread.take().unwrap().join();
-    }
-}
-
 impl Shared {
     /// One request, one connection.
     fn answer(&self, stream: TcpStream) -> std::io::Result<()> {
         let mut reader = BufReader::new(stream);
-        let mut lines = Vec::new();
-        loop {
-            let mut line = String::new();
-            if reader.read_line(&mut line)? == 0 || line.trim().is_empty() {
-                break;
-            }
-            lines.push(line.trim().to_owned());
-        }
+        let lines = head(&mut reader)?;
         let path = lines.first().and_then(|line| line.split(' ').nth(1)).unwrap_or_default().to_owned();
         self.asked.lock().unwrap().push(path.clone());
         let header = |name: &str| {

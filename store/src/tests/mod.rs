@@ -6,6 +6,7 @@ mod from_path;
 mod from_wheel;
 mod guests;
 mod hub_server;
+pub(super) mod loopback;
 mod names;
 pub(super) mod registry;
 

@@ -1,16 +1,13 @@
 //! A registry small enough to stand on loopback: manifests and blobs by digest, one tag.
 #![allow(clippy::unwrap_used, dead_code, reason = "each test binary uses its own part")]
 
+use super::loopback::{Loopback, head};
 use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
-    io::{BufRead, BufReader, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
+    io::{BufReader, Write},
+    net::{SocketAddr, TcpStream},
+    sync::{Arc, Mutex},
 };
 
 pub const REPOSITORY: &str = "acme/guest";
@@ -18,7 +15,7 @@ pub const REPOSITORY: &str = "acme/guest";
 pub struct Registry {
     pub address: SocketAddr,
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    _server: Loopback,
 }
 
 #[derive(Default)]
@@ -26,7 +23,6 @@ struct Shared {
     /// By path.
     files: Mutex<BTreeMap<String, (&'static str, Vec<u8>)>>,
     asked: Mutex<Vec<String>>,
-    stopped: AtomicBool,
 }
 
 pub fn sha256(bytes: &[u8]) -> String {
@@ -47,20 +43,10 @@ pub fn manifest(layers: &[(&str, &str, u64)]) -> Vec<u8> {
 
 impl Registry {
     pub fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared::default());
-        let serving = shared.clone();
-        let thread = thread::spawn(move || {
-            for stream in listener.incoming() {
-                if serving.stopped.load(Ordering::SeqCst) {
-                    return;
-                }
-                // A client that hangs up in between is its own affair.
-                let _ = stream.and_then(|stream| serving.answer(stream));
-            }
-        });
-        Self { address, shared, thread: Some(thread) }
+        let answering = shared.clone();
+        let server = Loopback::start(move |stream| answering.answer(stream));
+        Self { address: server.address, shared, _server: server }
     }
 
     /// A guest with this component, tagged `latest`; its manifest's digest.
@@ -104,23 +90,11 @@ impl Registry {
     }
 }
 
-impl Drop for Registry {
-    fn drop(&mut self) {
-        self.shared.stopped.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(self.address);
-        let _ = self.thread.take().unwrap().join();
-    }
-}
-
 impl Shared {
     /// One request, one connection.
     fn answer(&self, stream: TcpStream) -> std::io::Result<()> {
         let mut reader = BufReader::new(stream);
-        let (mut first, mut line) = (String::new(), String::new());
-        reader.read_line(&mut first)?;
-        while reader.read_line(&mut line)? > 2 {
-            line.clear();
-        }
+        let first = head(&mut reader)?.into_iter().next().unwrap_or_default();
         let mut words = first.split(' ');
         let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default().to_owned());
         self.asked.lock().unwrap().push(path.clone());
