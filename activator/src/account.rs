@@ -16,12 +16,13 @@ use axum::{body::Body, response::Response};
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http_body::{Frame, SizeHint};
+use http_body_util::Full;
 use protocol::{resume::AnswerKey, usage::Used};
 
 use crate::{
     audit::{Line, Room},
     headers,
-    metrics::{Metrics, ModelCounts},
+    metrics::Metrics,
     settings::Route,
     tenants::{Caller, quota::Place},
     traces::Trace,
@@ -92,12 +93,17 @@ impl Tokens {
 #[derive(Debug)]
 pub struct Account {
     caller: Caller,
-    line: Line,
+    key: AnswerKey,
+    path: &'static str,
     room: Option<Room>,
     arrived: Instant,
+    at: SystemTime,
     metrics: Metrics,
-    /// Its model's, once that is known.
-    counts: Option<Arc<ModelCounts>>,
+    /// Its model, once that is known.
+    route: Option<Arc<Route>>,
+    status: u16,
+    /// All of the answer was sent.
+    complete: bool,
     /// Told as the answer comes.
     pub tokens: Arc<Tokens>,
     /// Where there are traces.
@@ -115,17 +121,21 @@ impl Account {
         arrived: Instant,
         metrics: Metrics,
     ) -> Self {
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let line = Line {
-            id: format!("{:032x}", key.id),
-            at_ms: at.as_millis() as u64,
-            tenant: caller.name().to_owned(),
-            by: caller.by.clone(),
-            path: path.to_owned(),
+        Self {
+            caller,
+            key: *key,
+            path,
+            room,
+            arrived,
+            at: SystemTime::now(),
+            metrics,
+            route: None,
             status: CLIENT_LEFT,
-            ..Line::default()
-        };
-        Self { caller, line, room, arrived, metrics, counts: None, tokens: Arc::default(), trace: None, _place: place }
+            complete: false,
+            tokens: Arc::default(),
+            trace: None,
+            _place: place,
+        }
     }
 
     /// Who asked.
@@ -134,49 +144,110 @@ impl Account {
     }
 
     /// Which model is asked.
-    pub fn of(&mut self, route: &Route) {
-        self.counts = Some(route.counts(&self.metrics).clone());
-        self.line.model.clone_from(&route.card.id);
-        self.line.digest = route.digest.clone().unwrap_or_default();
+    pub fn of(&mut self, route: &Arc<Route>) {
+        self.route = Some(route.clone());
     }
 
     /// The same answer; the account is closed when the last of it has left, or is dropped.
-    pub fn watch(mut self, response: Response) -> Response {
-        self.line.status = response.status().as_u16();
+    pub fn watch(mut self, response: http::Response<Content>) -> Response {
+        self.status = response.status().as_u16();
         let length = headers::text(response.headers(), CONTENT_LENGTH).and_then(|length| length.parse().ok());
         response.map(|body| {
-            self.line.complete = http_body::Body::is_end_stream(&body);
+            self.complete = http_body::Body::is_end_stream(&body);
             Body::new(Accounted { body, length, passed: 0, account: self })
         })
+    }
+
+    /// For who keeps or traces it.
+    fn line(&self) -> Line {
+        let at = self.at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let used = self.tokens.known();
+        let route = self.route.as_ref();
+        Line {
+            id: format!("{:032x}", self.key.id),
+            at_ms: at.as_millis() as u64,
+            tenant: self.caller.name().to_owned(),
+            by: self.caller.by.clone(),
+            path: self.path.to_owned(),
+            model: route.map_or_else(String::new, |route| route.card.id.clone()),
+            digest: route.and_then(|route| route.digest.clone()).unwrap_or_default(),
+            guests: self.tokens.guests.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            status: self.status,
+            complete: self.complete,
+            prompt_tokens: used.prompt.into(),
+            completion_tokens: used.completion.into(),
+            took_ms: self.arrived.elapsed().as_millis() as u64,
+        }
     }
 }
 
 impl Drop for Account {
     fn drop(&mut self) {
-        let tokens = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        self.line.prompt_tokens = tokens(&self.tokens.prompt);
-        self.line.completion_tokens = tokens(&self.tokens.completion);
-        self.line.guests = self.tokens.guests.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.line.took_ms = self.arrived.elapsed().as_millis() as u64;
         // Who was refused has used nothing.
-        let refused = self.line.complete && !(200..300).contains(&self.line.status);
+        let refused = self.complete && !(200..300).contains(&self.status);
         self.caller.used(if refused { 0 } else { self.tokens.charged() });
-        self.metrics.answered(&self.caller, self.line.status);
-        if let Some(counts) = &self.counts {
-            counts.used(&self.caller, self.tokens.known());
+        self.metrics.answered(&self.caller, self.status);
+        if let Some(route) = &self.route {
+            route.counts(&self.metrics).used(&self.caller, self.tokens.known());
         }
+        if self.trace.is_none() && self.room.is_none() {
+            return;
+        }
+        let line = self.line();
         if let Some(trace) = &self.trace {
-            trace.end(&self.line);
+            trace.end(&line);
         }
         if let Some(room) = self.room.take() {
-            room.write(std::mem::take(&mut self.line));
+            room.write(line);
+        }
+    }
+}
+
+/// What is answered.
+#[derive(Debug)]
+pub enum Content {
+    /// All of it is there.
+    Whole(Full<Bytes>),
+    /// It comes.
+    Streamed(Body),
+}
+
+impl Content {
+    /// Of an answer of our own.
+    pub fn of(response: Response) -> http::Response<Self> {
+        response.map(Self::Streamed)
+    }
+}
+
+impl http_body::Body for Content {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        match self.get_mut() {
+            Self::Whole(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            Self::Streamed(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(body) => body.is_end_stream(),
+            Self::Streamed(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(body) => body.size_hint(),
+            Self::Streamed(body) => body.size_hint(),
         }
     }
 }
 
 /// A body with its account.
 struct Accounted {
-    body: Body,
+    body: Content,
     /// As announced: a body is not asked for more than that.
     length: Option<u64>,
     passed: u64,
@@ -190,10 +261,10 @@ impl http_body::Body for Accounted {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         match &polled {
-            Poll::Ready(None) => self.account.line.complete = true,
+            Poll::Ready(None) => self.account.complete = true,
             Poll::Ready(Some(Ok(frame))) => {
                 self.passed += frame.data_ref().map_or(0, Bytes::len) as u64;
-                self.account.line.complete = self.body.is_end_stream() || self.length == Some(self.passed);
+                self.account.complete = self.body.is_end_stream() || self.length == Some(self.passed);
             }
             Poll::Ready(Some(Err(_))) | Poll::Pending => {}
         }

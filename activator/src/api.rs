@@ -15,17 +15,17 @@ use axum::{
     body::Body,
     extract::{Path, Request, State},
     response::Response,
-    routing::{get, post},
+    routing::{MethodRouter, get, post},
 };
 use futures_util::stream;
 use http::{Extensions, HeaderMap, StatusCode, request::Parts};
-use protocol::{ApiError, ErrorKind, Generate, answer::ModelList, deadline, resume::AnswerKey};
+use protocol::{ApiError, ErrorKind, Generate, Glance, answer::ModelList, deadline, resume::AnswerKey};
 
 use crate::{
-    account::Account,
+    account::{Account, Content},
     answers,
     audit::{Audit, Room},
-    body::Bodies,
+    body::{Bodies, Incoming},
     door::Operator,
     events::{Events, Pending},
     forward::{Answer, Forward},
@@ -80,36 +80,57 @@ impl Wanted {
     }
 }
 
-type Check = fn(&[u8]) -> Result<Wanted, ApiError>;
+/// A path whose requests are forwarded.
+pub struct Forwarded {
+    /// The path.
+    pub path: &'static str,
+    /// What is read of a request's body.
+    check: fn(&[u8]) -> Result<Wanted, ApiError>,
+}
+
+const CHAT: Forwarded = Forwarded { path: "/v1/chat/completions", check: chat };
+
+/// All there are.
+pub static FORWARDED: [Forwarded; 5] = [
+    CHAT,
+    Forwarded { path: "/v1/completions", check: completion },
+    Forwarded { path: "/v1/embeddings", check: embeddings },
+    Forwarded { path: "/tokenize", check: tokenize },
+    Forwarded { path: "/detokenize", check: detokenize },
+];
 
 /// Every path of the API port.
 pub fn router(api: Arc<Api>, readiness: Readiness) -> Router {
-    let metrics = api.metrics.clone();
-    Router::new()
-        .route("/v1/chat/completions", post(|api, request| answer(api, request, "/v1/chat/completions", chat)))
-        .route("/v1/completions", post(|api, request| answer(api, request, "/v1/completions", completion)))
-        .route("/v1/embeddings", post(|api, request| answer(api, request, "/v1/embeddings", embeddings)))
-        .route("/tokenize", post(|api, request| answer(api, request, "/tokenize", tokenize)))
-        .route("/detokenize", post(|api, request| answer(api, request, "/detokenize", detokenize)))
+    let watch = traffic::Watch::new(api.metrics.clone(), readiness.clone());
+    let forwarded = FORWARDED.iter().fold(Router::new(), |router, asked| router.route(asked.path, forward(asked)));
+    forwarded
         .route("/v1/models", get(models))
         .route("/v1/models/{*id}", get(model))
         .with_state(api)
-        .merge(probes::router(readiness.clone()))
+        .merge(probes::router(readiness))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
-        .layer(axum::middleware::from_fn_with_state(traffic::Watch::new(metrics, readiness), traffic::receive))
+        .layer(axum::middleware::from_fn_with_state(watch, traffic::receive))
 }
 
 /// The chat's path alone, under another name, answered and counted as on the API port.
 pub fn chat_at(path: &str, api: Arc<Api>, readiness: Readiness) -> Router {
     let watch = traffic::Watch::new(api.metrics.clone(), readiness);
     Router::new()
-        .route(path, post(|api, request| answer(api, request, "/v1/chat/completions", chat)))
+        .route(path, forward(&CHAT))
         .with_state(api)
         .layer(axum::middleware::from_fn_with_state(watch, traffic::watch))
 }
 
+fn forward(asked: &'static Forwarded) -> MethodRouter<Arc<Api>> {
+    post(move |State(api): State<Arc<Api>>, request: Request| async move { api.forward(request, asked).await })
+}
+
 fn chat(body: &[u8]) -> Result<Wanted, ApiError> {
+    // Most are plain, and this is on every request's way.
+    if let Some(Glance { model, stream, has_seed }) = protocol::glance_chat(body) {
+        return Ok(Wanted { model: Some(model.into_owned()), stream, sampled: true, needs_seed: !has_seed });
+    }
     Ok(Wanted::generated(protocol::parse_chat(body)?.generate))
 }
 
@@ -127,13 +148,6 @@ fn tokenize(body: &[u8]) -> Result<Wanted, ApiError> {
 
 fn detokenize(body: &[u8]) -> Result<Wanted, ApiError> {
     Ok(Wanted::computed(protocol::parse_detokenize(body)?.model))
-}
-
-async fn answer(State(api): State<Arc<Api>>, request: Request, path: &'static str, check: Check) -> Response {
-    match api.answer(request, path, check).await {
-        Ok(response) => response,
-        Err(error) => answers::error(&error),
-    }
 }
 
 async fn models(State(api): State<Arc<Api>>, request: Request) -> Response {
@@ -191,8 +205,17 @@ impl Api {
         caller.inspect_err(|_| self.metrics.refused("unknown"))
     }
 
+    /// A request to a path that is forwarded.
+    pub async fn forward<B: Incoming>(&self, request: http::Request<B>, asked: &'static Forwarded) -> Response {
+        self.answer(request, asked).await.unwrap_or_else(|error| answers::error(&error))
+    }
+
     /// Errors before the request is let in are returned; later ones are responses that carry its model.
-    async fn answer(&self, request: Request, path: &'static str, check: Check) -> Result<Response, ApiError> {
+    async fn answer<B: Incoming>(
+        &self,
+        request: http::Request<B>,
+        forwarded: &'static Forwarded,
+    ) -> Result<Response, ApiError> {
         let arrived = Instant::now();
         let settings = self.settings.load_full();
         let (head, body) = request.into_parts();
@@ -200,13 +223,13 @@ impl Api {
         let asked = head.headers.get(deadline::TIMEOUT_HEADER).map(|value| deadline::timeout(value.as_bytes()));
         let asked = asked.transpose()?;
         let place = caller.enter(arrived).inspect_err(|_| self.metrics.refused("over_quota"))?;
-        let come = Come { arrived, asked, deadline: at(arrived, asked.unwrap_or(self.timeout)), path, check };
+        let come = Come { arrived, asked, deadline: at(arrived, asked.unwrap_or(self.timeout)), forwarded };
         let room = self.room(come.deadline).await?;
         let key = AnswerKey::new(SystemTime::now());
-        let mut account = Account::open(caller, place, room, (&key, path), arrived, self.metrics.clone());
-        account.trace = self.traces.begin(&head.headers, path, arrived);
+        let mut account = Account::open(caller, place, room, (&key, forwarded.path), arrived, self.metrics.clone());
+        account.trace = self.traces.begin(&head.headers, forwarded.path, arrived);
         let answer = self.let_in(&settings, come, head, body, key, &mut account).await;
-        Ok(account.watch(answer.unwrap_or_else(|error| answers::error(&error))))
+        Ok(account.watch(answer.unwrap_or_else(|error| Content::of(answers::error(&error)))))
     }
 
     /// Room in the audit, where there is one.
@@ -217,18 +240,18 @@ impl Api {
         room.map(Some).ok_or_else(full)
     }
 
-    async fn let_in(
+    async fn let_in<B: Incoming>(
         &self,
         settings: &Settings,
         come: Come,
         head: Parts,
-        body: Body,
+        body: B,
         key: AnswerKey,
         account: &mut Account,
-    ) -> Result<Response, ApiError> {
+    ) -> Result<http::Response<Content>, ApiError> {
         let read = tokio::time::timeout_at(come.deadline, self.bodies.read(account.caller(), &head.headers, body));
         let mut body = read.await.map_err(|_| ApiError::deadline_exceeded())??;
-        let wanted = (come.check)(&body.bytes)?;
+        let wanted = (come.forwarded.check)(&body.bytes)?;
         let route = settings.route(wanted.model.as_deref())?;
         account.of(route);
         let deadline = at(come.arrived, come.asked.unwrap_or(route.timeout));
@@ -248,7 +271,7 @@ impl Api {
             gate: self.gate.clone(),
             counts: route.counts(&self.metrics).clone(),
             route: route.clone(),
-            path: come.path,
+            path: come.forwarded.path,
             headers,
             body,
             seed: wanted.needs_seed.then(|| RandomState::new().hash_one(route.slot.0)),
@@ -268,13 +291,13 @@ impl Api {
             Ok(()) if wanted.stream => self.stream(forward, settings.early_headers_after).await,
             Ok(()) => forward.answer().await.map(|answer| respond(answer, deadline)),
         };
-        let mut response = answer.unwrap_or_else(|error| answers::error(&error));
+        let mut response = answer.unwrap_or_else(|error| Content::of(answers::error(&error)));
         response.extensions_mut().insert(Asked(route.clone()));
         Ok(response)
     }
 
     /// The runtime's own headers if they come soon, else ours.
-    async fn stream(&self, forward: Box<Forward>, early: Duration) -> Result<Response, ApiError> {
+    async fn stream(&self, forward: Box<Forward>, early: Duration) -> Result<http::Response<Content>, ApiError> {
         let (deadline, early) = (forward.deadline, at(forward.arrived, early));
         let mut answer: Pending = Box::pin(forward.answer());
         match tokio::time::timeout_at(early, &mut answer).await {
@@ -284,7 +307,7 @@ impl Api {
                 let mut response = answers::typed(StatusCode::OK, protocol::sse::CONTENT_TYPE, body);
                 let no_cache = http::HeaderValue::from_static("no-cache");
                 response.headers_mut().insert(http::header::CACHE_CONTROL, no_cache);
-                Ok(response)
+                Ok(Content::of(response))
             }
         }
     }
@@ -297,8 +320,7 @@ struct Come {
     asked: Option<Duration>,
     /// Until its model is known.
     deadline: tokio::time::Instant,
-    path: &'static str,
-    check: Check,
+    forwarded: &'static Forwarded,
 }
 
 fn at(arrived: Instant, after: Duration) -> tokio::time::Instant {
@@ -306,16 +328,16 @@ fn at(arrived: Instant, after: Duration) -> tokio::time::Instant {
 }
 
 /// The runtime's answer as ours: its status, its headers, its bytes as they come.
-fn respond(answer: Answer, deadline: tokio::time::Instant) -> Response {
+fn respond(answer: Answer, deadline: tokio::time::Instant) -> http::Response<Content> {
     let (status, headers) = (answer.head.status, headers::to_client(answer.head.headers.clone()));
     let body = if answer.is_events() {
-        Events::relaying(answer, deadline).into_body()
+        Content::Streamed(Events::relaying(answer, deadline).into_body())
     } else if answer.is_whole() {
-        Body::from(answer.into_first())
+        Content::Whole(answer.into_first().into())
     } else {
-        plain(answer, deadline)
+        Content::Streamed(plain(answer, deadline))
     };
-    let mut response = Response::new(body);
+    let mut response = http::Response::new(body);
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response

@@ -2,9 +2,8 @@
 //!
 //! **Invariant:** a body is kept until its request is answered, and its bytes are counted for as long.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Display, sync::Arc, time::Duration};
 
-use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http::{
     HeaderMap,
@@ -29,6 +28,11 @@ const KIB: usize = 1024;
 const DISCARDED_BYTES_MAX: usize = 64 << 20;
 /// How long that may take.
 const DISCARDING_MAX: Duration = Duration::from_secs(2);
+
+/// A body as a client sends it.
+pub trait Incoming: http_body::Body<Data = Bytes, Error: Display> + Unpin + Send {}
+
+impl<B: http_body::Body<Data = Bytes, Error: Display> + Unpin + Send> Incoming for B {}
 
 /// The memory that all bodies share. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -65,7 +69,7 @@ impl Bodies {
     ///
     /// # Errors
     /// 413; 429 where there is no memory, or its tenant has its part of it; 400 where it breaks off.
-    pub async fn read(&self, caller: &Caller, headers: &HeaderMap, mut body: Body) -> Result<Read, ApiError> {
+    pub async fn read(&self, caller: &Caller, headers: &HeaderMap, mut body: impl Incoming) -> Result<Read, ApiError> {
         let announced = headers::text(headers, CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
         if announced.is_some_and(|length| length > self.bytes_max as u64) {
             // Who asks first has sent nothing yet.
@@ -126,7 +130,7 @@ impl Bodies {
 
 /// Takes what is already on its way, so that a client that is still writing reads the answer; one that announced a body
 /// and sends nothing is not waited for.
-async fn discard(mut body: Body) {
+async fn discard(mut body: impl Incoming) {
     let on_its_way = async {
         let mut discarded = 0;
         while let Some(Ok(frame)) = body.frame().await {
@@ -144,6 +148,7 @@ async fn discard(mut body: Body) {
 mod tests {
     use super::*;
     use crate::tenants::{TenantEntry, Tenants, key::KeyHash};
+    use axum::body::Body;
 
     async fn of_tenants(weights: &[u32]) -> Vec<Caller> {
         let keys: Vec<_> = weights.iter().map(|_| KeyHash::new().unwrap()).collect();

@@ -28,6 +28,7 @@ mod endpoint;
 mod events;
 mod fleet;
 mod forward;
+mod front;
 mod headers;
 mod hold;
 mod launcher;

@@ -18,6 +18,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use hyper_util::service::TowerToHyperService;
 use protocol::deadline::TIMEOUT_MAX;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -33,11 +34,12 @@ use self::{
 };
 use crate::{
     admin::{self, Admin},
-    api::{self, Api},
+    api::Api,
     audit::Audit,
     body::Bodies,
     config::Config,
     door::Door,
+    front::Front,
     hold::{COMMANDS_MAX, Gate},
     metrics::Metrics,
     playground,
@@ -202,11 +204,12 @@ impl Activator {
         let watch = |(source, hangup)| tokio::spawn(reload::watch(intake, source, settings, hangup).in_current_span());
         let api = Arc::new(api);
         let playground = playground::router(api.clone(), readiness.clone(), door);
+        let admin = TowerToHyperService::new(admin::router(admin, readiness.clone(), playground));
         Ok(Self {
             scaler,
             schemes: [&admin_tls, &tls].map(|tls| if tls.is_some() { "https" } else { "http" }),
-            admin: Server::start(admin_port, admin::router(admin, readiness.clone(), playground), admin_tls)?,
-            api: Server::start(api_port, api::router(api, readiness), tls)?,
+            admin: Server::start(admin_port, admin, admin_tls)?,
+            api: Server::start(api_port, Front::new(api, readiness), tls)?,
             gate,
             draining,
             drain_timeout: config.drain_timeout,

@@ -2,13 +2,8 @@
 //!
 //! **Invariant:** no probe wakes a model, waits for a runtime, or counts as traffic. Ready means: can hold.
 
-use axum::{
-    Router,
-    extract::{Request, State},
-    response::Response,
-    routing::get,
-};
-use http::{HeaderMap, StatusCode, header::USER_AGENT};
+use axum::{Router, extract::State, response::Response, routing::get};
+use http::{HeaderMap, Request, StatusCode, header::USER_AGENT};
 use tokio::sync::watch;
 
 use crate::{answers, headers};
@@ -51,7 +46,7 @@ pub fn router(readiness: Readiness) -> Router {
 }
 
 /// The answer to a probe on whatever path; `None` for everything else, [`router`]'s paths included.
-pub fn answer_at_once(readiness: &Readiness, request: &Request) -> Option<Response> {
+pub fn answer_at_once<B>(readiness: &Readiness, request: &Request<B>) -> Option<Response> {
     match headers::text(request.headers(), NETWORK_PROBE) {
         Some("queue") => Some(readiness.answer("queue")),
         Some(_) => Some(answers::typed(StatusCode::BAD_REQUEST, "text/plain", "unexpected probe\n")),
@@ -65,6 +60,6 @@ fn from_kubelet(headers: &HeaderMap) -> bool {
 }
 
 /// Whether it asks for one of [`router`]'s paths.
-pub fn is_own_path(request: &Request) -> bool {
+pub fn is_own_path<B>(request: &Request<B>) -> bool {
     matches!(request.uri().path(), "/livez" | "/readyz")
 }

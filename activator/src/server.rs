@@ -2,17 +2,21 @@
 //!
 //! **Invariant:** a client that goes away has its handler dropped, and with it all that the handler holds.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{Extension, Router};
-use hyper::server::conn::http1;
+use axum::response::Response;
+use http::Request;
+use hyper::{
+    body::Incoming,
+    server::conn::http1,
+    service::{Service, service_fn},
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{
         conn::auto,
         graceful::{GracefulShutdown, Watcher},
     },
-    service::TowerToHyperService,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -49,10 +53,10 @@ pub struct Server {
 
 impl Server {
     /// Serves until [`Server::stop`].
-    pub fn start(listener: TcpListener, router: Router, tls: Option<Tls>) -> std::io::Result<Self> {
+    pub fn start(listener: TcpListener, service: impl Serves, tls: Option<Tls>) -> std::io::Result<Self> {
         let address = listener.local_addr()?;
         let (stop, stopping) = oneshot::channel();
-        let stopped = tokio::spawn(serve(listener, router, tls, stopping).in_current_span());
+        let stopped = tokio::spawn(serve(listener, service, tls, stopping).in_current_span());
         Ok(Self { address, stop, stopped })
     }
 
@@ -67,9 +71,24 @@ impl Server {
     }
 }
 
+/// What answers requests, a clone of it for each connection.
+pub trait Serves:
+    Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
+{
+}
+
+impl<S> Serves for S where
+    S: Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
 /// What a connection meets.
-struct Door {
-    router: Router,
+struct Door<S> {
+    service: S,
     tls: Option<Tls>,
     /// For who speaks HTTP/1.
     http1: http1::Builder,
@@ -79,11 +98,16 @@ struct Door {
     stopping: watch::Receiver<bool>,
 }
 
-async fn serve(listener: TcpListener, router: Router, tls: Option<Tls>, mut stopping: oneshot::Receiver<Duration>) {
+async fn serve<S: Serves>(
+    listener: TcpListener,
+    service: S,
+    tls: Option<Tls>,
+    mut stopping: oneshot::Receiver<Duration>,
+) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let graceful = GracefulShutdown::new();
     let (stop, stopped) = watch::channel(false);
-    let door = Arc::new(Door { router, tls, http1: http1(), either: either(), stopping: stopped });
+    let door = Arc::new(Door { service, tls, http1: http1(), either: either(), stopping: stopped });
     let linger = loop {
         let accept = async {
             let place = room.clone().acquire_owned().await.expect("the semaphore is never closed");
@@ -121,7 +145,7 @@ fn either() -> auto::Builder<TokioExecutor> {
     builder
 }
 
-fn connect(stream: TcpStream, place: OwnedSemaphorePermit, door: Arc<Door>, watcher: Watcher) {
+fn connect<S: Serves>(stream: TcpStream, place: OwnedSemaphorePermit, door: Arc<Door<S>>, watcher: Watcher) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection ended before it began");
         return;
@@ -139,7 +163,12 @@ fn connect(stream: TcpStream, place: OwnedSemaphorePermit, door: Arc<Door>, watc
             async move {
                 match tls.accept(stream).await {
                     Ok((stream, names)) => {
-                        door.answer(stream, &door.router.clone().layer(Extension(names)), watcher).await;
+                        let service = door.service.clone();
+                        let named = service_fn(move |mut request: Request<Incoming>| {
+                            request.extensions_mut().insert(names.clone());
+                            service.call(request)
+                        });
+                        door.answer(stream, named, watcher).await;
                     }
                     Err(error) => tracing::debug!(%error, "a TLS handshake failed"),
                 }
@@ -160,7 +189,7 @@ async fn is_http1(stream: &TcpStream) -> std::io::Result<bool> {
     Ok(!PREFACE.starts_with(&begins[..bytes]))
 }
 
-impl Door {
+impl<D: Serves> Door<D> {
     /// What a connection says first is looked at and left where it is: read, it would have to be put in front again, and then hyper takes
     /// twice the memory for what it reads, for as long as the connection is open.
     async fn answer_in_the_clear(&self, stream: TcpStream, watcher: Watcher) {
@@ -173,24 +202,26 @@ impl Door {
         };
         match said {
             Ok(Ok(true)) => {
-                let service = TowerToHyperService::new(self.router.clone());
-                let connection = self.http1.serve_connection(TokioIo::new(stream), service);
+                let connection = self.http1.serve_connection(TokioIo::new(stream), self.service.clone());
                 if let Err(error) = watcher.watch(connection).await {
                     tracing::debug!(%error, "a connection ended");
                 }
             }
             // Boxed, so that connections of HTTP/1 do not have its size.
-            Ok(Ok(false)) => Box::pin(self.answer(stream, &self.router, watcher)).await,
+            Ok(Ok(false)) => Box::pin(self.answer(stream, self.service.clone(), watcher)).await,
             Ok(Err(error)) => tracing::debug!(%error, "a connection ended before it said anything"),
             Err(_) => tracing::debug!("a connection said nothing"),
         }
     }
 
-    async fn answer<S>(&self, stream: S, router: &Router, watcher: Watcher)
-    where
+    async fn answer<S>(
+        &self,
+        stream: S,
+        service: impl Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Send + 'static,
+        watcher: Watcher,
+    ) where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let service = TowerToHyperService::new(router.clone());
         let connection = self.either.serve_connection(TokioIo::new(stream), service).into_owned();
         if let Err(error) = watcher.watch(connection).await {
             tracing::debug!(error, "a connection ended");

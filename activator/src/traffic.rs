@@ -34,27 +34,46 @@ impl Watch {
     }
 }
 
-/// Answers a probe at once; [`watch`]es everything else.
-pub async fn receive(watching: State<Watch>, request: Request, next: Next) -> Response {
-    match probes::answer_at_once(&watching.readiness, &request) {
-        Some(answer) => answer,
-        None => watch(watching, request, next).await,
+impl Watch {
+    /// Answers a probe at once, and everything else as `answer` does, whose answer is looked at.
+    pub async fn receive<B>(
+        &self,
+        request: http::Request<B>,
+        answer: impl AsyncFnOnce(http::Request<B>) -> Response,
+    ) -> Response {
+        match probes::answer_at_once(&self.readiness, &request) {
+            Some(answer) => answer,
+            None => self.watch(request, answer).await,
+        }
+    }
+
+    async fn watch<B>(
+        &self,
+        request: http::Request<B>,
+        answer: impl AsyncFnOnce(http::Request<B>) -> Response,
+    ) -> Response {
+        let version = request.version();
+        let probe = probes::is_own_path(&request);
+        let mut response = answer(request).await;
+        if !probe {
+            match response.extensions().get::<Asked>() {
+                Some(Asked(route)) => route.counts(&self.metrics).answered(response.status()),
+                None => self.metrics.unrouted(response.status()),
+            }
+        }
+        if self.readiness.draining() && version <= Version::HTTP_11 {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
     }
 }
 
-/// Lets a request through and looks at its answer.
+/// [`Watch::receive`] in front of a router.
+pub async fn receive(State(watch): State<Watch>, request: Request, next: Next) -> Response {
+    watch.receive(request, async |request| next.run(request).await).await
+}
+
+/// Looks at the answers of a router, and answers no probe.
 pub async fn watch(State(watch): State<Watch>, request: Request, next: Next) -> Response {
-    let version = request.version();
-    let probe = probes::is_own_path(&request);
-    let mut response = next.run(request).await;
-    if !probe {
-        match response.extensions().get::<Asked>() {
-            Some(Asked(route)) => route.counts(&watch.metrics).answered(response.status()),
-            None => watch.metrics.unrouted(response.status()),
-        }
-    }
-    if watch.readiness.draining() && version <= Version::HTTP_11 {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
+    watch.watch(request, async |request| next.run(request).await).await
 }

@@ -6,7 +6,12 @@ use protocol::ApiError;
 
 fuzz_target!(|input: &[u8]| {
     check(protocol::peek(input));
-    check(protocol::parse_chat(input));
+    let chat = protocol::parse_chat(input);
+    if let Some(seen) = protocol::glance_chat(input) {
+        let read = chat.as_ref().expect("what is seen at a glance is read").generate.clone();
+        assert_eq!((seen.model.as_ref(), seen.stream, seen.has_seed), (&*read.model, read.stream, read.seed.is_some()));
+    }
+    check(chat);
     check(protocol::parse_completion(input));
     check(protocol::parse_embeddings(input));
     check(protocol::parse_tokenize(input));

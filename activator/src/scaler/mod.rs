@@ -3,6 +3,7 @@
 //! **Invariant:** nothing else changes a slot, and nothing here waits: requests come over a bounded channel, processes
 //! are heard through their descriptors, time through the next deadline alone. There is no ticking and no polling.
 
+mod command;
 mod hear;
 mod history;
 mod life;
@@ -18,13 +19,19 @@ use futures_util::{Stream, StreamExt, stream::SelectAll};
 use protocol::control::ToRuntime;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use self::{
+    command::{Command, Wish},
+    history::PastStart,
+    life::ColdStart,
+    place::SlotView,
+    share::SliceView,
+};
 use self::{
     history::History,
     life::{Life, LifeId, Role},
     place::{Place, Told, Waiting},
     standby::Standby,
 };
-pub use self::{history::PastStart, life::ColdStart, place::SlotView, share::SliceView};
 pub use crate::slot::SlotId;
 use crate::{
     child::ChildEvent,
@@ -32,53 +39,12 @@ use crate::{
     fleet::{Fleet, Turned},
     hold::{Arrival, Grant},
     metrics::Metrics,
-    placement::Rules,
-    settings::SlotSpec,
     slices::Slice,
     slot::{Effect, Event, Failure, LaunchId, Phase, Refusal, RequestId, Stage},
 };
 
-/// What the scaler can be asked for.
-#[derive(Debug)]
-pub enum Command {
-    /// Let a request through, when its model is ready.
-    Arrive(Arrival),
-    /// A request's place is free again.
-    Leave(SlotId, RequestId),
-    /// What every slot is to be, in the order of their numbers; those that were there before are among them; and how they share the slices.
-    /// Told when done.
-    Reconfigure(Vec<SlotSpec>, Rules, oneshot::Sender<()>),
-    /// An operator's wish for one slot.
-    Wish(SlotId, Wish),
-    /// Every slot, as it is now.
-    Views(oneshot::Sender<Vec<SlotView>>),
-    /// Every slice, and who is on it now.
-    Slices(oneshot::Sender<Vec<SliceView>>),
-    /// The last cold starts, newest first.
-    ColdStarts(oneshot::Sender<Vec<PastStart>>),
-    /// Tell when no request is held or in flight.
-    WhenQuiet(oneshot::Sender<()>),
-    /// End every runtime, by the given time; then end.
-    Close {
-        /// Runtimes are killed then.
-        give_up_at: Instant,
-    },
-    /// Kill every runtime now; then end.
-    Kill,
-}
-
-/// What an operator can wish of a slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
-    /// Be started, though nobody asks.
-    Load,
-    /// End when what runs has been answered.
-    Unload,
-    /// The same, without a change of whether it is to stay: where it is, it starts again.
-    Drain,
-    /// Stay, whether or not somebody asks; or no longer, but as configured.
-    Pin(bool),
-}
+/// Commands that are carried out before anything else is looked at.
+const COMMANDS_TOGETHER: usize = 64;
 
 type Heard = Pin<Box<dyn Stream<Item = (LifeId, ChildEvent)> + Send>>;
 
@@ -141,13 +107,26 @@ impl Scaler {
             let deadline = self.deadline();
             tokio::select! {
                 command = self.commands.recv() => match command {
-                    Some(command) => self.obey(command).await,
+                    Some(command) => {
+                        self.obey(command).await;
+                        self.obey_more().await;
+                    }
                     None => self.kill_all().await,
                 },
                 Some((life, event)) = self.heard.next() => self.hear(life, event).await,
                 () = until(deadline) => self.tick().await,
             }
             self.tell_if_quiet();
+        }
+    }
+
+    /// What has come meanwhile, in bounds: to look at everything else between any two commands is most of what they cost.
+    async fn obey_more(&mut self) {
+        for _ in 0..COMMANDS_TOGETHER {
+            match self.commands.try_recv() {
+                Ok(command) => self.obey(command).await,
+                Err(_) => return,
+            }
         }
     }
 

@@ -98,13 +98,16 @@ fn byte_level(token: &str) -> Vec<u8> {
     bytes.unwrap_or_else(|| token.as_bytes().to_vec())
 }
 
-/// GPT-2's table: printable Latin-1 stands for itself, the other bytes for the characters from U+0100 on.
-static BYTE_OF: LazyLock<HashMap<char, u8>> = LazyLock::new(|| {
-    let mut substitutes = (0x100..).filter_map(char::from_u32);
-    (0..=255u8)
-        .map(|byte| match byte {
-            b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF => (char::from(byte), byte),
-            _ => (substitutes.next().expect("the range has no end"), byte),
-        })
-        .collect()
-});
+/// The byte that a character stands for.
+static BYTE_OF: LazyLock<HashMap<char, u8>> = LazyLock::new(|| (0..=255).map(|byte| (spelt(byte), byte)).collect());
+
+/// The character that stands for a byte, by GPT-2's table: printable Latin-1 for itself, the other bytes, in order, for those from U+0100 on.
+pub(super) fn spelt(byte: u8) -> char {
+    let substitute = |number: u8| char::from_u32(0x100 + u32::from(number)).expect("far below the surrogates");
+    match byte {
+        0..=0x20 => substitute(byte),
+        0x7F..=0xA0 => substitute(byte - 0x7F + 0x21),
+        0xAD => substitute(0x43),
+        _ => char::from(byte),
+    }
+}

@@ -4,6 +4,8 @@
 use super::{
     bpe::{Bpe, Rules, Tables},
     charsmap,
+    cuts::Cuts,
+    direct::Direct,
     words::Words,
 };
 use crate::Error;
@@ -19,6 +21,12 @@ use tokenizers::{
 
 pub(super) type Inner =
     TokenizerImpl<Words, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
+
+/// A tokenizer, and the short way through it where there is one; then it has no pre-tokenizer of its own.
+pub(super) struct Assembled {
+    pub inner: Inner,
+    pub direct: Option<Direct>,
+}
 
 /// Truncation and padding are left out: a prompt is never cut or filled up behind the caller's back.
 #[derive(Deserialize)]
@@ -52,7 +60,7 @@ struct Added {
 }
 
 /// Reads the whole file; every fault names its part or place.
-pub(super) fn parse(bytes: &[u8]) -> Result<Inner, Error> {
+pub(super) fn parse(bytes: &[u8]) -> Result<Assembled, Error> {
     match serde_json::from_slice::<File<Bpe>>(bytes) {
         Ok(file) => assemble(file, Words::Bpe),
         // Only who is no BPE pays for a second look.
@@ -65,7 +73,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Inner, Error> {
 }
 
 /// A file whose model is rules alone, and its vocabulary and merges.
-pub(super) fn with_tables(rules: &[u8], tables: Tables) -> Result<Inner, Error> {
+pub(super) fn with_tables(rules: &[u8], tables: Tables) -> Result<Assembled, Error> {
     let file = serde_json::from_slice::<File<Rules>>(rules);
     assemble(file.map_err(|error| bad(format_args!("{error}")))?, |rules| Words::Bpe(Bpe::new(tables, rules)))
 }
@@ -102,15 +110,18 @@ fn is_of_crate(bytes: &[u8]) -> bool {
     }
 }
 
-fn assemble<M>(file: File<M>, words: impl FnOnce(M) -> Words) -> Result<Inner, Error> {
+fn assemble<M>(file: File<M>, words: impl FnOnce(M) -> Words) -> Result<Assembled, Error> {
     charsmap::check(&file.normalizer).map_err(|reason| bad(format_args!("normalizer: {reason}")))?;
     let mut inner = Inner::new(words(file.model));
     inner.with_normalizer(part::<NormalizerWrapper>("normalizer", file.normalizer)?);
-    inner.with_pre_tokenizer(part::<PreTokenizerWrapper>("pre_tokenizer", file.pre_tokenizer)?);
     inner.with_post_processor(part::<PostProcessorWrapper>("post_processor", file.post_processor)?);
     inner.with_decoder(part::<DecoderWrapper>("decoder", file.decoder)?);
     add(&mut inner, file.added_tokens)?;
-    Ok(inner)
+    let direct = Cuts::of(&file.pre_tokenizer).and_then(|cuts| Direct::of(&inner, cuts));
+    if direct.is_none() {
+        inner.with_pre_tokenizer(part::<PreTokenizerWrapper>("pre_tokenizer", file.pre_tokenizer)?);
+    }
+    Ok(Assembled { inner, direct })
 }
 
 fn part<T: DeserializeOwned>(name: &str, json: Json) -> Result<Option<T>, Error> {

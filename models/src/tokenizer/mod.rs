@@ -3,6 +3,8 @@
 mod bpe;
 mod bytes;
 mod charsmap;
+mod cuts;
+mod direct;
 mod file;
 mod sealed;
 mod stream;
@@ -13,7 +15,8 @@ pub use stream::TokenStream;
 use self::bytes::Spelling;
 use crate::Error;
 use ::bytes::Bytes;
-use file::Inner;
+use direct::Direct;
+use file::{Assembled, Inner};
 use sealed::Sealed;
 use snapshot::{SectionKind, Snapshot};
 use std::sync::Arc;
@@ -24,6 +27,7 @@ pub const TOKENIZER_BYTES_MAX: u64 = 256 << 20;
 /// Text ↔ token ids. Special tokens in text are parsed as special.
 pub struct Tokenizer {
     inner: Inner,
+    direct: Option<Direct>,
     spelling: Spelling,
     vocab_size: usize,
 }
@@ -69,13 +73,13 @@ impl Tokenizer {
         Self::new(file::parse(bytes)?)
     }
 
-    fn new(inner: Inner) -> Result<Self, Error> {
+    fn new(Assembled { inner, direct }: Assembled) -> Result<Self, Error> {
         // A decoder that cannot work shows at once.
         inner.decode(&[0], false).map_err(|error| Error::BadModel(format!("tokenizer.json: decoder: {error}")))?;
         let added = inner.get_added_vocabulary().get_added_tokens_decoder().keys().max();
         let vocab_size = inner.get_model().ids().max(added.map_or(0, |id| *id as usize + 1));
         let spelling = Spelling::of(&inner);
-        Ok(Self { inner, spelling, vocab_size })
+        Ok(Self { inner, direct, spelling, vocab_size })
     }
 
     /// `add_special`: what the tokenizer's post-processor adds (BOS).
@@ -83,9 +87,11 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer refuses the text.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, Error> {
-        let encoding = self.inner.encode_fast(text, add_special);
-        let encoding = encoding.map_err(|error| Error::BadModel(format!("tokenizer: {error}")))?;
-        Ok(encoding.get_ids().to_vec())
+        let ids = match &self.direct {
+            Some(direct) => direct.encode(&self.inner, text, add_special),
+            None => self.inner.encode_fast(text, add_special).map(|encoding| encoding.get_ids().to_vec()),
+        };
+        ids.map_err(|error| Error::BadModel(format!("tokenizer: {error}")))
     }
 
     /// The text of all `ids` together; unknown ids are nothing, broken characters are U+FFFD.

@@ -250,9 +250,12 @@ fn a_tokenizer_cut_short_anywhere_is_refused() {
 fn any_text() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         "[a-zA-Z']{1,12}",
-        "[0-9]{1,5}",
+        "'[stremvldSTREMVLDſé]{1,3}",
+        "[0-9½²٣Ⅷ]{1,5}",
         "[ \\t\\n]{1,4}",
+        "[ \\r\\n\u{a0}\u{3000}\u{2028}\u{b}]{1,4}",
         "[!-/:-@]{1,4}",
+        "[é東ßǅʰा́ͅ🚀]{1,3}",
         "\\PC{1,6}",
         any::<String>(),
         Just("<|im_end|>".to_owned()),
@@ -260,16 +263,49 @@ fn any_text() -> impl Strategy<Value = String> {
     prop::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
 }
 
+/// The tokenizer of tiny models; SmolLM2's; and that with other ways of cutting, among them Llama 3's and Qwen's.
+fn byte_tokenizers() -> Vec<Vec<u8>> {
+    const WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|NUMBERS| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+    let bytes =
+        |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
+    let split = |numbers: &str| {
+        let regex = WORDS.replace("NUMBERS", numbers);
+        json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false})
+    };
+    let all = |steps: &[Json]| json!({"type": "Sequence", "pretokenizers": steps});
+    let digits = json!({"type": "Digits", "individual_digits": true});
+    let bos = json!({
+        "type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<|im_start|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+        "special_tokens": {"<|im_start|>": {"id": "<|im_start|>", "ids": [1], "tokens": ["<|im_start|>"]}},
+    });
+    let mut files = vec![std::fs::read(support::golden("llama3-tiny/tokenizer.json")).unwrap()];
+    let Some(smollm2) = smollm2_json() else { return files };
+    let mut changed = |pre_tokenizer: Json, normalizer: Json, post_processor: Json, ignore_merges: bool| {
+        let mut file: Json = serde_json::from_slice(&smollm2).unwrap();
+        file["pre_tokenizer"] = pre_tokenizer;
+        file["normalizer"] = normalizer;
+        file["post_processor"] = post_processor;
+        file["model"]["ignore_merges"] = json!(ignore_merges);
+        files.push(serde_json::to_vec(&file).unwrap());
+    };
+    changed(all(&[split(r"\p{N}{1,3}"), bytes(false)]), json!(null), bos.clone(), true);
+    changed(all(&[split(r"\p{N}"), bytes(false)]), json!({"type": "NFC"}), json!(null), false);
+    changed(all(&[digits, bytes(true)]), json!(null), bos, false);
+    changed(bytes(false), json!(null), json!(null), false);
+    files.push(smollm2);
+    files
+}
+
 /// `PROPTEST_CASES=1000000 cargo test --release -p models --test import sealed_tables -- --nocapture` is the long run.
 #[test]
 fn sealed_tables_encode_as_the_tokenizers_crate_does() {
-    let files = [Some(std::fs::read(support::golden("llama3-tiny/tokenizer.json")).unwrap()), smollm2_json()];
-    for bytes in files.into_iter().flatten() {
+    for bytes in byte_tokenizers() {
         let theirs = tokenizers::Tokenizer::from_bytes(&bytes).unwrap();
         let ours = Tokenizer::from_section(Tokenizer::seal(&bytes).unwrap().into()).unwrap();
-        proptest!(|(text in any_text())| {
-            let expected = theirs.encode_fast(text.as_str(), false).unwrap();
-            prop_assert_eq!(ours.encode(&text, false).unwrap(), expected.get_ids());
+        proptest!(|(text in any_text(), special: bool)| {
+            let expected = theirs.encode_fast(text.as_str(), special).unwrap();
+            prop_assert_eq!(ours.encode(&text, special).unwrap(), expected.get_ids());
         });
     }
 }

@@ -1,17 +1,23 @@
 //! Byte-pair encoding that is there at once: vocabulary and merges are tables that are searched where they are mapped. They are made
 //! when a model is sealed, straight from JSON. What it encodes is what the tokenizers crate's own BPE encodes.
 
+mod pairs;
 mod read;
 mod tables;
 mod vocabulary;
 mod word;
 
+use super::bytes::spelt;
 use hashbrown::HashMap;
+pub(super) use pairs::Pairs;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 pub(super) use tables::Tables;
 use tokenizers::{AddedToken, Model, Result, Token, Trainer};
 use word::Word;
+
+/// The token of each byte; bytes that no text has may have none.
+pub(super) type OfBytes = [Option<u32>; 256];
 
 /// A byte-pair encoding as `tokenizer.json` has it.
 pub(super) struct Bpe {
@@ -45,6 +51,42 @@ impl Bpe {
     /// One more than the largest id.
     pub fn ids(&self) -> usize {
         self.tables.ids()
+    }
+
+    /// The token of each byte's character.
+    pub fn of_bytes(&self) -> Box<OfBytes> {
+        Box::new(std::array::from_fn(|byte| self.tables.id(spelt(byte as u8).encode_utf8(&mut [0; 4]))))
+    }
+
+    /// Adds to `out` the tokens of a piece of text: those of its bytes' characters, whose tokens are [`Bpe::of_bytes`].
+    ///
+    /// # Errors
+    /// As [`Model::tokenize`].
+    pub fn encode(&self, piece: &[u8], of_bytes: &OfBytes, pairs: &mut Pairs, out: &mut Vec<u32>) -> Result<()> {
+        let known = !self.rules.ignore_merges && pairs.fill(piece.iter().map(|byte| of_bytes[usize::from(*byte)]));
+        if known {
+            pairs.merge(&self.tables, out);
+            return Ok(());
+        }
+        let spelt: String = piece.iter().copied().map(spelt).collect();
+        self.append(&spelt, out)
+    }
+
+    /// Adds to `out` the tokens of a text.
+    fn append(&self, text: &str, out: &mut Vec<u32>) -> Result<()> {
+        if let Some(id) = self.whole(text) {
+            out.push(id);
+            return Ok(());
+        }
+        let mut word = self.characters(text)?;
+        word.merge(&self.tables);
+        out.extend(word.tokens().map(|(id, _)| id));
+        Ok(())
+    }
+
+    /// The token that a text is whatever the merges say.
+    fn whole(&self, text: &str) -> Option<u32> {
+        self.rules.ignore_merges.then(|| self.tables.id(text)).flatten()
     }
 
     /// The characters of `text` as tokens, and what each covers, in bytes.
@@ -88,9 +130,7 @@ impl Model for Bpe {
     type Trainer = Untrainable;
 
     fn tokenize(&self, text: &str) -> Result<Vec<Token>> {
-        if self.rules.ignore_merges
-            && let Some(id) = self.tables.id(text)
-        {
+        if let Some(id) = self.whole(text) {
             return Ok(vec![Token::new(id, text.to_owned(), (0, text.len()))]);
         }
         let mut word = self.characters(text)?;

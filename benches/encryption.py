@@ -1,0 +1,88 @@
+#!/usr/bin/env python3
+"""What it costs that a snapshot is encrypted: first token from zero beside the same one in the clear.
+
+    benches/encryption.py --model MODEL.gguf [--runs 7] [--idle-s 3] [--json FILE]
+
+Seals the model with `--encrypt-key` and without, serves both with a standby process, and asks each from zero by turns: with its file in the
+page cache, and with the cache dropped. `--idle-s` is how long nothing runs before each: a virtual machine gives memory that nobody uses back
+to its host meanwhile, and has to ask for it again.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from cold_start import Ours, drop, hot_first_tokens, warm  # noqa: E402
+
+KEY = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\n"
+
+
+def seal(options, folder, name, words=()):
+    path = str(folder / name)
+    subprocess.run([options.pilotlight, "seal", options.model, "-o", path, *words], check=True, stdout=subprocess.DEVNULL)
+    return path
+
+
+def measure(ways, options, cache):
+    """Milliseconds to the first token, of each way, by turns."""
+    found = {name: [] for name in ways}
+    for run in range(-1, options.runs):
+        for name, server in ways.items():
+            server.until_cold()
+            drop(server.files) if cache == "cold" else warm(server.files)
+            time.sleep(options.idle_s)
+            first_s = server.cold().first_s
+            # The first run is when the program and the plain file are first read.
+            if run >= 0:
+                found[name].append(first_s * 1e3)
+                print(f"{cache}, {name}: {first_s * 1e3:.1f} ms", file=sys.stderr, flush=True)
+    return found
+
+
+def main():
+    root = pathlib.Path(__file__).resolve().parent.parent
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="a .gguf or a folder")
+    parser.add_argument("--pilotlight", default=str(root / "target/release/pilotlight"), help="the program [%(default)s]")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--idle-s", type=float, default=3)
+    parser.add_argument("--json", type=pathlib.Path, help="write every run there")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        key = folder / "operator.key"
+        key.write_text(KEY)
+        clear = seal(options, folder, "clear")
+        hidden = seal(options, folder, "hidden", ["--encrypt-key", str(key)])
+        standby = ["--standby", "1"]
+        ways = {
+            "clear": Ours(options.pilotlight, clear, options.threads, standby),
+            "encrypted": Ours(options.pilotlight, hidden, options.threads, [*standby, "--decrypt-key", str(key)]),
+        }
+        try:
+            found = {cache: measure(ways, options, cache) for cache in ("warm", "cold")}
+            hot = statistics.median(hot_first_tokens(ways["clear"], options.runs)) * 1e3
+        finally:
+            for server in ways.values():
+                server.close()
+        megabytes = pathlib.Path(clear).stat().st_size / 1e6
+    middle = {cache: {name: statistics.median(runs) for name, runs in by.items()} for cache, by in found.items()}
+    print(json.dumps({
+        "megabytes": round(megabytes, 1), "runs": options.runs, "idle_s": options.idle_s, "hot_ms": round(hot, 1),
+        "first_token_ms": {cache: {name: round(value, 1) for name, value in by.items()} for cache, by in middle.items()},
+        "more_ms": {cache: round(by["encrypted"] - by["clear"], 1) for cache, by in middle.items()},
+        "ratio": {cache: round(by["encrypted"] / by["clear"], 3) for cache, by in middle.items()},
+    }, indent=2))
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
