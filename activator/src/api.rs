@@ -328,9 +328,12 @@ fn at(arrived: Instant, after: Duration) -> tokio::time::Instant {
 }
 
 /// The runtime's answer as ours: its status, its headers, its bytes as they come.
-fn respond(answer: Answer, deadline: tokio::time::Instant) -> http::Response<Content> {
-    let (status, headers) = (answer.head.status, headers::to_client(answer.head.headers.clone()));
-    let body = if answer.is_events() {
+fn respond(mut answer: Answer, deadline: tokio::time::Instant) -> http::Response<Content> {
+    let (status, events) = (answer.head.status, answer.is_events());
+    // A stream is asked for its own later, by who goes on with it.
+    let headers = if events { answer.head.headers.clone() } else { std::mem::take(&mut answer.head.headers) };
+    let headers = headers::to_client(headers);
+    let body = if events {
         Content::Streamed(Events::relaying(answer, deadline).into_body())
     } else if answer.is_whole() {
         Content::Whole(answer.into_first().into())

@@ -279,14 +279,14 @@ impl Forward {
             trace.tell(asked, request.headers_mut());
         }
         let wake = serde_json::to_string(&self.wake.unwrap_or_default()).expect("numbers serialise");
-        let text = |text: &str| HeaderValue::from_str(text).expect("numbers and JSON of them are ASCII");
-        request.headers_mut().insert(WAKE_HEADER, text(&wake));
-        request.headers_mut().insert(ANSWER_HEADER, text(&self.key.to_string()));
+        let text = |text: String| HeaderValue::try_from(text).expect("numbers and JSON of them are ASCII");
+        request.headers_mut().insert(WAKE_HEADER, text(wake));
+        request.headers_mut().insert(ANSWER_HEADER, text(self.key.to_string()));
         if let Some(in_front) = in_front {
             request.headers_mut().insert(RESUME_HEADER, in_front.len().into());
         }
         if let Some(scope) = self.scope {
-            request.headers_mut().insert(SCOPE_HEADER, text(&format!("{scope:032x}")));
+            request.headers_mut().insert(SCOPE_HEADER, text(format!("{scope:032x}")));
         }
         if let Some(seed) = self.seed {
             request.headers_mut().insert(SEED_HEADER, seed.into());

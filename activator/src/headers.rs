@@ -16,7 +16,7 @@ use http::{
 /// Prefixes of headers that a client may not set.
 const INTERNAL: [&str; 2] = ["knative-serving-", "pilotlight-"];
 
-const OF_ONE_CONNECTION: [HeaderName; 9] = [
+static OF_ONE_CONNECTION: [HeaderName; 9] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -28,18 +28,16 @@ const OF_ONE_CONNECTION: [HeaderName; 9] = [
     UPGRADE,
 ];
 
+/// Of a request, beside those: who somebody is has been settled, and is nobody else's to know; and the body is sent as it was read, and says its
+/// length itself.
+static OF_A_CLIENT: [HeaderName; 3] = [AUTHORIZATION, CONTENT_LENGTH, EXPECT];
+
 /// A client's headers, for the runtime. What HTTP/2 says as `:authority` is said as `Host`, as HTTP/1.1 does.
 pub fn to_runtime(mut headers: HeaderMap, authority: Option<&Authority>) -> HeaderMap {
     if let (false, Some(Ok(host))) = (headers.contains_key(HOST), authority.map(|it| it.as_str().parse())) {
         headers.insert(HOST, host);
     }
-    strip_connection(&mut headers);
-    headers.remove(EXPECT);
-    // The body is sent as it was read, and says its length itself.
-    headers.remove(CONTENT_LENGTH);
-    // Who somebody is has been settled, and is nobody else's to know.
-    headers.remove(AUTHORIZATION);
-    strip_internal(&mut headers);
+    strip(&mut headers, &OF_A_CLIENT);
     let_go(&mut headers);
     headers
 }
@@ -56,22 +54,14 @@ fn let_go(headers: &mut HeaderMap) {
     }
 }
 
-fn strip_internal(headers: &mut HeaderMap) {
-    let internal = |name: &&HeaderName| INTERNAL.iter().any(|prefix| name.as_str().starts_with(prefix));
-    let internal: Vec<HeaderName> = headers.keys().filter(internal).cloned().collect();
-    for name in internal {
-        headers.remove(name);
-    }
-}
-
 /// A runtime's headers, for the client.
 pub fn to_client(mut headers: HeaderMap) -> HeaderMap {
-    strip_connection(&mut headers);
-    strip_internal(&mut headers);
+    strip(&mut headers, &[]);
     headers
 }
 
-fn strip_connection(headers: &mut HeaderMap) {
+/// Takes away what is of one connection, what is internal, and these. Most have few headers, and nothing of the kind.
+fn strip(headers: &mut HeaderMap, these: &[HeaderName]) {
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
@@ -79,7 +69,10 @@ fn strip_connection(headers: &mut HeaderMap) {
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
         .collect();
-    for name in named.iter().chain(&OF_ONE_CONNECTION) {
+    let known = |name: &HeaderName| [&OF_ONE_CONNECTION[..], these, &named].iter().any(|names| names.contains(name));
+    let internal = |name: &HeaderName| INTERNAL.iter().any(|prefix| name.as_str().starts_with(prefix));
+    let gone: Vec<HeaderName> = headers.keys().filter(|name| known(name) || internal(name)).cloned().collect();
+    for name in gone {
         headers.remove(name);
     }
 }
