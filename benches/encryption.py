@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What it costs that a snapshot is encrypted: first token from zero beside the same one in the clear.
 
-    benches/encryption.py --model MODEL.gguf [--runs 7] [--idle-s 3] [--json FILE]
+    benches/encryption.py --model MODEL.gguf [--runs 7] [--idle-s 3] [--folder DIR] [--json FILE]
 
 Seals the model with `--encrypt-key` and without, serves both with a standby process, and asks each from zero by turns: with its file in the
 page cache, and with the cache dropped. `--idle-s` is how long nothing runs before each: a virtual machine gives memory that nobody uses back
@@ -9,6 +9,7 @@ to its host meanwhile, and has to ask for it again.
 """
 
 import argparse
+import contextlib
 import json
 import pathlib
 import statistics
@@ -33,9 +34,12 @@ def measure(ways, options, cache):
     """Milliseconds to the first token, of each way, by turns."""
     found = {name: [] for name in ways}
     for run in range(-1, options.runs):
-        for name, server in ways.items():
+        for name, server in sorted(ways.items(), reverse=run % 2 == 1):
             server.until_cold()
-            drop(server.files) if cache == "cold" else warm(server.files)
+            if cache == "warm":
+                warm(server.files)
+            elif (how := drop(server.files)) != "drop_caches":
+                print(f"page cache dropped by {how}, which leaves what others have mapped", file=sys.stderr)
             time.sleep(options.idle_s)
             first_s = server.cold().first_s
             # The first run is when the program and the plain file are first read.
@@ -53,25 +57,22 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--idle-s", type=float, default=3)
-    parser.add_argument("--json", type=pathlib.Path, help="write every run there")
+    parser.add_argument("--folder", help="where to seal: on a disk, if dropping its pages is to mean something [a temporary folder]")
+    parser.add_argument("--json", type=pathlib.Path, help="write every cold start there")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder, contextlib.ExitStack() as servers:
         folder = pathlib.Path(folder)
         key = folder / "operator.key"
         key.write_text(KEY)
         clear = seal(options, folder, "clear")
         hidden = seal(options, folder, "hidden", ["--encrypt-key", str(key)])
         standby = ["--standby", "1"]
-        ways = {
-            "clear": Ours(options.pilotlight, clear, options.threads, standby),
-            "encrypted": Ours(options.pilotlight, hidden, options.threads, [*standby, "--decrypt-key", str(key)]),
-        }
-        try:
-            found = {cache: measure(ways, options, cache) for cache in ("warm", "cold")}
-            hot = statistics.median(hot_first_tokens(ways["clear"], options.runs)) * 1e3
-        finally:
-            for server in ways.values():
-                server.close()
+        ways = {}
+        for name, path, words in [("clear", clear, []), ("encrypted", hidden, ["--decrypt-key", str(key)])]:
+            ways[name] = Ours(options.pilotlight, path, options.threads, [*standby, *words])
+            servers.callback(ways[name].close)
+        found = {cache: measure(ways, options, cache) for cache in ("warm", "cold")}
+        hot = statistics.median(hot_first_tokens(ways["clear"], options.runs)) * 1e3
         megabytes = pathlib.Path(clear).stat().st_size / 1e6
     middle = {cache: {name: statistics.median(runs) for name, runs in by.items()} for cache, by in found.items()}
     print(json.dumps({

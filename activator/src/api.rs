@@ -25,7 +25,7 @@ use crate::{
     account::{Account, Content},
     answers,
     audit::{Audit, Room},
-    body::{Bodies, Incoming},
+    body::{Bodies, Sent},
     door::Operator,
     events::{Events, Pending},
     forward::{Answer, Forward},
@@ -99,7 +99,7 @@ pub static FORWARDED: [Forwarded; 5] = [
     Forwarded { path: "/detokenize", check: detokenize },
 ];
 
-/// Every path of the API port.
+/// Every path of the API port. [`crate::front`] takes what is posted to those that are forwarded; they are here for every other method.
 pub fn router(api: Arc<Api>, readiness: Readiness) -> Router {
     let watch = traffic::Watch::new(api.metrics.clone(), readiness.clone());
     let forwarded = FORWARDED.iter().fold(Router::new(), |router, asked| router.route(asked.path, forward(asked)));
@@ -206,12 +206,12 @@ impl Api {
     }
 
     /// A request to a path that is forwarded.
-    pub async fn forward<B: Incoming>(&self, request: http::Request<B>, asked: &'static Forwarded) -> Response {
+    pub async fn forward<B: Sent>(&self, request: http::Request<B>, asked: &'static Forwarded) -> Response {
         self.answer(request, asked).await.unwrap_or_else(|error| answers::error(&error))
     }
 
     /// Errors before the request is let in are returned; later ones are responses that carry its model.
-    async fn answer<B: Incoming>(
+    async fn answer<B: Sent>(
         &self,
         request: http::Request<B>,
         forwarded: &'static Forwarded,
@@ -240,7 +240,7 @@ impl Api {
         room.map(Some).ok_or_else(full)
     }
 
-    async fn let_in<B: Incoming>(
+    async fn let_in<B: Sent>(
         &self,
         settings: &Settings,
         come: Come,

@@ -30,9 +30,9 @@ const DISCARDED_BYTES_MAX: usize = 64 << 20;
 const DISCARDING_MAX: Duration = Duration::from_secs(2);
 
 /// A body as a client sends it.
-pub trait Incoming: http_body::Body<Data = Bytes, Error: Display> + Unpin + Send {}
+pub trait Sent: http_body::Body<Data = Bytes, Error: Display> + Unpin + Send {}
 
-impl<B: http_body::Body<Data = Bytes, Error: Display> + Unpin + Send> Incoming for B {}
+impl<B: http_body::Body<Data = Bytes, Error: Display> + Unpin + Send> Sent for B {}
 
 /// The memory that all bodies share. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -69,7 +69,7 @@ impl Bodies {
     ///
     /// # Errors
     /// 413; 429 where there is no memory, or its tenant has its part of it; 400 where it breaks off.
-    pub async fn read(&self, caller: &Caller, headers: &HeaderMap, mut body: impl Incoming) -> Result<Read, ApiError> {
+    pub async fn read(&self, caller: &Caller, headers: &HeaderMap, mut body: impl Sent) -> Result<Read, ApiError> {
         let announced = headers::text(headers, CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
         if announced.is_some_and(|length| length > self.bytes_max as u64) {
             // Who asks first has sent nothing yet.
@@ -130,7 +130,7 @@ impl Bodies {
 
 /// Takes what is already on its way, so that a client that is still writing reads the answer; one that announced a body
 /// and sends nothing is not waited for.
-async fn discard(mut body: impl Incoming) {
+async fn discard(mut body: impl Sent) {
     let on_its_way = async {
         let mut discarded = 0;
         while let Some(Ok(frame)) = body.frame().await {

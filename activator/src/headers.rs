@@ -60,7 +60,7 @@ pub fn to_client(mut headers: HeaderMap) -> HeaderMap {
     headers
 }
 
-/// Takes away what is of one connection, what is internal, and these. Most have few headers, and nothing of the kind.
+/// Takes away what is of one connection, what is internal, and these.
 fn strip(headers: &mut HeaderMap, these: &[HeaderName]) {
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
@@ -69,7 +69,10 @@ fn strip(headers: &mut HeaderMap, these: &[HeaderName]) {
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
         .collect();
-    let known = |name: &HeaderName| [&OF_ONE_CONNECTION[..], these, &named].iter().any(|names| names.contains(name));
+    for name in named {
+        headers.remove(name);
+    }
+    let known = |name: &HeaderName| OF_ONE_CONNECTION.contains(name) || these.contains(name);
     let internal = |name: &HeaderName| INTERNAL.iter().any(|prefix| name.as_str().starts_with(prefix));
     let gone: Vec<HeaderName> = headers.keys().filter(|name| known(name) || internal(name)).cloned().collect();
     for name in gone {

@@ -32,9 +32,7 @@ impl Watch {
     pub fn new(metrics: Metrics, readiness: Readiness) -> Self {
         Self { metrics, readiness }
     }
-}
 
-impl Watch {
     /// Answers a probe at once, and everything else as `answer` does, whose answer is looked at.
     pub async fn receive<B>(
         &self,

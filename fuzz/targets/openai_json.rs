@@ -8,7 +8,7 @@ fuzz_target!(|input: &[u8]| {
     check(protocol::peek(input));
     let chat = protocol::parse_chat(input);
     if let Some(seen) = protocol::glance_chat(input) {
-        let read = chat.as_ref().expect("what is seen at a glance is read").generate.clone();
+        let read = &chat.as_ref().expect("what is seen at a glance is read").generate;
         assert_eq!((seen.model.as_ref(), seen.stream, seen.has_seed), (&*read.model, read.stream, read.seed.is_some()));
     }
     check(chat);

@@ -6,9 +6,9 @@
 use crate::{chat::MESSAGES_MAX, fields::BODY_BYTES_MAX};
 use serde::{
     Deserialize, Deserializer,
-    de::{self, SeqAccess, Visitor},
+    de::{self, MapAccess, SeqAccess, Unexpected, Visitor, value::MapAccessDeserializer},
 };
-use std::{borrow::Cow, fmt, num::NonZeroU32};
+use std::{borrow::Cow, fmt, marker::PhantomData, num::NonZeroU32};
 
 /// What routing needs of a chat.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ struct Chat<'a> {
     #[serde(rename = "messages")]
     _messages: Messages,
     stream: Option<bool>,
-    stream_options: Option<StreamOptions>,
+    stream_options: Option<Object<StreamOptions>>,
     seed: Option<i64>,
     #[serde(rename = "max_tokens")]
     _max_tokens: Option<NonZeroU32>,
@@ -58,13 +58,14 @@ struct Message {
     _content: Text,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Role {
-    System,
-    User,
-    Assistant,
-}
+/// Who may say something that is text and nothing else.
+const ROLES: [&str; 3] = ["system", "user", "assistant"];
+
+/// One of [`ROLES`].
+struct Role;
+
+/// An object, and no list of its fields' values, which stands for one elsewhere.
+struct Object<T>(T);
 
 /// A string that is not kept.
 struct Text;
@@ -77,7 +78,7 @@ pub fn glance_chat(body: &[u8]) -> Option<Glance<'_>> {
     if body.len() > BODY_BYTES_MAX {
         return None;
     }
-    let chat: Chat = serde_json::from_slice(body).ok()?;
+    let Object(chat) = serde_json::from_slice::<Object<Chat>>(body).ok()?;
     let within = |value: Option<f64>, most: f64| value.is_none_or(|value| (0.0..=most).contains(&value));
     let stream = chat.stream.unwrap_or(false);
     let fits = !chat.model.is_empty()
@@ -85,6 +86,42 @@ pub fn glance_chat(body: &[u8]) -> Option<Glance<'_>> {
         && within(chat.top_p, 1.0)
         && (stream || chat.stream_options.is_none());
     fits.then_some(Glance { model: chat.model, stream, has_seed: chat.seed.is_some() })
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Read<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(Read(PhantomData))
+    }
+}
+
+impl<'de> Deserialize<'de> for Role {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl Visitor<'_> for Read {
+            type Value = Role;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "one of {ROLES:?}")
+            }
+
+            fn visit_str<E: de::Error>(self, role: &str) -> Result<Role, E> {
+                if ROLES.contains(&role) { Ok(Role) } else { Err(E::invalid_value(Unexpected::Str(role), &self)) }
+            }
+        }
+        deserializer.deserialize_str(Read)
+    }
 }
 
 impl<'de> Deserialize<'de> for Text {
@@ -117,7 +154,7 @@ impl<'de> Deserialize<'de> for Messages {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut messages: A) -> Result<Messages, A::Error> {
                 let mut count = 0;
-                while messages.next_element::<Message>()?.is_some() {
+                while messages.next_element::<Object<Message>>()?.is_some() {
                     count += 1;
                 }
                 if (1..=MESSAGES_MAX).contains(&count) {

@@ -40,12 +40,16 @@ fn plain_chats_are_seen_and_others_are_read() {
         ("messages", json!([]), false),
         ("messages", json!([{"role": "tool", "content": "x"}]), false),
         ("messages", json!([{"role": "user", "content": "x", "name": "n"}]), false),
+        ("messages", json!([["user", "hi"]]), false),
+        ("messages", json!([{"role": {"user": null}, "content": "x"}]), false),
+        ("stream_options", json!([true]), false),
     ] {
         let body = with(field, value);
         assert_eq!(check(&body).is_some(), seen, "{body}");
     }
     assert!(check(r#"{"model":"m","messages":[{"role":"user","content":"a"}],"stream_options":{}}"#).is_none());
     assert!(check(r#"{"model":"m","model":"n","messages":[{"role":"user","content":"a"}]}"#).is_none());
+    assert!(check(r#"["m",[{"role":"user","content":"a"}],null,null,null,null,null,null,null,null]"#).is_none());
     assert!(check(&with("user", json!("x".repeat(protocol::BODY_BYTES_MAX)))).is_none());
 }
 
@@ -60,6 +64,8 @@ fn value() -> impl Strategy<Value = Value> {
         "\\PC{0,3}".prop_map(Value::from),
         Just(json!([])),
         Just(json!({})),
+        Just(json!([true])),
+        Just(json!({"user": null})),
         any::<bool>().prop_map(|wanted| json!({"include_usage": wanted})),
     ]
 }

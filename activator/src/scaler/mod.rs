@@ -43,7 +43,7 @@ use crate::{
     slot::{Effect, Event, Failure, LaunchId, Phase, Refusal, RequestId, Stage},
 };
 
-/// Commands that are carried out before anything else is looked at.
+/// Commands that are carried out, if so many are there, before anything else is looked at: to look between any two is most of what they cost.
 const COMMANDS_TOGETHER: usize = 64;
 
 type Heard = Pin<Box<dyn Stream<Item = (LifeId, ChildEvent)> + Send>>;
@@ -102,31 +102,23 @@ impl Scaler {
 
     /// Until [`Command::Close`] or [`Command::Kill`], and the end of every process.
     pub async fn run(mut self) {
+        let mut together = Vec::new();
         while !(self.closing && self.lives.is_empty()) {
             self.replenish_standbys().await;
             let deadline = self.deadline();
             tokio::select! {
-                command = self.commands.recv() => match command {
-                    Some(command) => {
-                        self.obey(command).await;
-                        self.obey_more().await;
+                commands = self.commands.recv_many(&mut together, COMMANDS_TOGETHER) => {
+                    if commands == 0 {
+                        self.kill_all().await;
                     }
-                    None => self.kill_all().await,
+                    for command in together.drain(..) {
+                        self.obey(command).await;
+                    }
                 },
                 Some((life, event)) = self.heard.next() => self.hear(life, event).await,
                 () = until(deadline) => self.tick().await,
             }
             self.tell_if_quiet();
-        }
-    }
-
-    /// What has come meanwhile, in bounds: to look at everything else between any two commands is most of what they cost.
-    async fn obey_more(&mut self) {
-        for _ in 0..COMMANDS_TOGETHER {
-            match self.commands.try_recv() {
-                Ok(command) => self.obey(command).await,
-                Err(_) => return,
-            }
         }
     }
 

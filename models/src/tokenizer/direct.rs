@@ -40,7 +40,7 @@ impl Direct {
     /// # Errors
     /// A character has no token, nor has what should stand for it.
     pub fn encode(&self, inner: &Inner, text: &str, add_special: bool) -> Result<Vec<u32>> {
-        let Some(bpe) = bpe(inner) else { return Ok(Vec::new()) };
+        let bpe = bpe(inner).ok_or("the model is no byte-pair encoding")?;
         let mut ids = if add_special { self.before.clone() } else { Vec::new() };
         let mut pairs = Pairs::default();
         let found = inner.get_added_vocabulary().extract_and_normalize(inner.get_normalizer(), text);

@@ -2,6 +2,7 @@
 //! way to the first token.
 
 use super::{
+    around,
     bpe::{Bpe, Rules, Tables},
     charsmap,
     cuts::Cuts,
@@ -114,7 +115,7 @@ fn assemble<M>(file: File<M>, words: impl FnOnce(M) -> Words) -> Result<Assemble
     charsmap::check(&file.normalizer).map_err(|reason| bad(format_args!("normalizer: {reason}")))?;
     let mut inner = Inner::new(words(file.model));
     inner.with_normalizer(part::<NormalizerWrapper>("normalizer", file.normalizer)?);
-    inner.with_post_processor(part::<PostProcessorWrapper>("post_processor", file.post_processor)?);
+    inner.with_post_processor(post_processor(file.post_processor)?);
     inner.with_decoder(part::<DecoderWrapper>("decoder", file.decoder)?);
     add(&mut inner, file.added_tokens)?;
     let direct = Cuts::of(&file.pre_tokenizer).and_then(|cuts| Direct::of(&inner, cuts));
@@ -122,6 +123,14 @@ fn assemble<M>(file: File<M>, words: impl FnOnce(M) -> Words) -> Result<Assemble
         inner.with_pre_tokenizer(part::<PreTokenizerWrapper>("pre_tokenizer", file.pre_tokenizer)?);
     }
     Ok(Assembled { inner, direct })
+}
+
+fn post_processor(json: Json) -> Result<Option<PostProcessorWrapper>, Error> {
+    let refused = |reason: String| bad(format_args!("post_processor: {reason}"));
+    let processor = part::<PostProcessorWrapper>("post_processor", json)?;
+    let written = serde_json::to_value(&processor).map_err(|error| refused(error.to_string()))?;
+    around::check(&written).map_err(refused)?;
+    Ok(processor)
 }
 
 fn part<T: DeserializeOwned>(name: &str, json: Json) -> Result<Option<T>, Error> {

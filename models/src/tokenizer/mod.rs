@@ -1,5 +1,6 @@
 //! Text ↔ token ids, by the model's own `tokenizer.json`, or by what was sealed of it ([`sealed`]). **Invariant:** never a broken character before the end of a stream.
 
+mod around;
 mod bpe;
 mod bytes;
 mod charsmap;

@@ -310,6 +310,32 @@ fn sealed_tables_encode_as_the_tokenizers_crate_does() {
     }
 }
 
+#[test]
+fn a_template_that_names_what_is_not_there_is_refused() {
+    let with = |single: Json, inside: bool| {
+        let mut file = support::huggingface::byte_tokenizer(262);
+        let template = json!({
+            "type": "TemplateProcessing", "single": single, "special_tokens": {},
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+        });
+        file["post_processor"] = match inside {
+            true => json!({"type": "Sequence", "processors": [template]}),
+            false => template,
+        };
+        Tokenizer::from_json(&serde_json::to_vec(&file).unwrap()).err().map(|error| error.to_string())
+    };
+    let text = json!({"Sequence": {"id": "A", "type_id": 0}});
+    assert_eq!(with(json!([text]), true), None);
+    for inside in [false, true] {
+        let error = with(json!([{"SpecialToken": {"id": "<s>", "type_id": 0}}, text]), inside).unwrap();
+        assert!(error.contains("post_processor: single: \"<s>\""), "{error}");
+        assert!(with(json!([["<s>", 0]]), inside).is_some());
+        assert!(with(json!([{"SpecialToken": ["<s>", 0]}]), inside).is_some());
+        let error = with(json!([text, {"Sequence": {"id": "B", "type_id": 0}}]), inside).unwrap();
+        assert!(error.contains("$B"), "{error}");
+    }
+}
+
 fn smollm2_json() -> Option<Vec<u8>> {
     support::smollm2().map(|path| Source::open(&path).unwrap().tokenizer_json().to_vec())
 }

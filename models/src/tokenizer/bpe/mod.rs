@@ -63,30 +63,24 @@ impl Bpe {
     /// # Errors
     /// As [`Model::tokenize`].
     pub fn encode(&self, piece: &[u8], of_bytes: &OfBytes, pairs: &mut Pairs, out: &mut Vec<u32>) -> Result<()> {
-        let known = !self.rules.ignore_merges && pairs.fill(piece.iter().map(|byte| of_bytes[usize::from(*byte)]));
-        if known {
-            pairs.merge(&self.tables, out);
-            return Ok(());
-        }
-        let spelt: String = piece.iter().copied().map(spelt).collect();
-        self.append(&spelt, out)
-    }
-
-    /// Adds to `out` the tokens of a text.
-    fn append(&self, text: &str, out: &mut Vec<u32>) -> Result<()> {
-        if let Some(id) = self.whole(text) {
+        let spelt = || piece.iter().copied().map(spelt).collect::<String>();
+        if self.rules.ignore_merges
+            && let Some(id) = self.tables.id(&spelt())
+        {
             out.push(id);
-            return Ok(());
+        } else if pairs.fill(piece.iter().map(|byte| of_bytes[usize::from(*byte)])) {
+            pairs.merge(&self.tables, out);
+        } else {
+            out.extend(self.merged(&spelt())?.tokens().map(|(id, _)| id));
         }
-        let mut word = self.characters(text)?;
-        word.merge(&self.tables);
-        out.extend(word.tokens().map(|(id, _)| id));
         Ok(())
     }
 
-    /// The token that a text is whatever the merges say.
-    fn whole(&self, text: &str) -> Option<u32> {
-        self.rules.ignore_merges.then(|| self.tables.id(text)).flatten()
+    /// The tokens of `text`, and what each covers, in bytes.
+    fn merged(&self, text: &str) -> Result<Word> {
+        let mut word = self.characters(text)?;
+        word.merge(&self.tables);
+        Ok(word)
     }
 
     /// The characters of `text` as tokens, and what each covers, in bytes.
@@ -130,13 +124,14 @@ impl Model for Bpe {
     type Trainer = Untrainable;
 
     fn tokenize(&self, text: &str) -> Result<Vec<Token>> {
-        if let Some(id) = self.whole(text) {
+        if self.rules.ignore_merges
+            && let Some(id) = self.tables.id(text)
+        {
             return Ok(vec![Token::new(id, text.to_owned(), (0, text.len()))]);
         }
-        let mut word = self.characters(text)?;
-        word.merge(&self.tables);
         let mut at = 0;
-        Ok(word
+        Ok(self
+            .merged(text)?
             .tokens()
             .map(|(id, bytes)| {
                 let from = at;

@@ -1,6 +1,7 @@
 //! Text → the pieces that byte-pair encoding never joins, for the ways of cutting that most vocabularies of bytes were made with: GPT-2's,
-//! Llama 3's and Qwen's, with or without every digit apart. **Contract:** the pieces are those of the tokenizers crate's pre-tokenizers with the
-//! same JSON, which cut by a regular expression; there is none to compile here, and a prompt is read once. What is not known here is theirs.
+//! Llama 3's and Qwen's, with or without every digit apart. **Contract:** the pieces are those that the regular expressions of the same JSON
+//! mean, and thus those of the tokenizers crate, but where its engine gives up (a million white characters in a row). There is none to compile
+//! here, and a prompt is read once. What is not known here is the crate's.
 
 mod class;
 mod pattern;
@@ -39,15 +40,40 @@ impl Apart {
 #[derive(Deserialize)]
 #[serde(tag = "type")]
 enum Step {
-    Sequence { pretokenizers: Vec<Step> },
-    Digits { individual_digits: bool },
-    Split { pattern: Cutter, behavior: String, invert: bool },
-    ByteLevel { add_prefix_space: bool, use_regex: Option<bool> },
+    Sequence {
+        pretokenizers: Vec<Json>,
+    },
+    Digits {
+        individual_digits: bool,
+    },
+    Split {
+        pattern: Cutter,
+        behavior: String,
+        invert: bool,
+    },
+    ByteLevel {
+        add_prefix_space: bool,
+        #[serde(rename = "trim_offsets")]
+        _trim_offsets: bool,
+        #[serde(default = "by_regex")]
+        use_regex: bool,
+    },
+}
+
+fn by_regex() -> bool {
+    true
 }
 
 #[derive(Deserialize)]
 enum Cutter {
     Regex(String),
+}
+
+impl Step {
+    fn of(json: &Json) -> Option<Self> {
+        // A list of values would be read as the fields in their order.
+        json.is_object().then(|| Self::deserialize(json).ok()).flatten()
+    }
 }
 
 /// One number's character.
@@ -56,12 +82,14 @@ const NUMBER: &str = r"\p{N}";
 impl Cuts {
     /// The way of a `pre_tokenizer` in `tokenizer.json` that ends in bytes; `None` where it is none of those above.
     pub fn of(pre_tokenizer: &Json) -> Option<Self> {
-        let steps = match Step::deserialize(pre_tokenizer).ok()? {
-            Step::Sequence { pretokenizers } => pretokenizers,
+        let steps = match Step::of(pre_tokenizer)? {
+            Step::Sequence { pretokenizers } => pretokenizers.iter().map(Step::of).collect::<Option<Vec<_>>>()?,
             one => vec![one],
         };
-        let (Step::ByteLevel { add_prefix_space: false, use_regex }, before) = steps.split_last()? else { return None };
-        let mut cuts = Self { apart: None, pattern: use_regex.unwrap_or(true).then_some(Pattern::Gpt2) };
+        let (Step::ByteLevel { add_prefix_space: false, use_regex, .. }, before) = steps.split_last()? else {
+            return None;
+        };
+        let mut cuts = Self { apart: None, pattern: use_regex.then_some(Pattern::Gpt2) };
         for step in before.iter().rev() {
             match step {
                 Step::Digits { individual_digits: true } if cuts.apart.is_none() => cuts.apart = Some(Apart::Digit),
@@ -119,7 +147,7 @@ mod tests {
         let cuts = |apart, pattern| Some(Cuts { apart, pattern });
         let (digit, number) = (Some(Apart::Digit), Some(Apart::Number));
         let (gpt2, llama3) = (Some(Pattern::Gpt2), Some(Pattern::Llama3 { digits: 3 }));
-        let long = pattern::tests::LLAMA3;
+        let long = &pattern::tests::llama3();
         for (json, expected) in [
             (bytes(true), cuts(None, gpt2)),
             (bytes(false), cuts(None, None)),
@@ -133,7 +161,10 @@ mod tests {
             (all(&[split("x"), bytes(false)]), None),
             (all(&[bytes(false), split(long)]), None),
             (all(&[]), None),
-            (json!({"type": "ByteLevel", "add_prefix_space": true, "use_regex": true}), None),
+            (json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true}), None),
+            (json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true}), cuts(None, gpt2)),
+            (json!({"type": "ByteLevel", "add_prefix_space": false}), None),
+            (json!(["ByteLevel", false, true, true]), None),
             (json!({"type": "Metaspace", "replacement": "▁"}), None),
             (json!(null), None),
         ] {
