@@ -362,6 +362,17 @@ def where_it_went(report):
     return {name: statistics.median(timing[name] for timing in timings) for name in names}
 
 
+def of_model(description):
+    """The words of a bench that seals a model and serves it."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    root = pathlib.Path(__file__).resolve().parent.parent
+    parser.add_argument("--model", required=True, help="a .gguf or a folder")
+    parser.add_argument("--pilotlight", default=str(root / "target/release/pilotlight"), help="the program [%(default)s]")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=7)
+    return parser
+
+
 def arguments(description=__doc__):
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     peers = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "pilotlight/peers"

@@ -8,7 +8,6 @@ page cache, and with the cache dropped. `--idle-s` is how long nothing runs befo
 to its host meanwhile, and has to ask for it again.
 """
 
-import argparse
 import contextlib
 import json
 import pathlib
@@ -19,7 +18,7 @@ import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from cold_start import Ours, drop, hot_first_tokens, warm  # noqa: E402
+from cold_start import Ours, drop, hot_first_tokens, of_model, warm  # noqa: E402
 
 KEY = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\n"
 
@@ -50,12 +49,7 @@ def measure(ways, options, cache):
 
 
 def main():
-    root = pathlib.Path(__file__).resolve().parent.parent
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="a .gguf or a folder")
-    parser.add_argument("--pilotlight", default=str(root / "target/release/pilotlight"), help="the program [%(default)s]")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--runs", type=int, default=7)
+    parser = of_model(__doc__)
     parser.add_argument("--idle-s", type=float, default=3)
     parser.add_argument("--folder", help="where to seal: on a disk, if dropping its pages is to mean something [a temporary folder]")
     parser.add_argument("--json", type=pathlib.Path, help="write every cold start there")

@@ -7,7 +7,6 @@ Seals the model with `--prefix` (a system prompt of about `--words` words) and w
 cache warm: the question behind the system prompt, sealed and not sealed, and the question alone.
 """
 
-import argparse
 import json
 import pathlib
 import statistics
@@ -16,7 +15,7 @@ import sys
 import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from cold_start import MODEL, QUESTION, Ours, stream  # noqa: E402
+from cold_start import MODEL, QUESTION, Ours, of_model, stream  # noqa: E402
 
 WORDS = "keep the lamp clean and the log true say what you know and what you do not and never let a ship wait for an answer".split()
 
@@ -29,12 +28,7 @@ def ask(server, system):
 
 
 def main():
-    root = pathlib.Path(__file__).resolve().parent.parent
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="a .gguf or a folder")
-    parser.add_argument("--pilotlight", default=str(root / "target/release/pilotlight"), help="the program [%(default)s]")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--runs", type=int, default=7)
+    parser = of_model(__doc__)
     parser.add_argument("--words", type=int, default=470)
     options = parser.parse_args()
     system = " ".join(WORDS[i * i % len(WORDS)] for i in range(options.words))
