@@ -11,6 +11,8 @@ mod sealed;
 mod stream;
 mod words;
 
+#[cfg(test)]
+pub(crate) use cuts::Cuts;
 pub use stream::TokenStream;
 
 use self::bytes::Spelling;

@@ -273,6 +273,15 @@ fn byte_tokenizers() -> Vec<Vec<u8>> {
         json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false})
     };
     let all = |steps: &[Json]| json!({"type": "Sequence", "pretokenizers": steps});
+    let cased = |behind: &str, numbers: &str| {
+        const WORD: [&str; 2] = [
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*",
+        ];
+        let rest = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+        let regex = format!("{}{behind}|{}{behind}|{numbers}{rest}", WORD[0], WORD[1]);
+        json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false})
+    };
     let digits = json!({"type": "Digits", "individual_digits": true});
     let bos = json!({
         "type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<|im_start|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
@@ -293,6 +302,13 @@ fn byte_tokenizers() -> Vec<Vec<u8>> {
     changed(all(&[split(r"\p{N}"), bytes(false)]), json!({"type": "NFC"}), json!(null), false);
     changed(all(&[digits, bytes(true)]), json!(null), bos, false);
     changed(bytes(false), json!(null), json!(null), false);
+    changed(all(&[cased("", r"\p{N}"), bytes(false)]), json!(null), json!(null), true);
+    changed(
+        all(&[cased("(?i:'s|'t|'re|'ve|'m|'ll|'d)?", r"\p{N}{1,3}"), bytes(false)]),
+        json!(null),
+        json!(null),
+        false,
+    );
     files.push(smollm2);
     files
 }

@@ -68,6 +68,38 @@ pub(super) fn is_number(c: char) -> bool {
     if c.is_ascii() { c.is_ascii_digit() } else { NUMBERS.has(c) }
 }
 
+/// What of two cases a character can pass for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Case {
+    /// `[\p{Lu}\p{Lt}]`
+    Upper,
+    /// `\p{Ll}`
+    Lower,
+    /// `[\p{Lm}\p{Lo}\p{M}]`
+    Both,
+    /// None of them.
+    Neither,
+}
+
+impl Case {
+    /// Of the first character of a text, and its bytes; `None` at the end.
+    pub fn first(text: &str) -> Option<(Self, usize)> {
+        text.chars().next().map(|c| (Self::of(c), c.len_utf8()))
+    }
+
+    fn of(c: char) -> Self {
+        match c {
+            'a'..='z' => Self::Lower,
+            'A'..='Z' => Self::Upper,
+            _ if c.is_ascii() => Self::Neither,
+            _ if LOWER.has(c) => Self::Lower,
+            _ if UPPER.has(c) => Self::Upper,
+            _ if BOTH.has(c) => Self::Both,
+            _ => Self::Neither,
+        }
+    }
+}
+
 /// First and last characters, in order.
 struct Ranges(Vec<(char, char)>);
 
@@ -75,6 +107,9 @@ struct Ranges(Vec<(char, char)>);
 /// of regular expressions.
 static LETTERS: LazyLock<Ranges> = LazyLock::new(|| Ranges::of(r"\p{L}"));
 static NUMBERS: LazyLock<Ranges> = LazyLock::new(|| Ranges::of(r"\p{N}"));
+static UPPER: LazyLock<Ranges> = LazyLock::new(|| Ranges::of(r"[\p{Lu}\p{Lt}]"));
+static LOWER: LazyLock<Ranges> = LazyLock::new(|| Ranges::of(r"\p{Ll}"));
+static BOTH: LazyLock<Ranges> = LazyLock::new(|| Ranges::of(r"[\p{Lm}\p{Lo}\p{M}]"));
 
 impl Ranges {
     fn of(class: &str) -> Self {

@@ -1,7 +1,7 @@
 //! The patterns, followed by hand: of each the alternatives in their order, greedy, from where the last piece ended. Every character belongs to
 //! some alternative, so nothing is left between pieces.
 
-use super::class::Class;
+use super::class::{Case, Class};
 
 /// A way of cutting words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,20 +13,45 @@ pub(super) enum Pattern {
         /// Of a number in one piece at most.
         digits: usize,
     },
+    /// Mistral's since Nemo (Tekken), and GPT-4o's: words end where lower case turns to upper.
+    Cased {
+        /// Of a number in one piece at most.
+        digits: usize,
+        /// A word has its contraction.
+        contracted: bool,
+    },
 }
 
 /// What Llama 3's begins with, and ends with behind the numbers.
 const LLAMA3: (&str, &str) =
     (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|", r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+");
 
+/// What the others' words are, and ends them behind the numbers. Either kind of word may have [`CONTRACTED`] behind it.
+const CASED: (&str, &str, &str) = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*",
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+);
+const CONTRACTED: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)?";
+
 impl Pattern {
     /// The pattern that a regular expression is, word for word.
     pub fn of(regex: &str) -> Option<Self> {
-        match regex.strip_prefix(LLAMA3.0)?.strip_suffix(LLAMA3.1)? {
-            r"\p{N}{1,3}" => Some(Self::Llama3 { digits: 3 }),
-            r"\p{N}" => Some(Self::Llama3 { digits: 1 }),
+        let digits = |numbers: &str| match numbers {
+            r"\p{N}{1,3}" => Some(3),
+            r"\p{N}" => Some(1),
             _ => None,
+        };
+        if let Some(rest) = regex.strip_prefix(LLAMA3.0) {
+            return digits(rest.strip_suffix(LLAMA3.1)?).map(|digits| Self::Llama3 { digits });
         }
+        let behind = |rest: &'_ str| rest.starts_with(CONTRACTED);
+        let rest = regex.strip_prefix(CASED.0)?;
+        let contracted = behind(rest);
+        let end = if contracted { CONTRACTED } else { "" };
+        let rest = rest.strip_prefix(end)?.strip_prefix('|')?.strip_prefix(CASED.1)?.strip_prefix(end)?;
+        let digits = digits(rest.strip_prefix('|')?.strip_suffix(CASED.2)?)?;
+        Some(Self::Cased { digits, contracted })
     }
 
     /// The bytes of the first piece of a text, which is not empty.
@@ -35,6 +60,11 @@ impl Pattern {
         match self {
             Self::Gpt2 => gpt2(text, class, bytes),
             Self::Llama3 { digits } => llama3(text, class, bytes, digits),
+            Self::Cased { digits, contracted } => match cased_word(text, class, bytes) {
+                Some(end) if contracted => end + contraction(&text[end..], folded).unwrap_or(0),
+                Some(end) => end,
+                None => other(text, class, bytes, digits, |c| matches!(c, '\r' | '\n' | '/')),
+            },
         }
     }
 }
@@ -57,23 +87,72 @@ fn llama3(text: &str, class: Class, bytes: usize, digits: usize) -> usize {
     if let Some(contracted) = contraction(text, folded) {
         return contracted;
     }
-    let next = Class::first(&text[bytes..]);
-    match (class, next) {
+    match (class, Class::first(&text[bytes..])) {
         (Class::Letter, _) => run(text, bytes, Class::Letter, usize::MAX),
-        (Class::Number, _) => run(text, bytes, Class::Number, digits - 1),
         (Class::Space | Class::Other, Some((Class::Letter, more))) => {
             run(text, bytes + more, Class::Letter, usize::MAX)
         }
-        (Class::Other, _) => with_breaks(text, bytes),
-        (Class::Space, Some((Class::Other, more))) if text.starts_with(' ') => with_breaks(text, bytes + more),
-        _ => {
-            let end = run_of_white(text);
-            match text[..end].rfind(['\r', '\n']) {
-                Some(last) => last + 1,
-                None => white(text),
-            }
+        _ => other(text, class, bytes, digits, |c| matches!(c, '\r' | '\n')),
+    }
+}
+
+/// What is no word: numbers; characters of no class, and those behind them that `goes_with` them; white space, up to its last line break if it has one.
+fn other(text: &str, class: Class, bytes: usize, digits: usize, goes_with: impl Fn(char) -> bool) -> usize {
+    let next = Class::first(&text[bytes..]);
+    let marks = |from| {
+        let end = run(text, from, Class::Other, usize::MAX);
+        end + text[end..].find(|c| !goes_with(c)).unwrap_or(text.len() - end)
+    };
+    match (class, next) {
+        (Class::Number, _) => run(text, bytes, Class::Number, digits - 1),
+        (Class::Other, _) => marks(bytes),
+        (Class::Space, Some((Class::Other, more))) if text.starts_with(' ') => marks(bytes + more),
+        _ => match text[..run_of_white(text)].rfind(['\r', '\n']) {
+            Some(last) => last + 1,
+            None => white(text),
+        },
+    }
+}
+
+/// A word that ends where lower case turns to upper, with one character before it that is no letter, number or line break.
+fn cased_word(text: &str, class: Class, bytes: usize) -> Option<usize> {
+    let before = matches!(class, Class::Space | Class::Other).then_some(bytes);
+    let from = || before.into_iter().chain([0]);
+    from().find_map(|from| ends_low(text, from)).or_else(|| from().find_map(|from| begins_high(text, from)))
+}
+
+/// `[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+`: where nothing low follows what is high, the last of that which is both is low.
+fn ends_low(text: &str, from: usize) -> Option<usize> {
+    let (high, last_both) = high(text, from);
+    let end = low(text, high);
+    if end > high { Some(end) } else { last_both }
+}
+
+/// `[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*`
+fn begins_high(text: &str, from: usize) -> Option<usize> {
+    let (high, _) = high(text, from);
+    (high > from).then(|| low(text, high))
+}
+
+/// Where what is not low ends, and behind the last of it that is not high either.
+fn high(text: &str, from: usize) -> (usize, Option<usize>) {
+    let (mut end, mut last_both) = (from, None);
+    while let Some((case @ (Case::Upper | Case::Both), bytes)) = Case::first(&text[end..]) {
+        end += bytes;
+        if case == Case::Both {
+            last_both = Some(end);
         }
     }
+    (end, last_both)
+}
+
+/// Where what is not high ends.
+fn low(text: &str, from: usize) -> usize {
+    let mut end = from;
+    while let Some((Case::Lower | Case::Both, bytes)) = Case::first(&text[end..]) {
+        end += bytes;
+    }
+    end
 }
 
 /// An apostrophe and what it stands before at the beginning of a text, in bytes; `fold`: how a letter of it is taken.
@@ -106,11 +185,6 @@ fn run(text: &str, from: usize, class: Class, most: usize) -> usize {
     end
 }
 
-/// Characters of no other class, and the line breaks behind them.
-fn with_breaks(text: &str, from: usize) -> usize {
-    run(text, run(text, from, Class::Other, usize::MAX), Class::Break, usize::MAX)
-}
-
 fn run_of_white(text: &str) -> usize {
     text.find(|c: char| !c.is_whitespace()).unwrap_or(text.len())
 }
@@ -140,6 +214,21 @@ pub(super) mod tests {
             (!piece.is_empty()).then_some(piece)
         })
         .collect()
+    }
+
+    #[test]
+    fn words_of_two_cases_are_cut_between_them() {
+        let regex = |end: &str, numbers: &str| [CASED.0, end, "|", CASED.1, end, "|", numbers, CASED.2].concat();
+        assert_eq!(Pattern::of(&regex("", "x")), None);
+        let tekken = Pattern::of(&regex("", r"\p{N}")).unwrap();
+        assert_eq!(tekken, Pattern::Cased { digits: 1, contracted: false });
+        assert_eq!(pieces(tekken, "HeLLo"), ["He", "LLo"]);
+        assert_eq!(
+            pieces(tekken, "HTTPServer's 12 a/b!\n/\n  x"),
+            ["HTTPServer", "'s", " ", "1", "2", " a", "/b", "!\n/\n", " ", " x"]
+        );
+        let gpt4o = Pattern::of(&regex(CONTRACTED, r"\p{N}{1,3}")).unwrap();
+        assert_eq!(pieces(gpt4o, "We'LLgo IT's 1234"), ["We'LL", "go", " IT's", " ", "123", "4"]);
     }
 
     #[test]

@@ -98,3 +98,25 @@ fn merges(gguf: &Gguf) -> Result<Vec<(&str, &str)>, Error> {
         })
         .collect()
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::tokenizer::Cuts;
+
+    #[test]
+    fn text_of_nearly_all_is_cut_without_a_regular_expression() {
+        for (name, known) in [
+            ("llama-bpe", true),
+            ("qwen2", true),
+            ("tekken", true),
+            ("gpt-4o", true),
+            ("gpt-2", true),
+            ("smollm", true),
+            ("default", false),
+        ] {
+            assert_eq!(Cuts::of(&pre_tokenizer(pre_of(name).unwrap())).is_some(), known, "{name}");
+        }
+    }
+}
