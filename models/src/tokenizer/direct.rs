@@ -1,5 +1,5 @@
 //! Text → ids where a vocabulary is of bytes and the way of cutting is known: straight from the bytes of each piece. Added tokens are found and
-//! text is normalised by the tokenizers crate. **Contract:** the ids are those that its own way gives.
+//! text is normalised by the tokenizers crate. **Contract:** the ids are those that its own way gives, as far as [`super::cuts`] promises that.
 
 use super::{
     bpe::{Bpe, OfBytes, Pairs},

@@ -1,7 +1,7 @@
 //! Text → the pieces that byte-pair encoding never joins, for the ways of cutting that most vocabularies of bytes were made with: GPT-2's,
-//! Llama 3's and Qwen's, Mistral's (Tekken) and GPT-4o's, with or without every digit apart. **Contract:** the pieces are those that the regular expressions of the same JSON
-//! mean, and thus those of the tokenizers crate, but where its engine gives up (a million white characters in a row). There is none to compile
-//! here, and a prompt is read once. What is not known here is the crate's.
+//! Llama 3's and Qwen's, Mistral's (Tekken) and GPT-4o's, with or without every digit apart. **Contract:** the pieces are those that the regular
+//! expressions of the same JSON mean, and thus those of the tokenizers crate, but where its engine gives up (a million white characters in a
+//! row). There is none to compile here, and a prompt is read once. What is not known here is the crate's.
 
 mod class;
 mod pattern;

@@ -45,9 +45,8 @@ impl Pattern {
         if let Some(rest) = regex.strip_prefix(LLAMA3.0) {
             return digits(rest.strip_suffix(LLAMA3.1)?).map(|digits| Self::Llama3 { digits });
         }
-        let behind = |rest: &'_ str| rest.starts_with(CONTRACTED);
         let rest = regex.strip_prefix(CASED.0)?;
-        let contracted = behind(rest);
+        let contracted = rest.starts_with(CONTRACTED);
         let end = if contracted { CONTRACTED } else { "" };
         let rest = rest.strip_prefix(end)?.strip_prefix('|')?.strip_prefix(CASED.1)?.strip_prefix(end)?;
         let digits = digits(rest.strip_prefix('|')?.strip_suffix(CASED.2)?)?;
