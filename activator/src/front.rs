@@ -1,5 +1,5 @@
-//! The API port as connections see it. Nearly all that comes is a request that is to be forwarded, and each layer between a connection and its
-//! handler costs as much as what it is there for: so those paths are known here, and everything else is the router's.
+//! The API port as connections see it. Nearly all that comes is a request that is to be forwarded, and would pay for every layer of a router on its
+//! way: so those paths are known here, and everything else is the router's.
 
 use std::{convert::Infallible, pin::Pin, sync::Arc};
 

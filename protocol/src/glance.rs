@@ -1,5 +1,5 @@
 //! What most chats are, seen at a glance: text by system, user and assistant, and the plainest wishes. It is what whoever passes a request on has
-//! to know of it, in a tenth of the time that reading takes.
+//! to know of it, and keeps nothing else.
 //!
 //! **Contract:** what is seen here, [`crate::parse_chat`] takes and reads alike. What is not may be anything, good or bad.
 

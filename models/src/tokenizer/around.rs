@@ -4,13 +4,13 @@ use serde_json::Value as Json;
 
 /// Checks every template in a `post_processor`, as the crate writes it out.
 pub(super) fn check(post_processor: &Json) -> Result<(), String> {
-    let list = |of: &Json, field: &str| of.get(field).and_then(Json::as_array).cloned().unwrap_or_default();
-    match post_processor.get("type").and_then(Json::as_str) {
+    let each = |field: &str| post_processor[field].as_array().into_iter().flatten();
+    match post_processor["type"].as_str() {
         // One level deeper each time; serde_json bounds the depth of what it reads.
-        Some("Sequence") => list(post_processor, "processors").iter().try_for_each(check),
+        Some("Sequence") => each("processors").try_for_each(check),
         Some("TemplateProcessing") => {
             let there = &post_processor["special_tokens"];
-            list(post_processor, "single").iter().try_for_each(|piece| check_piece(piece, there))
+            each("single").try_for_each(|piece| check_piece(piece, there))
         }
         _ => Ok(()),
     }

@@ -4,15 +4,13 @@ mod around;
 mod bpe;
 mod bytes;
 mod charsmap;
-mod cuts;
+pub(crate) mod cuts;
 mod direct;
 mod file;
 mod sealed;
 mod stream;
 mod words;
 
-#[cfg(test)]
-pub(crate) use cuts::Cuts;
 pub use stream::TokenStream;
 
 use self::bytes::Spelling;

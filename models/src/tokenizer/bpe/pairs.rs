@@ -20,7 +20,11 @@ impl Pairs {
     /// Takes a piece's tokens; false where one has none.
     pub fn fill(&mut self, tokens: impl Iterator<Item = Option<u32>>) -> bool {
         self.ids.clear();
-        tokens.into_iter().all(|token| token.map(|id| self.ids.push(id)).is_some())
+        for token in tokens {
+            let Some(id) = token else { return false };
+            self.ids.push(id);
+        }
+        true
     }
 
     /// Adds to `out` what they are merged to.

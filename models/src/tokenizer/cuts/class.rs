@@ -130,12 +130,13 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
 
+    fn all(class: &str) -> HashSet<char> {
+        Ranges::of(class).0.into_iter().flat_map(|(first, last)| first..=last).collect()
+    }
+
     /// Of every character there is, as the regular expressions of the same version have it.
     #[test]
     fn classes_are_those_of_regular_expressions() {
-        let all = |pattern: &str| {
-            Ranges::of(pattern).0.into_iter().flat_map(|(first, last)| first..=last).collect::<HashSet<char>>()
-        };
         let (letters, numbers, white) = (all(r"\p{L}"), all(r"\p{N}"), all(r"\s"));
         for c in '\0'..=char::MAX {
             let (class, bytes) = Class::first(c.encode_utf8(&mut [0; 4])).unwrap();
@@ -145,5 +146,19 @@ mod tests {
             assert_eq!(found, expected, "{c:?}");
         }
         assert_eq!(Class::first(""), None);
+    }
+
+    #[test]
+    fn cases_are_those_of_regular_expressions() {
+        let (upper, lower, both) = (all(r"[\p{Lu}\p{Lt}]"), all(r"\p{Ll}"), all(r"[\p{Lm}\p{Lo}\p{M}]"));
+        for c in '\0'..=char::MAX {
+            let expected = match (upper.contains(&c), lower.contains(&c), both.contains(&c)) {
+                (true, false, false) => Case::Upper,
+                (false, true, false) => Case::Lower,
+                (false, false, true) => Case::Both,
+                _ => Case::Neither,
+            };
+            assert_eq!(Case::first(c.encode_utf8(&mut [0; 4])), Some((expected, c.len_utf8())), "{c:?}");
+        }
     }
 }

@@ -7,6 +7,7 @@ mod class;
 mod pattern;
 
 use pattern::Pattern;
+pub(crate) use pattern::{GPT4O, LLAMA3, QWEN2, TEKKEN};
 use serde::Deserialize;
 use serde_json::Value as Json;
 
@@ -147,7 +148,7 @@ mod tests {
         let cuts = |apart, pattern| Some(Cuts { apart, pattern });
         let (digit, number) = (Some(Apart::Digit), Some(Apart::Number));
         let (gpt2, llama3) = (Some(Pattern::Gpt2), Some(Pattern::Llama3 { digits: 3 }));
-        let long = &pattern::tests::llama3();
+        let long = LLAMA3;
         for (json, expected) in [
             (bytes(true), cuts(None, gpt2)),
             (bytes(false), cuts(None, None)),

@@ -8,12 +8,12 @@ use super::class::{Case, Class};
 pub(super) enum Pattern {
     /// `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
     Gpt2,
-    /// `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+    /// [`LLAMA3`] and [`QWEN2`]
     Llama3 {
         /// Of a number in one piece at most.
         digits: usize,
     },
-    /// Mistral's since Nemo (Tekken), and GPT-4o's: words end where lower case turns to upper.
+    /// [`TEKKEN`] and [`GPT4O`]: words end where lower case turns to upper.
     Cased {
         /// Of a number in one piece at most.
         digits: usize,
@@ -22,35 +22,26 @@ pub(super) enum Pattern {
     },
 }
 
-/// What Llama 3's begins with, and ends with behind the numbers.
-const LLAMA3: (&str, &str) =
-    (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|", r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+");
-
-/// What the others' words are, and ends them behind the numbers. Either kind of word may have [`CONTRACTED`] behind it.
-const CASED: (&str, &str, &str) = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*",
-    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-);
-const CONTRACTED: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)?";
+/// Llama 3's.
+pub(crate) const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// Qwen's since 2.
+pub(crate) const QWEN2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// Mistral's since Nemo: words end where lower case turns to upper.
+pub(crate) const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// Phi-4-mini's, among others.
+pub(crate) const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 impl Pattern {
     /// The pattern that a regular expression is, word for word.
     pub fn of(regex: &str) -> Option<Self> {
-        let digits = |numbers: &str| match numbers {
-            r"\p{N}{1,3}" => Some(3),
-            r"\p{N}" => Some(1),
+        match regex {
+            LLAMA3 => Some(Self::Llama3 { digits: 3 }),
+            QWEN2 => Some(Self::Llama3 { digits: 1 }),
+            TEKKEN => Some(Self::Cased { digits: 1, contracted: false }),
+            GPT4O => Some(Self::Cased { digits: 3, contracted: true }),
             _ => None,
-        };
-        if let Some(rest) = regex.strip_prefix(LLAMA3.0) {
-            return digits(rest.strip_suffix(LLAMA3.1)?).map(|digits| Self::Llama3 { digits });
         }
-        let rest = regex.strip_prefix(CASED.0)?;
-        let contracted = rest.starts_with(CONTRACTED);
-        let end = if contracted { CONTRACTED } else { "" };
-        let rest = rest.strip_prefix(end)?.strip_prefix('|')?.strip_prefix(CASED.1)?.strip_prefix(end)?;
-        let digits = digits(rest.strip_prefix('|')?.strip_suffix(CASED.2)?)?;
-        Some(Self::Cased { digits, contracted })
     }
 
     /// The bytes of the first piece of a text, which is not empty.
@@ -95,7 +86,8 @@ fn llama3(text: &str, class: Class, bytes: usize, digits: usize) -> usize {
     }
 }
 
-/// What is no word: numbers; characters of no class, and those behind them that `goes_with` them; white space, up to its last line break if it has one.
+/// What is no word: numbers; characters of no class, and those behind them that `goes_with` them; white space, up to its last line break if it has
+/// one.
 fn other(text: &str, class: Class, bytes: usize, digits: usize, goes_with: impl Fn(char) -> bool) -> usize {
     let next = Class::first(&text[bytes..]);
     let marks = |from| {
@@ -197,13 +189,8 @@ fn white(text: &str) -> usize {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-pub(super) mod tests {
+mod tests {
     use super::*;
-
-    /// As models have it.
-    pub fn llama3() -> String {
-        [LLAMA3.0, r"\p{N}{1,3}", LLAMA3.1].concat()
-    }
 
     fn pieces(pattern: Pattern, text: &str) -> Vec<&str> {
         let mut rest = text;
@@ -217,16 +204,13 @@ pub(super) mod tests {
 
     #[test]
     fn words_of_two_cases_are_cut_between_them() {
-        let regex = |end: &str, numbers: &str| [CASED.0, end, "|", CASED.1, end, "|", numbers, CASED.2].concat();
-        assert_eq!(Pattern::of(&regex("", "x")), None);
-        let tekken = Pattern::of(&regex("", r"\p{N}")).unwrap();
-        assert_eq!(tekken, Pattern::Cased { digits: 1, contracted: false });
+        let tekken = Pattern::of(TEKKEN).unwrap();
         assert_eq!(pieces(tekken, "HeLLo"), ["He", "LLo"]);
         assert_eq!(
             pieces(tekken, "HTTPServer's 12 a/b!\n/\n  x"),
             ["HTTPServer", "'s", " ", "1", "2", " a", "/b", "!\n/\n", " ", " x"]
         );
-        let gpt4o = Pattern::of(&regex(CONTRACTED, r"\p{N}{1,3}")).unwrap();
+        let gpt4o = Pattern::of(GPT4O).unwrap();
         assert_eq!(pieces(gpt4o, "We'LLgo IT's 1234"), ["We'LL", "go", " IT's", " ", "123", "4"]);
     }
 
@@ -243,7 +227,7 @@ pub(super) mod tests {
 
     #[test]
     fn llama3_cuts_numbers_by_three_and_keeps_line_breaks_with_marks() {
-        let cut = |text| pieces(Pattern::of(&llama3()).unwrap(), text);
+        let cut = |text| pieces(Pattern::of(LLAMA3).unwrap(), text);
         assert_eq!(
             cut("I'LL (see) 12345;\n\n  x"),
             ["I", "'LL", " (", "see", ")", " ", "123", "45", ";\n\n", " ", " x"]

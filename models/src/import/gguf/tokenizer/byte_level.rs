@@ -1,7 +1,11 @@
 //! `gpt2`: byte-level BPE with the pre-tokenizer that the file names.
 
 use super::{Around, Bpe, Ids, TokenizerFile, Vocabulary, post_processor, strings};
-use crate::{Error, import::gguf::Gguf};
+use crate::{
+    Error,
+    import::gguf::Gguf,
+    tokenizer::cuts::{GPT4O, LLAMA3, QWEN2, TEKKEN},
+};
 use serde_json::{Value as Json, json};
 
 /// How text is cut before BPE, how it is normalised, and two habits that go with the name.
@@ -20,15 +24,7 @@ struct Pre {
 
 const PLAIN: Pre = Pre { cuts: &[], gpt2_cut: false, nfc: false, ignore_merges: false, add_bos: false };
 
-const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2: &str =
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
-/// Mistral's since Nemo: words end where lower case turns to upper.
-const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// Phi-4-mini's, among others.
-const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-
 /// The names that [`pre_of`] knows, for messages.
 const KNOWN: &str = "llama-bpe, llama3, pixtral, qwen2, gpt-2, phi-2, olmo, smollm, starcoder, refact, dbrx, tekken, gpt-4o and default";
 
@@ -103,7 +99,7 @@ fn merges(gguf: &Gguf) -> Result<Vec<(&str, &str)>, Error> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::tokenizer::Cuts;
+    use crate::tokenizer::cuts::Cuts;
 
     #[test]
     fn text_of_nearly_all_is_cut_without_a_regular_expression() {
