@@ -162,6 +162,7 @@ def main() -> None:
         "anyOf": [{"minProperties": 1}, {"type": "array", "items": {"type": "string", "maxLength": 9}, "maxItems": 3}],
     }  # fmt: skip
     put("guides", "schema", b"\0" + json.dumps(schema).encode())
+    put("guides", "none", b"\0null")
     put("guides", "expression", b"\x01[a-c]{2,5}-(on|off)\\d*")
     put("guides", "grammar", b'\x02start: "a" other+ | NUMBER\nother: /[b-d]+/ ","?\nNUMBER: /[0-9]{1,3}/\n')
     put("guides", "tools", b'\x02start: (<[7]> call)+\ncall: "{" %json {"type": "object"} "}"\n')

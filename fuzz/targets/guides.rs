@@ -24,10 +24,12 @@ fuzz_target!(|input: &[u8]| {
         1 => ("guided_regex", text()),
         _ => ("guided_grammar", text()),
     };
+    let asks = !form.is_null();
     let body = json!({"model": "m", "prompt": "p", field: form});
     let Ok(request) = parse_completion(body.to_string().as_bytes()) else { return };
-    let form = request.generate.constraint.expect("the request has a form").form;
-    match GUIDES.compile(&form).map(|form| form.guide()) {
+    assert_eq!(request.generate.constraint.is_some(), asks, "null, and nothing else, asks for no form");
+    let Some(constraint) = request.generate.constraint else { return };
+    match GUIDES.compile(&constraint.form).map(|form| form.guide()) {
         Ok(mut guide) => {
             let _ = guide.next();
         }
