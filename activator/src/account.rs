@@ -148,6 +148,11 @@ impl Account {
         self.route = Some(route.clone());
     }
 
+    /// The model that is asked, once that is known.
+    pub fn route(&self) -> Option<&Arc<Route>> {
+        self.route.as_ref()
+    }
+
     /// The same answer; the account is closed when the last of it has left, or is dropped.
     pub fn watch(mut self, response: http::Response<Content>) -> Response {
         self.status = response.status().as_u16();

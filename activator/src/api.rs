@@ -18,14 +18,14 @@ use axum::{
     routing::{MethodRouter, get, post},
 };
 use futures_util::stream;
-use http::{Extensions, HeaderMap, StatusCode, request::Parts};
+use http::{Extensions, HeaderMap, HeaderName, StatusCode, request::Parts};
 use protocol::{ApiError, ErrorKind, Generate, Glance, answer::ModelList, deadline, resume::AnswerKey};
 
 use crate::{
     account::{Account, Content},
     answers,
     audit::{Audit, Room},
-    body::{Bodies, Sent},
+    body::{Bodies, Read, Sent},
     door::Operator,
     events::{Events, Pending},
     forward::{Answer, Forward},
@@ -36,8 +36,9 @@ use crate::{
     probes::{self, Readiness},
     settings::{Route, Settings},
     tenants::{Caller, ClientNames},
+    timers::{Late, Timers},
     traces::Traces,
-    traffic::{self, Asked},
+    traffic::{self, Answered, Asked},
 };
 
 /// What every handler needs.
@@ -53,11 +54,15 @@ pub struct Api {
     pub bodies: Bodies,
     /// A request's deadline where it names none.
     pub timeout: Duration,
+    /// For deadlines.
+    pub timers: Timers,
     /// Where requests are recorded.
     pub audit: Option<Audit>,
     /// Where it is traced where their time went.
     pub traces: Traces,
 }
+
+static TIMEOUT: HeaderName = HeaderName::from_static(deadline::TIMEOUT_HEADER);
 
 /// What routing needs of a checked request.
 struct Wanted {
@@ -123,7 +128,13 @@ pub fn chat_at(path: &str, api: Arc<Api>, readiness: Readiness) -> Router {
 }
 
 fn forward(asked: &'static Forwarded) -> MethodRouter<Arc<Api>> {
-    post(move |State(api): State<Arc<Api>>, request: Request| async move { api.forward(request, asked).await })
+    post(move |State(api): State<Arc<Api>>, request: Request| async move {
+        let (mut response, route) = api.forward(request, asked).await;
+        if let Some(route) = route {
+            response.extensions_mut().insert(Asked(route));
+        }
+        response
+    })
 }
 
 fn chat(body: &[u8]) -> Result<Wanted, ApiError> {
@@ -205,22 +216,35 @@ impl Api {
         caller.inspect_err(|_| self.metrics.refused("unknown"))
     }
 
-    /// A request to a path that is forwarded.
-    pub async fn forward<B: Sent>(&self, request: http::Request<B>, asked: &'static Forwarded) -> Response {
-        self.answer(request, asked).await.unwrap_or_else(|error| answers::error(&error))
+    /// A request to a path that is forwarded. Its answer comes with its model, once that is known.
+    pub async fn forward<B: Sent>(&self, request: http::Request<B>, asked: &'static Forwarded) -> Answered {
+        let (account, checked) = match self.let_in(request, asked).await {
+            Ok((account, checked)) => (account, checked),
+            Err(error) => return (answers::error(&error), None),
+        };
+        let answer = match checked {
+            Err(error) => Err(error),
+            Ok(Checked { forward, early: Some(early) }) => self.stream(forward, early).await,
+            Ok(Checked { forward, early: None }) => {
+                let deadline = forward.deadline;
+                forward.answer().await.map(|answer| respond(answer, deadline))
+            }
+        };
+        let route = account.route().cloned();
+        (account.watch(answer.unwrap_or_else(|error| Content::of(answers::error(&error)))), route)
     }
 
-    /// Errors before the request is let in are returned; later ones are responses that carry its model.
-    async fn answer<B: Sent>(
+    /// Finds out who asks what. Errors before the request is let in have no account.
+    async fn let_in<B: Sent>(
         &self,
         request: http::Request<B>,
         forwarded: &'static Forwarded,
-    ) -> Result<Response, ApiError> {
+    ) -> Result<(Account, Result<Checked, ApiError>), ApiError> {
         let arrived = Instant::now();
         let settings = self.settings.load_full();
         let (head, body) = request.into_parts();
         let caller = self.identify(&settings, &head.headers, &head.extensions).await?;
-        let asked = head.headers.get(deadline::TIMEOUT_HEADER).map(|value| deadline::timeout(value.as_bytes()));
+        let asked = head.headers.get(&TIMEOUT).map(|value| deadline::timeout(value.as_bytes()));
         let asked = asked.transpose()?;
         let place = caller.enter(arrived).inspect_err(|_| self.metrics.refused("over_quota"))?;
         let come = Come { arrived, asked, deadline: at(arrived, asked.unwrap_or(self.timeout)), forwarded };
@@ -228,41 +252,37 @@ impl Api {
         let key = AnswerKey::new(SystemTime::now());
         let mut account = Account::open(caller, place, room, (&key, forwarded.path), arrived, self.metrics.clone());
         account.trace = self.traces.begin(&head.headers, forwarded.path, arrived);
-        let answer = self.let_in(&settings, come, head, body, key, &mut account).await;
-        Ok(account.watch(answer.unwrap_or_else(|error| Content::of(answers::error(&error)))))
+        let read = self.timers.within(come.deadline, self.bodies.read(account.caller(), &head.headers, body)).await;
+        let read = read.unwrap_or_else(|Late| Err(ApiError::deadline_exceeded()));
+        let checked = read.and_then(|body| self.check(&settings, &come, head, body, key, &mut account));
+        Ok((account, checked))
     }
 
     /// Room in the audit, where there is one.
     async fn room(&self, deadline: tokio::time::Instant) -> Result<Option<Room>, ApiError> {
         let Some(audit) = &self.audit else { return Ok(None) };
         let full = || ApiError::new(ErrorKind::Unavailable, "This server cannot record requests now.").retry_after(1);
-        let room = tokio::time::timeout_at(deadline, audit.room()).await.map_err(|_| full())?;
+        let room = self.timers.within(deadline, Box::pin(audit.room())).await.map_err(|_| full())?;
         room.map(Some).ok_or_else(full)
     }
 
-    async fn let_in<B: Sent>(
+    fn check(
         &self,
         settings: &Settings,
-        come: Come,
+        come: &Come,
         head: Parts,
-        body: B,
+        mut body: Read,
         key: AnswerKey,
         account: &mut Account,
-    ) -> Result<http::Response<Content>, ApiError> {
-        let read = tokio::time::timeout_at(come.deadline, self.bodies.read(account.caller(), &head.headers, body));
-        let mut body = read.await.map_err(|_| ApiError::deadline_exceeded())??;
+    ) -> Result<Checked, ApiError> {
         let wanted = (come.forwarded.check)(&body.bytes)?;
         let route = settings.route(wanted.model.as_deref())?;
         account.of(route);
         let deadline = at(come.arrived, come.asked.unwrap_or(route.timeout));
-        // In a block, so that nothing of the head is kept while the request is held.
-        let headers = {
-            let head = head;
-            headers::to_runtime(head.headers, head.uri.authority())
-        };
         body.bytes = route.own(body.bytes, wanted.model.as_deref(), wanted.sampled);
         account.tokens.expect(body.bytes.len());
         let caller = account.caller();
+        allowed(caller, route)?;
         let mut claim = caller.claim(route.hold_max, deadline.into_std());
         if route.has_several {
             claim.prefixes = prefix::of(&body.bytes, caller.scope());
@@ -272,10 +292,11 @@ impl Api {
             counts: route.counts(&self.metrics).clone(),
             route: route.clone(),
             path: come.forwarded.path,
-            headers,
+            headers: headers::to_runtime(head.headers, head.uri.authority()),
             body,
             seed: wanted.needs_seed.then(|| RandomState::new().hash_one(route.slot.0)),
             key,
+            timers: self.timers.clone(),
             claim,
             scope: caller.scope(),
             tokens: account.tokens.clone(),
@@ -286,21 +307,14 @@ impl Api {
             arrived: come.arrived,
             deadline,
         });
-        let answer = match allowed(caller, route) {
-            Err(error) => Err(error),
-            Ok(()) if wanted.stream => self.stream(forward, settings.early_headers_after).await,
-            Ok(()) => forward.answer().await.map(|answer| respond(answer, deadline)),
-        };
-        let mut response = answer.unwrap_or_else(|error| Content::of(answers::error(&error)));
-        response.extensions_mut().insert(Asked(route.clone()));
-        Ok(response)
+        Ok(Checked { forward, early: wanted.stream.then_some(settings.early_headers_after) })
     }
 
     /// The runtime's own headers if they come soon, else ours.
     async fn stream(&self, forward: Box<Forward>, early: Duration) -> Result<http::Response<Content>, ApiError> {
         let (deadline, early) = (forward.deadline, at(forward.arrived, early));
         let mut answer: Pending = Box::pin(forward.answer());
-        match tokio::time::timeout_at(early, &mut answer).await {
+        match self.timers.within(early, &mut answer).await {
             Ok(answer) => Ok(respond(answer?, deadline)),
             Err(_) => {
                 let body = Events::waiting(answer, deadline).into_body();
@@ -311,6 +325,13 @@ impl Api {
             }
         }
     }
+}
+
+/// A request that is to be forwarded.
+struct Checked {
+    forward: Box<Forward>,
+    /// Headers leave at the latest after this time, where a stream is asked for.
+    early: Option<Duration>,
 }
 
 /// A request that has been let in.
@@ -349,7 +370,7 @@ fn respond(mut answer: Answer, deadline: tokio::time::Instant) -> http::Response
 /// A body that breaks off, visibly, if the runtime dies or the deadline passes.
 fn plain(answer: Answer, deadline: tokio::time::Instant) -> Body {
     Body::from_stream(stream::try_unfold(answer, move |mut answer| async move {
-        let next = tokio::time::timeout_at(deadline, answer.next()).await;
+        let next = answer.timers().within(deadline, answer.next()).await;
         let data = next.map_err(|_| axum::Error::new(ApiError::deadline_exceeded()))?;
         let data = data.transpose().map_err(axum::Error::new)?;
         Ok::<_, axum::Error>(data.map(|data| (data, answer)))

@@ -74,7 +74,7 @@ impl Bodies {
         if announced.is_some_and(|length| length > self.bytes_max as u64) {
             // Who asks first has sent nothing yet.
             if !headers.contains_key(EXPECT) {
-                discard(body).await;
+                Box::pin(discard(body)).await;
             }
             return Err(self.too_large());
         }
@@ -88,12 +88,12 @@ impl Bodies {
             let Ok(data) = frame.into_data() else { continue };
             if read.len() + data.len() > self.bytes_max {
                 drop((read, memory));
-                discard(body).await;
+                Box::pin(discard(body)).await;
                 return Err(self.too_large());
             }
             if let Err(full) = self.grow(&mut memory, caller, read.len() + data.len()) {
                 drop((read, memory));
-                discard(body).await;
+                Box::pin(discard(body)).await;
                 return Err(full);
             }
             read.extend_from_slice(&data);

@@ -4,13 +4,14 @@
 //! **Invariants:** dropping an answer before its end tells the runtime at once, and nobody else: that is how a client's leaving reaches the
 //! engine. Whether the runtime is still there is told by the inherited socket alone: a connection of one request ends with that request, too.
 
-mod outgoing;
+mod ask;
+mod connection;
 mod pool;
 
 use std::{error::Error, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, Uri, header::HOST, response, uri::PathAndQuery};
+use http::response;
 use http_body_util::BodyExt;
 use hyper::{
     body::{Body, Incoming},
@@ -20,19 +21,20 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use protocol::control::ToRuntime;
 use tokio::{net::UnixStream, sync::watch};
 
-use self::pool::{Exchange, Pool};
-use crate::{child::Child, headers};
+use self::{
+    ask::Outgoing,
+    connection::Broken,
+    pool::{Exchange, Pool},
+};
+use crate::child::Child;
 
-pub use self::outgoing::Outgoing;
+pub use self::ask::Ask;
 
 /// What one stream may send ahead of its client, in bytes: a few hundred tokens.
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 
 /// Larger than all stream windows together, so that slow clients never stall the others' streams.
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 30;
-
-/// HTTP/1.1 readers take no more than a hundred headers; of those, some are ours. HTTP/2 has no such number.
-const HEADERS_MAX: usize = 80;
 
 /// A runtime whose other connections have broken is known to be gone after this time, if it is.
 const GOING_MAX: Duration = Duration::from_secs(2);
@@ -87,7 +89,7 @@ impl Unanswered {
     }
 
     /// Sorts an error of a request's own connection: that alone says nothing of the runtime.
-    async fn of_exchange(error: pool::Broken, gone: &mut Gone) -> Self {
+    async fn of_exchange(error: Broken, gone: &mut Gone) -> Self {
         let going = async { while gone.changed().await.is_ok() {} };
         match tokio::time::timeout(GOING_MAX, going).await {
             Ok(()) => Self::ConnectionLost(error.into()),
@@ -122,42 +124,33 @@ impl Endpoint {
         self.0.streams.is_closed()
     }
 
-    /// Sends one request, with a path for its target, and waits for the answer's head. Where its own connection breaks before that (mostly it was
-    /// closed while it was free), it is made again and sent by the inherited socket, which tells what has become of the runtime.
-    pub async fn ask(
-        &self,
-        request: impl Fn() -> Request<Outgoing>,
-    ) -> Result<(response::Parts, Answering), Unanswered> {
+    /// Sends one request and waits for the answer's head. Where its own connection breaks before that (mostly it was closed while it was free), it
+    /// is sent again by the inherited socket, which tells what has become of the runtime.
+    pub async fn ask(&self, ask: &Ask<'_>) -> Result<(response::Parts, Answering), Unanswered> {
         let ways = &*self.0;
-        let mut made = request();
-        let fits = made.headers().len() <= HEADERS_MAX;
+        let fits = ask.fits_http1();
         let free = if fits { ways.pool.take().await } else { None };
         let none_free = free.is_none();
-        if let Some(exchange) = free {
-            match exchange.ask(with_host(made)).await {
-                Ok((response, exchange)) => return Ok(self.answering(response, Some(exchange))),
+        if let Some(mut exchange) = free {
+            match exchange.ask(ask).await {
+                Ok(head) => return Ok((head, Answering(Way::Own(exchange, ways.gone.clone())))),
                 Err(error) => tracing::debug!(%error, "a runtime's free connection was closed"),
             }
-            made = request();
         }
         let mut streams = ways.streams.clone();
         streams.ready().await.map_err(|error| Unanswered::NotSent(error.into()))?;
-        let answer = streams.send_request(with_authority(made));
+        let answer = streams.send_request(ask.to_http2());
         // On its way already.
         if fits && none_free {
-            self.connect_one_more().await;
+            self.connect_one_more();
         }
-        Ok(self.answering(answer.await.map_err(Unanswered::of_stream)?, None))
-    }
-
-    fn answering(&self, response: Response<Incoming>, exchange: Option<Exchange>) -> (response::Parts, Answering) {
-        let (head, body) = response.into_parts();
-        (head, Answering { body, exchange, gone: self.0.gone.clone() })
+        let (head, body) = answer.await.map_err(Unanswered::of_stream)?.into_parts();
+        Ok((head, Answering(Way::Shared(body))))
     }
 
     /// For the next request that comes while others run. Where that cannot be, all goes on without.
-    async fn connect_one_more(&self) {
-        match self.0.pool.connect().await {
+    fn connect_one_more(&self) {
+        match self.0.pool.connect() {
             Ok(None) => {}
             // Without an other end ours is closed, and found so.
             Ok(Some(theirs)) => {
@@ -170,49 +163,42 @@ impl Endpoint {
     }
 }
 
-fn with_host(mut request: Request<Outgoing>) -> Request<Outgoing> {
-    request.headers_mut().entry(HOST).or_insert(HeaderValue::from_static("localhost"));
-    request
-}
-
-fn with_authority(mut request: Request<Outgoing>) -> Request<Outgoing> {
-    let path = request.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
-    let authority = headers::authority(request.headers());
-    let target = Uri::builder().scheme("http").authority(authority).path_and_query(path).build();
-    *request.uri_mut() = target.expect("the authority and our paths are well-formed");
-    request
-}
-
 /// The body of an answer, as it comes. Dropped before its end it takes the request back.
 #[derive(Debug)]
-pub struct Answering {
-    body: Incoming,
-    /// Where the request has a connection of its own.
-    exchange: Option<Exchange>,
-    gone: Gone,
+pub struct Answering(Way);
+
+/// On what an answer comes.
+#[derive(Debug)]
+enum Way {
+    /// A connection of the request's own.
+    Own(Exchange, Gone),
+    /// The inherited socket.
+    Shared(Incoming),
 }
 
 impl Answering {
     /// The end of it has been seen: [`Answering::next`] has nothing more. False, too, where that is not known yet.
     pub fn is_over(&self) -> bool {
-        self.exchange.as_ref().map_or_else(|| self.body.is_end_stream(), Exchange::is_over)
+        match &self.0 {
+            Way::Own(exchange, _) => exchange.is_over(),
+            Way::Shared(body) => body.is_end_stream(),
+        }
     }
 
     /// The next bytes; trailers are passed over. Who drops this before it is done asks for nothing more.
     pub async fn next(&mut self) -> Option<Result<Bytes, Unanswered>> {
-        loop {
-            let frame = match &mut self.exchange {
-                None => self.body.frame().await?.map_err(Unanswered::of_stream),
-                Some(exchange) => match exchange.frame(&mut self.body).await? {
-                    Ok(frame) => Ok(frame),
-                    Err(error) => Err(Unanswered::of_exchange(error, &mut self.gone).await),
-                },
-            };
-            match frame.map(|frame| frame.into_data()) {
-                Ok(Ok(data)) => return Some(Ok(data)),
-                Ok(Err(_trailers)) => {}
-                Err(error) => return Some(Err(error)),
-            }
+        match &mut self.0 {
+            Way::Own(exchange, gone) => match exchange.next().await? {
+                Ok(data) => Some(Ok(data)),
+                Err(error) => Some(Err(Unanswered::of_exchange(error, gone).await)),
+            },
+            Way::Shared(body) => loop {
+                match body.frame().await?.map(|frame| frame.into_data()) {
+                    Ok(Ok(data)) => return Some(Ok(data)),
+                    Ok(Err(_trailers)) => {}
+                    Err(error) => return Some(Err(Unanswered::of_stream(error))),
+                }
+            },
         }
     }
 }

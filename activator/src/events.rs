@@ -85,7 +85,7 @@ impl Events {
                     }
                 },
                 State::Relaying { answer, whole, trail, pace } => {
-                    let data = match tokio::time::timeout_at(self.deadline, answer.next()).await {
+                    let data = match answer.timers().within(self.deadline, answer.next()).await {
                         Ok(Some(Ok(data))) => data,
                         Ok(None | Some(Err(_))) if whole.done => return None,
                         Ok(None) => return Some(self.end(&cut("ended it too early"))),

@@ -19,8 +19,11 @@ use crate::{
 pub struct Fleet {
     slots: Vec<Slot>,
     placement: Placement,
-    /// Of all slots that have one, the nearest first: thousands of cold ones cost nothing.
-    deadlines: BTreeSet<(Instant, usize)>,
+    /// When slots are to be looked at, the nearest first: thousands of cold ones cost nothing. Never later than a slot's deadline, and sooner where
+    /// that has moved: with each request it does, and most deadlines never come.
+    looks: BTreeSet<(Instant, usize)>,
+    /// The same by slot.
+    noted: Vec<Option<Instant>>,
 }
 
 /// What follows from something that happened.
@@ -34,24 +37,16 @@ pub struct Turned {
     pub evicted: Vec<Key>,
 }
 
-impl Turned {
-    /// And then this.
-    pub fn then(&mut self, follows: Self) {
-        self.effects.extend(follows.effects);
-        self.touched.extend(follows.touched);
-        self.evicted.extend(follows.evicted);
-    }
-}
-
 impl Fleet {
     /// No slot yet, and slices of so many bytes.
     pub fn new(slices: Vec<u64>) -> Self {
-        Self { slots: Vec::new(), placement: Placement::new(slices), deadlines: BTreeSet::new() }
+        Self { slots: Vec::new(), placement: Placement::new(slices), looks: BTreeSet::new(), noted: Vec::new() }
     }
 
     /// One more slot, cold.
     pub fn add(&mut self, policy: Policy) -> SlotId {
         self.slots.push(Slot::new(policy));
+        self.noted.push(None);
         SlotId(self.slots.len() - 1)
     }
 
@@ -85,9 +80,9 @@ impl Fleet {
         self.placement.configure(needs, rules);
     }
 
-    /// When [`Fleet::tick`] will next do something.
+    /// When [`Fleet::tick`] may next find something to do.
     pub fn deadline(&self) -> Option<Instant> {
-        self.deadlines.first().map(|(at, _)| *at).into_iter().chain(self.placement.deadline()).min()
+        self.looks.first().map(|(at, _)| *at).into_iter().chain(self.placement.deadline()).min()
     }
 
     /// Something happens to a slot.
@@ -99,7 +94,7 @@ impl Fleet {
 
     /// Time has passed.
     pub fn tick(&mut self, now: Instant) -> Turned {
-        let due = self.deadlines.iter().take_while(|(at, _)| *at <= now).map(|(_, slot)| *slot);
+        let due = self.looks.iter().take_while(|(at, _)| *at <= now).map(|(_, slot)| *slot);
         let events = due.map(|slot| (SlotId(slot), Event::Tick)).collect();
         self.settle(events, now, Turned::default())
     }
@@ -123,14 +118,14 @@ impl Fleet {
     /// One event into one slot.
     fn turn(&mut self, slot: SlotId, event: Event, now: Instant, turned: &mut Turned) {
         let place = &mut self.slots[slot.0];
-        let was_due = place.deadline();
-        let before = std::mem::replace(place, Slot::new(place.policy()));
-        let (after, effects) = before.next(event, now);
-        *place = after;
+        let effects = place.next(event, now);
         let due = place.deadline();
-        if due != was_due {
-            was_due.map(|at| self.deadlines.remove(&(at, slot.0)));
-            due.map(|at| self.deadlines.insert((at, slot.0)));
+        let noted = &mut self.noted[slot.0];
+        let sooner = due.is_some_and(|due| noted.is_none_or(|noted| due < noted));
+        if sooner || noted.is_some_and(|noted| noted <= now) {
+            noted.map(|at| self.looks.remove(&(at, slot.0)));
+            due.map(|at| self.looks.insert((at, slot.0)));
+            *noted = due;
         }
         if turned.touched.last() != Some(&slot) {
             turned.touched.push(slot);

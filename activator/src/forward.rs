@@ -5,12 +5,14 @@
 //! up, as it may be their poison, and so is one whose guests keep something and may not see it twice. What somebody outside ends with SIGKILL died of no request. Its place is held from admission to the answer's last byte, as the runtime sends it.
 
 use std::{
+    borrow::Cow,
+    fmt::{self, Write},
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Uri, header::CONTENT_TYPE, response};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE, response};
 use opentelemetry::TraceId;
 use protocol::{
     ApiError, ErrorKind,
@@ -28,13 +30,14 @@ use crate::{
     account::Tokens,
     answers,
     body::Read,
-    endpoint::{Answering, Outgoing, Unanswered},
+    endpoint::{Answering, Ask, Unanswered},
     headers,
     hold::{Admitted, Gate, Grant, Ticket},
     metrics::ModelCounts,
     pace::Pace,
     settings::Route,
     slot::{Claim, LaunchId, Refusal},
+    timers::Timers,
     traces::{Step, Trace},
 };
 
@@ -47,6 +50,24 @@ const LIVES_MAX: u32 = 64;
 
 /// After this time a runtime that is being left is known to be.
 const LEAVING: Duration = Duration::from_millis(5);
+
+/// What we tell a runtime of a request, beside what its client does.
+static OURS: [HeaderName; 5] = [
+    HeaderName::from_static(WAKE_HEADER),
+    HeaderName::from_static(ANSWER_HEADER),
+    HeaderName::from_static(RESUME_HEADER),
+    HeaderName::from_static(SCOPE_HEADER),
+    HeaderName::from_static(SEED_HEADER),
+];
+/// Room for what is said in those.
+const OURS_BYTES: usize = 256;
+
+/// What a runtime tells us of an answer.
+static INTERRUPTED: HeaderName = HeaderName::from_static(INTERRUPTED_HEADER);
+static GUESTS: HeaderName = HeaderName::from_static(GUESTS_HEADER);
+static USED: HeaderName = HeaderName::from_static(USED_HEADER);
+static STEPS: HeaderName = HeaderName::from_static(STEPS_HEADER);
+static IDENTITY: HeaderName = HeaderName::from_static(IDENTITY_HEADER);
 
 /// A request to be forwarded.
 #[derive(Debug)]
@@ -67,6 +88,8 @@ pub struct Forward {
     pub seed: Option<u64>,
     /// Who its answer is.
     pub key: AnswerKey,
+    /// For its deadline.
+    pub timers: Timers,
     /// Its place among those who wait.
     pub claim: Claim,
     /// Whose keys and values it may share.
@@ -134,8 +157,8 @@ impl Forward {
     }
 
     async fn within(self: Box<Self>, lost: Option<LaunchId>, trail: &Trail) -> Result<Answer, ApiError> {
-        let deadline = self.deadline;
-        let answer = tokio::time::timeout_at(deadline, self.attempts(lost, trail));
+        let (deadline, timers) = (self.deadline, self.timers.clone());
+        let answer = timers.within(deadline, self.attempts(lost, trail));
         answer.await.unwrap_or_else(|_| Err(ApiError::deadline_exceeded()))
     }
 
@@ -162,9 +185,9 @@ impl Forward {
             // Boxed, so that who is held does not have its size.
             let mut seen = true;
             let found = match Box::pin(self.ask(grant, trail, asked.as_ref())).await {
-                Ok((head, first, rest)) => match head.headers.get(INTERRUPTED_HEADER) {
+                Ok((head, first, rest)) => match head.headers.get(&INTERRUPTED) {
                     None => {
-                        self.tokens.went_through(headers::text(&head.headers, GUESTS_HEADER).unwrap_or_default());
+                        self.tokens.went_through(headers::text(&head.headers, &GUESTS).unwrap_or_default());
                         if trail.choices.is_empty() && head.status.is_success() {
                             self.counts.first_token(grant.cold, self.arrived.elapsed());
                         }
@@ -241,11 +264,11 @@ impl Forward {
         trail: &Trail,
         asked: Option<&Step>,
     ) -> Result<(response::Parts, Option<Bytes>, Answering), Unanswered> {
-        let (head, mut rest) = grant.endpoint.ask(|| self.request(trail, asked)).await?;
-        if let Some(Ok(used)) = headers::text(&head.headers, USED_HEADER).map(str::parse) {
+        let (head, mut rest) = grant.endpoint.ask(&self.to_ask(trail, asked)).await?;
+        if let Some(Ok(used)) = headers::text(&head.headers, &USED).map(str::parse) {
             self.tokens.said(used);
         }
-        if let (Some(asked), Some(Ok(steps))) = (asked, headers::text(&head.headers, STEPS_HEADER).map(str::parse)) {
+        if let (Some(asked), Some(Ok(steps))) = (asked, headers::text(&head.headers, &STEPS).map(str::parse)) {
             asked.told(self.model(), &steps, self.tokens.known());
         }
         let first = rest.next().await.transpose()?;
@@ -267,31 +290,32 @@ impl Forward {
         self.trace.as_ref().map(|trace| tracing::field::display(trace.id()))
     }
 
-    fn request(&self, trail: &Trail, asked: Option<&Step>) -> Request<Outgoing> {
-        // The body is shared by all attempts.
+    fn to_ask(&self, trail: &Trail, asked: Option<&Step>) -> Ask<'_> {
+        let headers = match &self.trace {
+            None => Cow::Borrowed(&self.headers),
+            Some(trace) => {
+                let mut headers = self.headers.clone();
+                trace.tell(asked, &mut headers);
+                Cow::Owned(headers)
+            }
+        };
         let in_front = (*trail != Trail::default()).then(|| Bytes::from(trail.json()));
-        let parts = in_front.iter().chain([&self.body.bytes]).cloned();
-        let mut request = Request::new(Outgoing::new(parts));
-        *request.method_mut() = http::Method::POST;
-        *request.uri_mut() = Uri::from_static(self.path);
-        *request.headers_mut() = self.headers.clone();
-        if let Some(trace) = &self.trace {
-            trace.tell(asked, request.headers_mut());
-        }
-        let wake = serde_json::to_string(&self.wake.unwrap_or_default()).expect("numbers serialise");
-        let text = |text: String| HeaderValue::try_from(text).expect("numbers and JSON of them are ASCII");
-        request.headers_mut().insert(WAKE_HEADER, text(wake));
-        request.headers_mut().insert(ANSWER_HEADER, text(self.key.to_string()));
-        if let Some(in_front) = in_front {
-            request.headers_mut().insert(RESUME_HEADER, in_front.len().into());
-        }
-        if let Some(scope) = self.scope {
-            request.headers_mut().insert(SCOPE_HEADER, text(format!("{scope:032x}")));
-        }
-        if let Some(seed) = self.seed {
-            request.headers_mut().insert(SEED_HEADER, seed.into());
-        }
-        request
+        // All values lie in one piece of memory.
+        let (mut text, mut ours) = (BytesMut::with_capacity(OURS_BYTES), Vec::with_capacity(OURS.len()));
+        let mut say = |name: &HeaderName, value: fmt::Arguments<'_>| {
+            text.write_fmt(value).expect("memory grows");
+            let value = HeaderValue::from_maybe_shared(text.split().freeze());
+            ours.push((name.clone(), value.expect("numbers and JSON of them are ASCII")));
+        };
+        let [wake, answer, resume, scope, seed] = &OURS;
+        say(wake, format_args!("{}", self.wake.unwrap_or_default()));
+        say(answer, format_args!("{}", self.key));
+        in_front.iter().for_each(|in_front| say(resume, format_args!("{}", in_front.len())));
+        self.scope.iter().for_each(|id| say(scope, format_args!("{id:032x}")));
+        self.seed.iter().for_each(|number| say(seed, format_args!("{number}")));
+        // The body is shared by all attempts.
+        let body = in_front.into_iter().chain([self.body.bytes.clone()]).collect();
+        Ask { path: self.path, headers, ours, body }
     }
 }
 
@@ -318,7 +342,7 @@ impl Answer {
 
     /// What its tokens depend on; `None` where it cannot go on in another runtime.
     pub fn identity(&self) -> Option<&str> {
-        headers::text(&self.head.headers, IDENTITY_HEADER)
+        headers::text(&self.head.headers, &IDENTITY)
     }
 
     /// The next bytes of the body.
@@ -339,6 +363,11 @@ impl Answer {
         let trace_id = forward.trace_id();
         tracing::info!(model = forward.model(), answer = %forward.key, trace_id, ?lost, "an answer goes on in another runtime");
         forward.within((lost == Lost::Died).then_some(grant.launch), &trail).await
+    }
+
+    /// For its deadline.
+    pub fn timers(&self) -> Timers {
+        self.forward.timers.clone()
     }
 
     /// A stream's pace, from here on.

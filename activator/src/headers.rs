@@ -43,7 +43,7 @@ pub fn to_runtime(mut headers: HeaderMap, authority: Option<&Authority>) -> Head
 }
 
 /// Copies values into memory of their own size. As they came they are parts of what their connection has read into, and would keep all of it
-/// for as long as the request is held.
+/// for as long as the request is held; and their connection, which reads on, would need other memory at once.
 fn let_go(headers: &mut HeaderMap) {
     let mut all = BytesMut::with_capacity(headers.values().map(HeaderValue::len).sum());
     for value in headers.values_mut() {

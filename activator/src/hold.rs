@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** accounting is RAII. An [`Admitted`], or the future that waits for one, owns one place; dropping it (the
 //! answer is complete, the client has gone, the deadline has passed) gives the place back to the scaler, always and at
-//! once: the room for that message was reserved on entering. A held request costs memory alone, no descriptor.
+//! once. A held request costs memory alone, no descriptor.
 
 use std::{
     sync::{
@@ -17,16 +17,17 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     endpoint::Endpoint,
-    scaler::{Command, SlotId},
+    scaler::{Command, Desk, SlotId},
     slot::{Claim, LaunchId, Refusal, RequestId},
 };
 
-/// Messages to the scaler, the places of all requests held or in flight included.
+/// Messages that wait for the scaler.
 pub const COMMANDS_MAX: usize = 1 << 17;
 
 /// The requests' handle of the scaler. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Gate {
+    desk: Arc<Desk>,
     commands: mpsc::Sender<Command>,
     requests: Arc<AtomicU64>,
 }
@@ -112,14 +113,12 @@ fn milliseconds(from: Instant, to: Instant) -> f64 {
 pub struct Ticket {
     slot: SlotId,
     request: RequestId,
-    way_out: Option<mpsc::OwnedPermit<Command>>,
+    desk: Arc<Desk>,
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if let Some(way_out) = self.way_out.take() {
-            way_out.send(Command::Leave(self.slot, self.request));
-        }
+        self.desk.leave(self.slot, self.request);
     }
 }
 
@@ -133,9 +132,9 @@ pub struct Admitted {
 }
 
 impl Gate {
-    /// The requests' end of the scaler's commands.
-    pub fn new(commands: mpsc::Sender<Command>) -> Self {
-        Self { commands, requests: Arc::default() }
+    /// To that desk; over that channel where somebody is at work there.
+    pub fn new(desk: Arc<Desk>, commands: mpsc::Sender<Command>) -> Self {
+        Self { desk, commands, requests: Arc::default() }
     }
 
     /// The scaler's commands, for the few that are no requests.
@@ -155,17 +154,18 @@ impl Gate {
         let request = RequestId(self.requests.fetch_add(1, Ordering::Relaxed));
         // Declared before the reply's receiver, thus dropped after it: the scaler hears of a leaving only when it can see
         // that nobody waits for the reply.
-        let ticket = Ticket { slot, request, way_out: Some(self.reserve()?) };
+        let ticket = Ticket { slot, request, desk: self.desk.clone() };
         let (reply, answer) = oneshot::channel();
-        self.reserve()?.send(Command::Arrive(Arrival { slot, request, claim, lost, again, suspect, reply }));
+        let arrival = Arrival { slot, request, claim, lost, again, suspect, reply };
+        self.desk.arrive(arrival).or_else(|arrival| self.send(arrival))?;
         match answer.await {
             Ok(granted) => Ok(Admitted { grant: granted?, ticket }),
             Err(_) => Err(Refusal::Closing),
         }
     }
 
-    fn reserve(&self) -> Result<mpsc::OwnedPermit<Command>, Refusal> {
-        self.commands.clone().try_reserve_owned().map_err(|error| match error {
+    fn send(&self, arrival: Arrival) -> Result<(), Refusal> {
+        self.commands.try_send(Command::Arrive(arrival)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Refusal::Full,
             mpsc::error::TrySendError::Closed(_) => Refusal::Closing,
         })

@@ -39,17 +39,18 @@ use crate::{
     body::Bodies,
     config::Config,
     door::Door,
-    front::Front,
+    front,
     hold::{COMMANDS_MAX, Gate},
     metrics::Metrics,
     playground,
     probes::Readiness,
     reload::{self, Intake, Source},
-    scaler::{Command, Scaler},
+    scaler::{Command, Desk, Scaler},
     server::Server,
     slices,
     sockets::{self, Claimed, NoSocket},
     succession::{self, Legacy},
+    timers::Timers,
     tls::Tls,
     traces::Traces,
 };
@@ -176,9 +177,10 @@ impl Activator {
         let metrics = Metrics::new(&config.knative);
         let traces = Traces::start(config.traces.as_ref(), &metrics).map_err(ServeError::Traces)?;
         let (commands, orders) = mpsc::channel(COMMANDS_MAX);
-        let gate = Gate::new(commands.clone());
-        let (scaler, phases) = Scaler::new(&config, slices.clone(), orders, metrics.clone());
-        let scaler = tokio::spawn(scaler.run().in_current_span());
+        let (scaler, phases) = Scaler::new(&config, slices.clone(), metrics.clone());
+        let desk = Arc::new(Desk::new(scaler));
+        let gate = Gate::new(desk.clone(), commands.clone());
+        let scaler = tokio::spawn(desk.run(orders).in_current_span());
         let (draining, readiness) = watch::channel(false);
         let readiness = Readiness::new(readiness);
 
@@ -198,6 +200,7 @@ impl Activator {
             metrics,
             bodies: Bodies::new(config.body_bytes_max),
             timeout: config.timeout,
+            timers: Timers::default(),
             audit: audit.clone(),
             traces: traces.clone(),
         };
@@ -209,7 +212,7 @@ impl Activator {
             scaler,
             schemes: [&admin_tls, &tls].map(|tls| if tls.is_some() { "https" } else { "http" }),
             admin: Server::start(admin_port, admin, admin_tls)?,
-            api: Server::start(api_port, Front::new(api, readiness), tls)?,
+            api: Server::start(api_port, front::service(api, readiness), tls)?,
             gate,
             draining,
             drain_timeout: config.drain_timeout,

@@ -25,7 +25,7 @@ use tokio::{
 };
 use tracing::Instrument;
 
-use crate::tls::Tls;
+use crate::{timers::Timers, tls::Tls};
 
 /// Open connections at most; further ones wait in the listener's backlog.
 const CONNECTIONS_MAX: usize = 32 * 1024;
@@ -134,7 +134,7 @@ async fn serve<S: Serves>(
 
 fn http1() -> http1::Builder {
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN).max_buf_size(BUFFER_BYTES_MAX);
+    builder.timer(Timers::default()).header_read_timeout(HEADERS_WITHIN).max_buf_size(BUFFER_BYTES_MAX);
     builder
 }
 

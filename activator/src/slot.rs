@@ -341,11 +341,6 @@ impl Slot {
         self.ready().count()
     }
 
-    /// Runtimes that it is to have and for which there is no room yet.
-    pub fn waits_for_room(&self) -> usize {
-        self.replicas.values().filter(|replica| matches!(replica.stage, Stage::Placing { .. })).count()
-    }
-
     fn ready(&self) -> impl Iterator<Item = (LaunchId, &Ready)> {
         self.replicas.iter().filter_map(|(launch, replica)| match &replica.stage {
             Stage::Ready(ready) => Some((*launch, ready)),
@@ -377,6 +372,12 @@ impl Slot {
         self.ready().map(|(_, ready)| ready.idle_since).max()
     }
 
+    /// What most are that answer: one runtime, which is all that there should be, and nobody waits. Nothing is to be done.
+    fn is_settled(&self) -> bool {
+        let only = || self.replicas.len() == 1 && self.replicas.values().all(Replica::answers_on);
+        self.policy.max <= 1 && self.policy.min <= 1 && self.held.is_empty() && self.rest.is_none() && only()
+    }
+
     /// When [`Event::Tick`] will next do something.
     pub fn deadline(&self) -> Option<Instant> {
         let stages = self.replicas.values().filter_map(|replica| match &replica.stage {
@@ -390,7 +391,7 @@ impl Slot {
     }
 
     /// The one transition.
-    pub fn next(self, event: Event, now: Instant) -> (Self, Vec<Effect>) {
+    pub fn next(&mut self, event: Event, now: Instant) -> Vec<Effect> {
         let mut turn = turn::Turn { slot: self, now, effects: Vec::new() };
         match event {
             Event::Arrived(request, claim) => turn.arrived(request, claim),
@@ -414,7 +415,7 @@ impl Slot {
         }
         turn.settle();
         turn.slot.check_invariants();
-        (turn.slot, turn.effects)
+        turn.effects
     }
 
     /// A held request waits for something that will come: an exit, a readiness, room, or the end of a back-off.

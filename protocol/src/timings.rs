@@ -1,5 +1,7 @@
 //! The cold-start timeline, measured along a request's way and returned to the client.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// Header in which the activator tells the runtime, as JSON, what this request has been through: a [`Wake`].
@@ -25,6 +27,13 @@ pub struct Wake {
     pub launch_ms: f64,
     /// The part of it in which the snapshot was restored.
     pub restore_ms: f64,
+}
+
+impl fmt::Display for Wake {
+    /// As JSON.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&serde_json::to_string(self).expect("numbers serialise"))
+    }
 }
 
 /// `timings` of non-streaming answers and of the last chunk of a stream.

@@ -5,15 +5,13 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::{PastStart, SliceView, SlotId, SlotView};
-use crate::{hold::Arrival, placement::Rules, settings::SlotSpec, slot::RequestId};
+use crate::{hold::Arrival, placement::Rules, settings::SlotSpec};
 
 /// What the scaler can be asked for.
 #[derive(Debug)]
 pub enum Command {
     /// Let a request through, when its model is ready.
     Arrive(Arrival),
-    /// A request's place is free again.
-    Leave(SlotId, RequestId),
     /// What every slot is to be, in the order of their numbers; those that were there before are among them; and how they share the slices.
     /// Told when done.
     Reconfigure(Vec<SlotSpec>, Rules, oneshot::Sender<()>),

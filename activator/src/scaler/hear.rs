@@ -20,11 +20,11 @@ use crate::{
 
 impl Scaler {
     /// A process has said something, closed its control socket, or ended.
-    pub(super) async fn hear(&mut self, id: LifeId, event: ChildEvent) {
+    pub(super) fn hear(&mut self, id: LifeId, event: ChildEvent) {
         let Some(life) = self.lives.get_mut(&id) else { return };
         match (event, life.role) {
-            (ChildEvent::Said(message), _) => self.hear_message(id, message).await,
-            (ChildEvent::Silent(outcome), Role::Slot(slot, launch)) => self.hear_silence(slot, launch, outcome).await,
+            (ChildEvent::Said(message), _) => self.hear_message(id, message),
+            (ChildEvent::Silent(outcome), Role::Slot(slot, launch)) => self.hear_silence(slot, launch, outcome),
             (ChildEvent::Silent(_), Role::Standby { .. } | Role::Dismissed) => self.dismiss(id),
             (ChildEvent::Exited(Exit { said: status, by_others }), Role::Slot(slot, launch)) => {
                 tracing::info!(model = self.places[slot.0].name, launch = launch.0, status, "a runtime ended");
@@ -38,10 +38,10 @@ impl Scaler {
                 self.metrics.engines(&place.name, place.engines.values());
                 for request in suspects {
                     self.refuse(slot, request, Refusal::Poison);
-                    self.step(slot, Event::Left(request)).await;
+                    self.step(slot, Event::Left(request));
                 }
                 let death = Failure::internal(format!("the runtime {status} before it was ready"));
-                self.step(slot, Event::Exited(launch, death)).await;
+                self.step(slot, Event::Exited(launch, death));
             }
             (ChildEvent::Exited(exit), Role::Standby { .. } | Role::Dismissed) => {
                 tracing::warn!(status = exit.said, "a standby ended");
@@ -51,7 +51,7 @@ impl Scaler {
         }
     }
 
-    async fn hear_message(&mut self, id: LifeId, message: FromRuntime) {
+    fn hear_message(&mut self, id: LifeId, message: FromRuntime) {
         let Some(life) = self.lives.get_mut(&id) else { return };
         let role = life.role;
         match (message, role) {
@@ -66,7 +66,7 @@ impl Scaler {
                 life.times.ready = Some(Instant::now());
                 let cold_start = life.cold_start(restore);
                 self.became_ready(slot, launch, cold_start);
-                self.step(slot, Event::BecameReady(launch)).await;
+                self.step(slot, Event::BecameReady(launch));
             }
             (FromRuntime::Guests { guests, once }, Role::Slot(slot, launch)) => {
                 // Requests that came under those before may still be under way.
@@ -75,7 +75,7 @@ impl Scaler {
             }
             (FromRuntime::Verified, Role::Slot(slot, _)) => self.places[slot.0].was_verified(),
             (FromRuntime::Failed { kind, message }, Role::Slot(slot, launch)) => {
-                self.step(slot, Event::Broke(launch, Failure { kind, message: message.into() })).await;
+                self.step(slot, Event::Broke(launch, Failure { kind, message: message.into() }));
             }
             (FromRuntime::Stats(stats), Role::Slot(slot, launch)) => {
                 let place = &mut self.places[slot.0];
@@ -85,7 +85,7 @@ impl Scaler {
             }
             (FromRuntime::Leaving, Role::Slot(slot, launch)) => {
                 life.leaving.store(true, Ordering::Release);
-                self.step(slot, Event::Leaves(launch)).await;
+                self.step(slot, Event::Leaves(launch));
             }
             (FromRuntime::Drained, Role::Slot(..)) => {
                 tracing::debug!(?role, "a runtime said something that needs no answer");
@@ -107,7 +107,7 @@ impl Scaler {
     }
 
     /// Without a control socket a runtime can neither become ready nor be drained. Most likely it has just died.
-    async fn hear_silence(&mut self, slot: SlotId, launch: LaunchId, outcome: std::io::Result<()>) {
+    fn hear_silence(&mut self, slot: SlotId, launch: LaunchId, outcome: std::io::Result<()>) {
         if let Err(error) = outcome {
             tracing::warn!(model = self.places[slot.0].name, %error, "a runtime broke the control protocol");
         }
@@ -115,7 +115,7 @@ impl Scaler {
             // Its exit tells more than its silence.
             Some(Stage::Starting { .. }) => self.life_of(slot, launch, Life::kill),
             Some(Stage::Ready(_)) => {
-                self.step(slot, Event::Broke(launch, Failure::internal("the runtime closed its control socket"))).await;
+                self.step(slot, Event::Broke(launch, Failure::internal("the runtime closed its control socket")));
             }
             Some(Stage::Placing { .. } | Stage::Draining { .. }) | None => {}
         }

@@ -1,9 +1,11 @@
-//! The one owner of every slot, every runtime process and every standby: one task, one `select!`.
+//! The one owner of every slot, every runtime process and every standby: it is told what happens, and does what follows. Who tells it, and when,
+//! is the matter of [`desk`].
 //!
-//! **Invariant:** nothing else changes a slot, and nothing here waits: requests come over a bounded channel, processes
-//! are heard through their descriptors, time through the next deadline alone. There is no ticking and no polling.
+//! **Invariant:** nothing else changes a slot, and nothing here waits, but for starting processes: what is to be started is noted, and the loop
+//! does it.
 
 mod command;
+mod desk;
 mod hear;
 mod history;
 mod life;
@@ -13,20 +15,26 @@ mod share;
 mod standby;
 mod start;
 
-use std::{collections::BTreeMap, ffi::OsString, pin::Pin, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ffi::OsString,
+    sync::Arc,
+    time::Instant,
+};
 
-use futures_util::{Stream, StreamExt, stream::SelectAll};
 use protocol::control::ToRuntime;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 pub use self::{
     command::{Command, Wish},
+    desk::Desk,
     history::PastStart,
     life::ColdStart,
     place::SlotView,
     share::SliceView,
 };
 use self::{
+    desk::Heard,
     history::History,
     life::{Life, LifeId, Role},
     place::{Place, Told, Waiting},
@@ -34,7 +42,6 @@ use self::{
 };
 pub use crate::slot::SlotId;
 use crate::{
-    child::ChildEvent,
     config::Config,
     fleet::{Fleet, Turned},
     hold::{Arrival, Grant},
@@ -43,14 +50,8 @@ use crate::{
     slot::{Effect, Event, Failure, LaunchId, Phase, Refusal, RequestId, Stage},
 };
 
-/// Commands that are carried out, if so many are there, before anything else is looked at: to look between any two is most of what they cost.
-const COMMANDS_TOGETHER: usize = 64;
-
-type Heard = Pin<Box<dyn Stream<Item = (LifeId, ChildEvent)> + Send>>;
-
 /// The owner. See the module.
 pub struct Scaler {
-    commands: mpsc::Receiver<Command>,
     fleet: Fleet,
     /// By slot.
     places: Vec<Place>,
@@ -59,7 +60,12 @@ pub struct Scaler {
     /// Slots that start.
     starting: usize,
     lives: BTreeMap<LifeId, Life>,
-    heard: SelectAll<Heard>,
+    /// What processes say that have begun since the loop last looked.
+    begun: Vec<Heard>,
+    /// Launches whose processes are to be started.
+    wished: VecDeque<(SlotId, LaunchId)>,
+    /// When the loop looks next, if nothing happens.
+    planned: Option<Instant>,
     lives_begun: u64,
     runtime_command: Vec<OsString>,
     start_timeout: std::time::Duration,
@@ -72,22 +78,18 @@ pub struct Scaler {
 
 impl Scaler {
     /// Without a slot: the first [`Command::Reconfigure`] brings them.
-    pub fn new(
-        config: &Config,
-        slices: Arc<[Slice]>,
-        commands: mpsc::Receiver<Command>,
-        metrics: Metrics,
-    ) -> (Self, watch::Receiver<Vec<Phase>>) {
+    pub fn new(config: &Config, slices: Arc<[Slice]>, metrics: Metrics) -> (Self, watch::Receiver<Vec<Phase>>) {
         let (phases, phases_seen) = watch::channel(Vec::new());
         let scaler = Self {
-            commands,
             fleet: Fleet::new(slices.iter().map(|slice| slice.bytes).collect()),
             places: Vec::new(),
             slices,
             phases,
             starting: 0,
             lives: BTreeMap::new(),
-            heard: SelectAll::new(),
+            begun: Vec::new(),
+            wished: VecDeque::new(),
+            planned: None,
             lives_begun: 0,
             runtime_command: config.runtime_command.clone(),
             start_timeout: config.start_timeout,
@@ -100,41 +102,15 @@ impl Scaler {
         (scaler, phases_seen)
     }
 
-    /// Until [`Command::Close`] or [`Command::Kill`], and the end of every process.
-    pub async fn run(mut self) {
-        let mut together = Vec::new();
-        while !(self.closing && self.lives.is_empty()) {
-            self.replenish_standbys().await;
-            let deadline = self.deadline();
-            tokio::select! {
-                commands = self.commands.recv_many(&mut together, COMMANDS_TOGETHER) => {
-                    if commands == 0 {
-                        self.kill_all().await;
-                    }
-                    for command in together.drain(..) {
-                        self.obey(command).await;
-                    }
-                },
-                Some((life, event)) = self.heard.next() => self.hear(life, event).await,
-                () = until(deadline) => self.tick().await,
-            }
-            self.tell_if_quiet();
-        }
-    }
-
-    async fn obey(&mut self, command: Command) {
+    fn obey(&mut self, command: Command) {
         match command {
-            Command::Arrive(arrival) => self.arrive(arrival).await,
-            Command::Leave(slot, request) => {
-                self.places[slot.0].waiting.remove(&request);
-                self.step(slot, Event::Left(request)).await;
-            }
+            Command::Arrive(arrival) => self.arrive(arrival),
             Command::Reconfigure(specs, rules, done) => {
-                self.reconfigure(specs, rules).await;
+                self.reconfigure(specs, rules);
                 // Who no longer waits needs no answer.
                 let _ = done.send(());
             }
-            Command::Wish(slot, wish) => self.grant(slot, wish).await,
+            Command::Wish(slot, wish) => self.grant(slot, wish),
             Command::Views(reply) => {
                 let shown = self.fleet.slots().filter(|(slot, state)| !self.places[slot.0].is_gone(state));
                 // A reader that has gone needs no answer.
@@ -151,24 +127,24 @@ impl Scaler {
                 let _ = reply.send(self.history.all());
             }
             Command::WhenQuiet(reply) => self.waiting_for_quiet.push(reply),
-            Command::Close { give_up_at } => self.close(give_up_at).await,
-            Command::Kill => self.kill_all().await,
+            Command::Close { give_up_at } => self.close(give_up_at),
+            Command::Kill => self.kill_all(),
         }
     }
 
-    async fn grant(&mut self, slot: SlotId, wish: Wish) {
+    fn grant(&mut self, slot: SlotId, wish: Wish) {
         tracing::info!(model = self.places[slot.0].name, ?wish, "an operator's wish");
         match wish {
-            Wish::Load => self.step(slot, Event::Wanted).await,
-            Wish::Drain => self.step(slot, Event::Unwanted).await,
+            Wish::Load => self.step(slot, Event::Wanted),
+            Wish::Drain => self.step(slot, Event::Unwanted),
             Wish::Unload => {
                 let policy = self.places[slot.0].pin(Some(false));
-                self.step(slot, Event::NewPolicy(policy)).await;
-                self.step(slot, Event::Unwanted).await;
+                self.step(slot, Event::NewPolicy(policy));
+                self.step(slot, Event::Unwanted);
             }
             Wish::Pin(pinned) => {
                 let policy = self.places[slot.0].pin(pinned.then_some(true));
-                self.step(slot, Event::NewPolicy(policy)).await;
+                self.step(slot, Event::NewPolicy(policy));
             }
         }
     }
@@ -181,16 +157,21 @@ impl Scaler {
         self.places[slot.0].view(self.fleet.slot(slot), process)
     }
 
-    async fn arrive(&mut self, arrival: Arrival) {
+    fn leave(&mut self, slot: SlotId, request: RequestId) {
+        self.places[slot.0].waiting.remove(&request);
+        self.step(slot, Event::Left(request));
+    }
+
+    fn arrive(&mut self, arrival: Arrival) {
         let Arrival { slot, request, claim, lost, again, suspect, reply } = arrival;
         if reply.is_closed() {
             return;
         }
         if self.places[slot.0].snapshot_changed(self.fleet.slot(slot)) {
-            self.step(slot, Event::SnapshotChanged).await;
+            self.step(slot, Event::SnapshotChanged);
         }
         for launch in self.unreachable(slot, lost) {
-            self.step(slot, Event::Broke(launch, Failure::internal("the runtime's connection was lost"))).await;
+            self.step(slot, Event::Broke(launch, Failure::internal("the runtime's connection was lost")));
         }
         let (place, state) = (&mut self.places[slot.0], self.fleet.slot(slot));
         let is_gone = lost.is_none_or(|lost| state.stage(lost).is_none());
@@ -202,7 +183,7 @@ impl Scaler {
         let cold = state.phase() != Phase::Ready;
         place.waiting.insert(request, Waiting { reply, cold, lost, suspect });
         let event = if again { Event::Returned(request) } else { Event::Arrived(request, claim) };
-        self.step(slot, event).await;
+        self.step(slot, event);
     }
 
     /// Launches that pass for ready and yet cannot be reached: their exits are about to be seen.
@@ -218,37 +199,27 @@ impl Scaler {
     }
 
     /// Works an event into a slot and does what follows from it.
-    async fn step(&mut self, slot: SlotId, event: Event) {
+    fn step(&mut self, slot: SlotId, event: Event) {
         let turned = self.fleet.happen(slot, event, Instant::now());
-        self.carry_out(turned).await;
+        self.carry_out(turned);
     }
 
-    async fn carry_out(&mut self, turned: Turned) {
-        let (mut next, mut touched) = (Some(turned), Vec::new());
-        while let Some(turned) = next.take() {
-            for key in turned.evicted {
-                self.metrics.evicted(&self.places[key.slot.0].name);
-            }
-            touched.extend(turned.touched);
-            for (slot, effect) in turned.effects {
-                match effect {
-                    Effect::Launch(launch) => {
-                        if let Err(failure) = self.launch(slot, launch).await {
-                            let failed = Event::NotLaunched(launch, failure);
-                            let follows = self.fleet.happen(slot, failed, Instant::now());
-                            next.get_or_insert_default().then(follows);
-                        }
-                    }
-                    Effect::Drain(launch) => self.drain(slot, launch),
-                    Effect::Kill(launch) => self.life_of(slot, launch, Life::kill),
-                    Effect::Admit(request, launch) => self.admit(slot, request, launch),
-                    Effect::Refuse(request, refusal) => self.refuse(slot, request, refusal),
-                    // Dealt with by the fleet.
-                    Effect::Place { .. } | Effect::Release(_) => {}
-                }
+    fn carry_out(&mut self, turned: Turned) {
+        for key in turned.evicted {
+            self.metrics.evicted(&self.places[key.slot.0].name);
+        }
+        for (slot, effect) in turned.effects {
+            match effect {
+                Effect::Launch(launch) => self.wished.push_back((slot, launch)),
+                Effect::Drain(launch) => self.drain(slot, launch),
+                Effect::Kill(launch) => self.life_of(slot, launch, Life::kill),
+                Effect::Admit(request, launch) => self.admit(slot, request, launch),
+                Effect::Refuse(request, refusal) => self.refuse(slot, request, refusal),
+                // Dealt with by the fleet.
+                Effect::Place { .. } | Effect::Release(_) => {}
             }
         }
-        touched.into_iter().for_each(|slot| self.tell(slot));
+        turned.touched.into_iter().for_each(|slot| self.tell(slot));
     }
 
     /// Tells metrics and watchers what has become of a slot.
@@ -307,13 +278,30 @@ impl Scaler {
         }
     }
 
-    async fn tick(&mut self) {
+    fn tick(&mut self) {
         let now = Instant::now();
         let turned = self.fleet.tick(now);
-        self.carry_out(turned).await;
+        self.carry_out(turned);
         let late = |life: &Life| matches!(life.role, Role::Standby { give_up_at: Some(at) } if at <= now);
         let late: Vec<LifeId> = self.lives.iter().filter(|(_, life)| late(life)).map(|(id, _)| *id).collect();
         late.into_iter().for_each(|id| self.dismiss(id));
+    }
+
+    /// Something that cannot wait until the moment that is planned.
+    fn has_work(&self) -> bool {
+        let sooner = |at: Instant| self.planned.is_none_or(|planned| at < planned);
+        !self.wished.is_empty() || !self.waiting_for_quiet.is_empty() || self.fleet.deadline().is_some_and(sooner)
+    }
+
+    /// When there will be something to do, if nothing happens before.
+    fn plan(&mut self) -> Option<Instant> {
+        self.planned = self.deadline();
+        self.planned
+    }
+
+    /// It was told to end, and every process has.
+    fn is_over(&self) -> bool {
+        self.closing && self.lives.is_empty()
     }
 
     /// The next moment at which [`Scaler::tick`] or a standby's retry has something to do.
@@ -336,27 +324,19 @@ impl Scaler {
         }
     }
 
-    async fn close(&mut self, give_up_at: Instant) {
+    fn close(&mut self, give_up_at: Instant) {
         self.closing = true;
         for slot in 0..self.places.len() {
-            self.step(SlotId(slot), Event::Close { give_up_at }).await;
+            self.step(SlotId(slot), Event::Close { give_up_at });
         }
         let standbys: Vec<LifeId> =
             self.lives.iter().filter(|(_, life)| !matches!(life.role, Role::Slot(..))).map(|(id, _)| *id).collect();
         standbys.into_iter().for_each(|id| self.dismiss(id));
     }
 
-    async fn kill_all(&mut self) {
+    fn kill_all(&mut self) {
         // First, so that no exit starts another life.
-        self.close(Instant::now()).await;
+        self.close(Instant::now());
         self.lives.values().for_each(|life| life.child.kill());
-    }
-}
-
-/// Pends without a deadline.
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
     }
 }

@@ -96,9 +96,21 @@ pub struct Told {
 impl Told {
     /// Of a slot as it is.
     pub fn of(slot: &Slot) -> Self {
+        let (mut in_flight, mut ready, mut waits_for_room, mut starts) = (0, 0, 0, false);
+        for replica in slot.replicas().values() {
+            match &replica.stage {
+                Stage::Ready(of) => {
+                    in_flight += of.in_flight.len();
+                    ready += 1;
+                }
+                Stage::Placing { .. } => waits_for_room += 1,
+                Stage::Starting { .. } => starts = true,
+                Stage::Draining { .. } => {}
+            }
+        }
         Self {
-            counts: (slot.phase(), [slot.held(), slot.in_flight(), slot.ready_count(), slot.waits_for_room()]),
-            starts: slot.replicas().values().any(|replica| matches!(replica.stage, Stage::Starting { .. })),
+            counts: (slot.phase(), [slot.held(), in_flight, ready, waits_for_room]),
+            starts,
             rests_until: slot.rest().map(|rest| rest.until),
         }
     }

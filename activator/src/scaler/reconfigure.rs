@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl Scaler {
-    pub(super) async fn reconfigure(&mut self, specs: Vec<SlotSpec>, rules: Rules) {
+    pub(super) fn reconfigure(&mut self, specs: Vec<SlotSpec>, rules: Rules) {
         let (mut policies, mut exchanged) = (Vec::new(), Vec::new());
         for (i, spec) in specs.into_iter().enumerate() {
             let plugins = spec.entry.guests.clone();
@@ -31,23 +31,23 @@ impl Scaler {
         // Before anybody is started that would be put elsewhere by them.
         self.fleet.configure(self.places.iter().map(Place::need).collect(), rules);
         for (i, policy) in policies.into_iter().enumerate() {
-            self.step(SlotId(i), Event::NewPolicy(policy)).await;
+            self.step(SlotId(i), Event::NewPolicy(policy));
             if self.places[i].runs_another_snapshot(self.fleet.slot(SlotId(i))) {
                 tracing::info!(
                     model = self.places[i].name,
                     "another snapshot: what runs is succeeded, and ends when it has answered"
                 );
-                self.step(SlotId(i), Event::Renew).await;
+                self.step(SlotId(i), Event::Renew);
                 exchanged.retain(|slot| *slot != SlotId(i));
             }
         }
         for slot in exchanged {
-            self.exchange_guests(slot).await;
+            self.exchange_guests(slot);
         }
     }
 
     /// Hands a slot's runtimes the guests that the configuration has now. One that cannot be told, though it lives, is ended, and another succeeds it.
-    async fn exchange_guests(&mut self, slot: SlotId) {
+    fn exchange_guests(&mut self, slot: SlotId) {
         let (place, state) = (&self.places[slot.0], self.fleet.slot(slot));
         let Some(plugins) = &place.plugins else { return };
         let stays = |launch: &LaunchId| matches!(state.stage(*launch), Some(Stage::Ready(_) | Stage::Starting { .. }));
@@ -60,7 +60,7 @@ impl Scaler {
         }
         if state.phase() == Phase::Failed {
             // They may have been the reason.
-            self.step(slot, Event::SnapshotChanged).await;
+            self.step(slot, Event::SnapshotChanged);
         }
     }
 }

@@ -12,12 +12,24 @@ use super::{
 use crate::{
     child::ChildEvents,
     launcher::{self, LaunchError},
-    slot::{Failure, LaunchId, SlotId},
+    slot::{Event, Failure, LaunchId, SlotId, Stage},
 };
 
 impl Scaler {
+    /// Starts what is to be started. What was given up before it began ends without having begun.
+    pub(super) async fn launch_wished(&mut self) {
+        while let Some((slot, launch)) = self.wished.pop_front() {
+            if !matches!(self.fleet.slot(slot).stage(launch), Some(Stage::Starting { .. })) {
+                let ended = Failure::internal("the runtime was given up before it was started");
+                self.step(slot, Event::Exited(launch, ended));
+            } else if let Err(failure) = self.launch(slot, launch).await {
+                self.step(slot, Event::NotLaunched(launch, failure));
+            }
+        }
+    }
+
     /// Gives the slot a process, a standby if there is one, and the process its model.
-    pub(super) async fn launch(&mut self, slot: SlotId, launch: LaunchId) -> Result<(), Failure> {
+    async fn launch(&mut self, slot: SlotId, launch: LaunchId) -> Result<(), Failure> {
         let file = self.places[slot.0].open_snapshot()?;
         let verified = self.places[slot.0].is_verified();
         let wrapped_key = self.places[slot.0].wrapped_key();
@@ -59,7 +71,7 @@ impl Scaler {
         self.lives_begun += 1;
         let id = LifeId(self.lives_begun);
         self.lives.insert(id, Life::new(&launched, role, slice, spawned));
-        self.heard.push(Box::pin(stream::unfold(launched.events, move |mut events: ChildEvents| async move {
+        self.begun.push(Box::pin(stream::unfold(launched.events, move |mut events: ChildEvents| async move {
             let event = events.next().await?;
             Some(((id, event), events))
         })));

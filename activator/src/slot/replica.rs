@@ -22,6 +22,13 @@ pub struct Replica {
     pub stale: bool,
 }
 
+impl Replica {
+    /// It answers, and nothing is to succeed it.
+    pub(super) fn answers_on(&self) -> bool {
+        !self.stale && matches!(self.stage, Stage::Ready(_))
+    }
+}
+
 /// Where a runtime is in its life.
 #[derive(Clone, Debug)]
 pub enum Stage {

@@ -63,8 +63,7 @@ impl Story {
 
     /// What follows from an event.
     fn then(&mut self, event: Event) -> Vec<Effect> {
-        let (slot, effects) = self.slot.clone().next(event, self.now);
-        self.slot = slot;
+        let effects = self.slot.next(event, self.now);
         let mut done = Vec::new();
         for effect in effects {
             match effect {

@@ -8,8 +8,8 @@ use super::{
 };
 
 /// One event being worked into a slot.
-pub(super) struct Turn {
-    pub slot: Slot,
+pub(super) struct Turn<'a> {
+    pub slot: &'a mut Slot,
     pub now: Instant,
     pub effects: Vec<Effect>,
 }
@@ -17,7 +17,7 @@ pub(super) struct Turn {
 /// A runtime may have its prefix's requests as long as it has no more than this above the least busy one: a part of that one's load, and some.
 const AFFINITY: (usize, usize) = (4, 2);
 
-impl Turn {
+impl Turn<'_> {
     /// One that cannot be answered in time is turned away at once; yet it starts a cold slot, so that asking again helps.
     pub fn arrived(&mut self, request: RequestId, claim: Claim) {
         if self.slot.closing {
@@ -368,7 +368,7 @@ impl Turn {
 
     /// Whatever happened: who waits and can go goes; what is missing is started, what nobody needs is not waited for.
     pub fn settle(&mut self) {
-        if self.slot.closing {
+        if self.slot.closing || self.slot.is_settled() {
             return;
         }
         self.admit_held();
