@@ -166,6 +166,11 @@ def main() -> None:
     put("guides", "expression", b"\x01[a-c]{2,5}-(on|off)\\d*")
     put("guides", "grammar", b'\x02start: "a" other+ | NUMBER\nother: /[b-d]+/ ","?\nNUMBER: /[0-9]{1,3}/\n')
     put("guides", "tools", b'\x02start: (<[7]> call)+\ncall: "{" %json {"type": "object"} "}"\n')
+    # Where it is cut, what stands before it, and the rest.
+    put("answers", "whole", b"\x20\x01content-type: application/json\r\ncontent-length: 2\r\n\r\n{}HTTP/1.1 ")
+    put("answers", "parts", b"\x40\x025;a=b\r\nhello\r\n1\r\n \r\n0\r\nx: y\r\n\r\n")
+    put("answers", "early", b"\x09\x03helloHTTP")
+    put("answers", "closed", b"\x30\x00HTTP/1.0 503 Service Unavailable\r\nconnection: close\r\n\r\nsorry")
 
 
 if __name__ == "__main__":
