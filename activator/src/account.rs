@@ -118,7 +118,7 @@ impl Account {
         place: Option<Place>,
         room: Option<Room>,
         (key, path): (&AnswerKey, &'static str),
-        arrived: Instant,
+        (arrived, at): (Instant, SystemTime),
         metrics: Metrics,
     ) -> Self {
         Self {
@@ -127,7 +127,7 @@ impl Account {
             path,
             room,
             arrived,
-            at: SystemTime::now(),
+            at,
             metrics,
             route: None,
             status: CLIENT_LEFT,

@@ -247,10 +247,12 @@ impl Api {
         let asked = head.headers.get(&TIMEOUT).map(|value| deadline::timeout(value.as_bytes()));
         let asked = asked.transpose()?;
         let place = caller.enter(arrived).inspect_err(|_| self.metrics.refused("over_quota"))?;
-        let come = Come { arrived, asked, deadline: at(arrived, asked.unwrap_or(self.timeout)), forwarded };
+        let come = Come { arrived, asked, deadline: after(arrived, asked.unwrap_or(self.timeout)), forwarded };
         let room = self.room(come.deadline).await?;
-        let key = AnswerKey::new(SystemTime::now());
-        let mut account = Account::open(caller, place, room, (&key, forwarded.path), arrived, self.metrics.clone());
+        let at = SystemTime::now();
+        let key = AnswerKey::new(at);
+        let what = (&key, forwarded.path);
+        let mut account = Account::open(caller, place, room, what, (arrived, at), self.metrics.clone());
         account.trace = self.traces.begin(&head.headers, forwarded.path, arrived);
         let read = self.timers.within(come.deadline, self.bodies.read(account.caller(), &head.headers, body)).await;
         let read = read.unwrap_or_else(|Late| Err(ApiError::deadline_exceeded()));
@@ -278,7 +280,7 @@ impl Api {
         let wanted = (come.forwarded.check)(&body.bytes)?;
         let route = settings.route(wanted.model.as_deref())?;
         account.of(route);
-        let deadline = at(come.arrived, come.asked.unwrap_or(route.timeout));
+        let deadline = after(come.arrived, come.asked.unwrap_or(route.timeout));
         body.bytes = route.own(body.bytes, wanted.model.as_deref(), wanted.sampled);
         account.tokens.expect(body.bytes.len());
         let caller = account.caller();
@@ -312,7 +314,7 @@ impl Api {
 
     /// The runtime's own headers if they come soon, else ours.
     async fn stream(&self, forward: Box<Forward>, early: Duration) -> Result<http::Response<Content>, ApiError> {
-        let (deadline, early) = (forward.deadline, at(forward.arrived, early));
+        let (deadline, early) = (forward.deadline, after(forward.arrived, early));
         let mut answer: Pending = Box::pin(forward.answer());
         match self.timers.within(early, &mut answer).await {
             Ok(answer) => Ok(respond(answer?, deadline)),
@@ -344,8 +346,8 @@ struct Come {
     forwarded: &'static Forwarded,
 }
 
-fn at(arrived: Instant, after: Duration) -> tokio::time::Instant {
-    tokio::time::Instant::from_std(arrived + after)
+fn after(arrived: Instant, time: Duration) -> tokio::time::Instant {
+    tokio::time::Instant::from_std(arrived + time)
 }
 
 /// The runtime's answer as ours: its status, its headers, its bytes as they come.

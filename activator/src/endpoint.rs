@@ -134,6 +134,8 @@ impl Endpoint {
         if let Some(mut exchange) = free {
             match exchange.ask(ask).await {
                 Ok(head) => return Ok((head, Answering(Way::Own(exchange, ways.gone.clone())))),
+                // It has been asked, and may have computed.
+                Err(error @ Broken::Malformed(_)) => return Err(Unanswered::RequestLost(error.into())),
                 Err(error) => tracing::debug!(%error, "a runtime's free connection was closed"),
             }
         }

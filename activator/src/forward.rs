@@ -178,9 +178,10 @@ impl Forward {
                 self.kills += 1;
             }
             if self.wake.is_none() {
-                self.counts.held(self.arrived.elapsed());
+                let now = Instant::now();
+                self.counts.held(now.saturating_duration_since(self.arrived));
+                self.wake = Some(grant.times.wake(grant.cold, self.arrived, now));
             }
-            self.wake.get_or_insert_with(|| grant.times.wake(grant.cold, self.arrived, Instant::now()));
             let asked = self.step("ask");
             // Boxed, so that who is held does not have its size.
             let mut seen = true;
@@ -188,12 +189,12 @@ impl Forward {
                 Ok((head, first, rest)) => match head.headers.get(&INTERRUPTED) {
                     None => {
                         self.tokens.went_through(headers::text(&head.headers, &GUESTS).unwrap_or_default());
+                        let since = Instant::now();
                         if trail.choices.is_empty() && head.status.is_success() {
-                            self.counts.first_token(grant.cold, self.arrived.elapsed());
+                            self.counts.first_token(grant.cold, since.saturating_duration_since(self.arrived));
                         }
                         asked.iter().for_each(Step::first_token);
                         let (forward, Admitted { grant, ticket }) = (self, admitted);
-                        let since = Instant::now();
                         return Ok(Answer { head, first, rest, forward, grant, asked, since, _ticket: ticket });
                     }
                     Some(why) if why == IS_BROKEN => Lost::Died,

@@ -1,8 +1,8 @@
 //! The way in: a request asks for its model's runtime and waits here until it is admitted, refused, or given up.
 //!
 //! **Invariant:** accounting is RAII. An [`Admitted`], or the future that waits for one, owns one place; dropping it (the
-//! answer is complete, the client has gone, the deadline has passed) gives the place back to the scaler, always and at
-//! once. A held request costs memory alone, no descriptor.
+//! answer is complete, the client has gone, the deadline has passed) gives the place back to the scaler, always, and before
+//! anything that comes after it. A held request costs memory alone, no descriptor.
 
 use std::{
     sync::{
@@ -113,12 +113,15 @@ fn milliseconds(from: Instant, to: Instant) -> f64 {
 pub struct Ticket {
     slot: SlotId,
     request: RequestId,
-    desk: Arc<Desk>,
+    /// `None` for who has not come in.
+    desk: Option<Arc<Desk>>,
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.desk.leave(self.slot, self.request);
+        if let Some(desk) = self.desk.take() {
+            desk.leave(self.slot, self.request);
+        }
     }
 }
 
@@ -154,10 +157,11 @@ impl Gate {
         let request = RequestId(self.requests.fetch_add(1, Ordering::Relaxed));
         // Declared before the reply's receiver, thus dropped after it: the scaler hears of a leaving only when it can see
         // that nobody waits for the reply.
-        let ticket = Ticket { slot, request, desk: self.desk.clone() };
+        let mut ticket = Ticket { slot, request, desk: None };
         let (reply, answer) = oneshot::channel();
         let arrival = Arrival { slot, request, claim, lost, again, suspect, reply };
         self.desk.arrive(arrival).or_else(|arrival| self.send(arrival))?;
+        ticket.desk = Some(self.desk.clone());
         match answer.await {
             Ok(granted) => Ok(Admitted { grant: granted?, ticket }),
             Err(_) => Err(Refusal::Closing),

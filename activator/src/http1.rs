@@ -19,6 +19,9 @@ const HEADERS_MAX: usize = 100;
 /// Bytes in which the length of a part of a body is said, at most.
 const SIZE_BYTES_MAX: usize = 256;
 
+/// As many bytes of a body are copied rather than shared.
+const COPIED_BYTES_MAX: usize = 1024;
+
 /// What is wrong with an answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Malformed {
@@ -110,24 +113,18 @@ fn one_head(bytes: &mut BytesMut) -> Result<Option<Parts>, Malformed> {
     // httparse takes three digits.
     *response.status_mut() =
         read.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(httparse::Error::Status)?;
-    let begin = bytes.as_ptr() as usize;
-    // Where each header is, so that its value can share the bytes that were read.
-    let found: Vec<(HeaderName, std::ops::Range<usize>)> = read
-        .headers
-        .iter()
-        .map(|header| {
-            let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| httparse::Error::HeaderName)?;
-            let at = header.value.as_ptr() as usize - begin;
-            Ok((name, at..at + header.value.len()))
-        })
-        .collect::<Result<_, Malformed>>()?;
-    let head = bytes.split_to(length).freeze();
+    // Values are parts of a copy, and keep nothing else of what was read.
+    let (head, begin) = (Bytes::copy_from_slice(&bytes[..length]), bytes.as_ptr() as usize);
     let headers = response.headers_mut();
-    headers.reserve(found.len());
-    for (name, at) in found {
-        let value = HeaderValue::from_maybe_shared(head.slice(at)).map_err(|_| Malformed::Header(name.clone()))?;
+    headers.reserve(read.headers.len());
+    for header in read.headers.iter() {
+        let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| httparse::Error::HeaderName)?;
+        let at = header.value.as_ptr() as usize - begin;
+        let value = head.slice(at..at + header.value.len());
+        let value = HeaderValue::from_maybe_shared(value).map_err(|_| Malformed::Header(name.clone()))?;
         headers.append(name, value);
     }
+    bytes.advance(length);
     Ok(Some(response.into_parts().0))
 }
 
@@ -175,10 +172,10 @@ impl Body {
             return Ok(Self { next: Next::Size, goes_on: goes_on && !headers.contains_key(CONTENT_LENGTH) });
         }
         let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-        match (lengths.next(), lengths.next()) {
-            (None, _) => Ok(Self { next: Next::All, goes_on: false }),
-            (Some(_), Some(_)) => Err(Malformed::Length),
-            (Some(length), None) => {
+        match lengths.next() {
+            None => Ok(Self { next: Next::All, goes_on: false }),
+            Some(length) if lengths.any(|other| other != length) => Err(Malformed::Length),
+            Some(length) => {
                 let digits = length.to_str().ok().filter(|text| text.bytes().all(|digit| digit.is_ascii_digit()));
                 let length = digits.and_then(|digits| digits.parse().ok()).ok_or(Malformed::Length)?;
                 Ok(Self { next: if length == 0 { Next::Nothing } else { Next::Bytes(length) }, goes_on })
@@ -216,7 +213,7 @@ impl Body {
         if taken == 0 {
             return Ok(None);
         }
-        let data = bytes.split_to(taken).freeze();
+        let data = take(bytes, taken);
         let left = left - taken as u64;
         self.next = match self.next {
             Next::Bytes(_) if left == 0 => Next::Nothing,
@@ -257,6 +254,16 @@ impl Body {
     }
 }
 
+/// So many bytes from the front. Few are copied, so that they do not keep all that was read.
+fn take(bytes: &mut BytesMut, count: usize) -> Bytes {
+    if count > COPIED_BYTES_MAX {
+        return bytes.split_to(count).freeze();
+    }
+    let copied = Bytes::copy_from_slice(&bytes[..count]);
+    bytes.advance(count);
+    copied
+}
+
 /// Whether a header's value, a list, has this name.
 fn names(value: &HeaderValue, name: &str) -> bool {
     value.as_bytes().split(|byte| *byte == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
@@ -264,6 +271,10 @@ fn names(value: &HeaderValue, name: &str) -> bool {
 
 /// The length of the next part; `None` as long as its line is not whole.
 fn size(bytes: &mut BytesMut) -> Result<Option<u64>, Malformed> {
+    // httparse takes no digit at all for none.
+    if bytes.first().is_some_and(|first| !first.is_ascii_hexdigit()) {
+        return Err(Malformed::Part);
+    }
     match httparse::parse_chunk_size(bytes).map_err(|_| Malformed::Part)? {
         httparse::Status::Complete((line, size)) => {
             bytes.advance(line);

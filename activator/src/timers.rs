@@ -1,7 +1,8 @@
 //! Timers that are used again: nearly none of a request's ever goes off, and to put one up and take it down again costs the runtime's lock twice.
 //! One that is over stays where it is, and the next moves it: as that is due later, nothing is to be locked.
 //!
-//! **Invariant:** bounded. Who had a timer before may be woken by it once more, and finds nothing to do.
+//! **Invariant:** bounded. Who had a timer before may be woken by it once more, and finds nothing to do; what is left of its task's memory stays
+//! until then.
 
 use std::{
     pin::{Pin, pin},

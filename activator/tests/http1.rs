@@ -141,7 +141,7 @@ fn what_is_wrong_is_said() {
         ("HTTP/1.1 200 OK\r\na b: c\r\n\r\n", "the answer's head: invalid header name"),
         ("HTTP/1.1 200 OK\r\ncontent-length: +1\r\n\r\na", "the length of the answer's body is not one number"),
         (
-            "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 1\r\n\r\na",
+            "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\na",
             "the length of the answer's body is not one number",
         ),
         (
@@ -151,6 +151,10 @@ fn what_is_wrong_is_said() {
         ("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\n", "the transfer coding of the answer's body is unknown"),
         (
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\n",
+            "the length of a part of the answer's body is no number, or not followed by so many bytes",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n\r\n\r\n",
             "the length of a part of the answer's body is no number, or not followed by so many bytes",
         ),
         (
@@ -180,6 +184,7 @@ fn nothing_grows_without_bound() {
 fn what_can_follow_does_and_what_cannot_does_not() {
     let followed = |text: &str| whole(text).followed;
     assert!(followed("HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\na"));
+    assert!(followed("HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 1\r\n\r\na"));
     assert!(followed("HTTP/1.1 204 No Content\r\n\r\n"));
     assert!(followed("HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\n\r\n"));
     assert!(!followed("HTTP/1.1 200 OK\r\ncontent-length: 1\r\nConnection: x, Close\r\n\r\na"));

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    future::poll_fn,
     io::{self, IoSlice},
     os::fd::OwnedFd,
     pin::{Pin, pin},
@@ -14,6 +15,7 @@ use rustix::net::sockopt;
 use tokio::{
     io::{AsyncReadExt, AsyncWrite},
     net::UnixStream,
+    task::unconstrained,
 };
 
 use super::Ask;
@@ -69,7 +71,8 @@ pub fn pair() -> io::Result<(Connection, OwnedFd)> {
 impl Connection {
     /// Nothing was said on it since the last answer, and it is open, as far as can be seen.
     pub fn is_free(&mut self, cx: &mut Context<'_>) -> bool {
-        self.is_idle() && self.poll_read(cx).is_pending()
+        // Whether it is there is asked of nobody's budget.
+        self.is_idle() && pin!(unconstrained(poll_fn(|cx| self.poll_read(cx)))).poll(cx).is_pending()
     }
 
     /// Neither has more to say.

@@ -13,7 +13,7 @@ pub enum Command {
     /// Let a request through, when its model is ready.
     Arrive(Arrival),
     /// What every slot is to be, in the order of their numbers; those that were there before are among them; and how they share the slices.
-    /// Told when done.
+    /// Told when that is taken in; what is to be started for it starts then.
     Reconfigure(Vec<SlotSpec>, Rules, oneshot::Sender<()>),
     /// An operator's wish for one slot.
     Wish(SlotId, Wish),

@@ -249,7 +249,7 @@ impl Place {
         self.retired && slot.phase() == Phase::Cold
     }
 
-    /// A process runs, or starts, another file than the one that is there now.
+    /// A process runs, starts, or is about to be started for, another file than the one that is there now.
     pub fn runs_another_snapshot(&self, slot: &Slot) -> bool {
         let alive = |stage: &Stage| matches!(stage, Stage::Starting { .. } | Stage::Ready(_));
         let alive = slot.replicas().values().any(|replica| alive(&replica.stage));

@@ -30,9 +30,12 @@ impl Scaler {
         }
         // Before anybody is started that would be put elsewhere by them.
         self.fleet.configure(self.places.iter().map(Place::need).collect(), rules);
-        for (i, policy) in policies.into_iter().enumerate() {
+        // Before those that the new policies ask for, which have no process yet and so pass for another's.
+        let renewed: Vec<bool> =
+            self.fleet.slots().map(|(slot, state)| self.places[slot.0].runs_another_snapshot(state)).collect();
+        for (i, (policy, renewed)) in policies.into_iter().zip(renewed).enumerate() {
             self.step(SlotId(i), Event::NewPolicy(policy));
-            if self.places[i].runs_another_snapshot(self.fleet.slot(SlotId(i))) {
+            if renewed {
                 tracing::info!(
                     model = self.places[i].name,
                     "another snapshot: what runs is succeeded, and ends when it has answered"

@@ -16,7 +16,7 @@ use crate::{
 };
 
 impl Scaler {
-    /// Starts what is to be started. What was given up before it began ends without having begun.
+    /// Starts what is to be started. What was given up before it began ends without having begun: its exit is said here, as no process has one.
     pub(super) async fn launch_wished(&mut self) {
         while let Some((slot, launch)) = self.wished.pop_front() {
             if !matches!(self.fleet.slot(slot).stage(launch), Some(Stage::Starting { .. })) {

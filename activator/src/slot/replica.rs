@@ -37,7 +37,7 @@ pub enum Stage {
         /// If there is none at once, what is stale makes it.
         surge: bool,
     },
-    /// A process is on its way to its first token.
+    /// A process is on its way to its first token, or about to be started.
     Starting {
         /// Since when.
         began: Instant,

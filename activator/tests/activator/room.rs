@@ -104,6 +104,18 @@ async fn a_crowd_gets_more_runtimes_and_each_has_its_share() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_kept_is_started_once() {
+    let house = House::with(&[Start::Ready], |_, config| {
+        (config.models[0].min_replicas, config.models[0].max_replicas) = (1, 2);
+    })
+    .await;
+    until(&house, "m", |slot| slot["state"] == "ready").await;
+    let starts = house.admin("/cold-starts").await.json().await;
+    let launches: Vec<_> = starts.as_array().unwrap().iter().map(|start| start["launch"].clone()).collect();
+    assert_eq!(launches, [json!(1)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_conversation_goes_on_where_it_began() {
     let house = House::with(&[Start::Ready], |_, config| {
         (config.models[0].min_replicas, config.models[0].max_replicas) = (2, 2);

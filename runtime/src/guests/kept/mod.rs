@@ -268,8 +268,13 @@ impl Keeper for StateFile {
         let (files, at) = (self.files.clone(), 1 - self.current.at);
         let sealing = Sealing::fresh(&self.root, self.current.sealing.generation + 1);
         let (tell, done) = mpsc::channel();
-        // Who does not listen any more has ended.
-        let work = move || drop(tell.send(write_beside(&files, at, sealing, &all)));
+        let work = move || {
+            let written = write_beside(&files, at, sealing, &all);
+            // The lock goes with the last of them, which is not to be this one.
+            drop(files);
+            // Who does not listen any more has ended.
+            drop(tell.send(written));
+        };
         match thread::Builder::new().name("state".into()).spawn(work) {
             Ok(_) => self.writing = Some(Writing { done, later: Vec::new(), later_bytes: 0 }),
             Err(error) => {

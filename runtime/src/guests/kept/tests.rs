@@ -66,7 +66,7 @@ fn it_is_written_anew_when_much_of_it_counts_no_more_and_goes_on_from_there() {
     // Lives that each write little.
     for _ in 0..12 {
         let mut state = open(folder.path());
-        state.begin().unwrap();
+        state.begin().unwrap().unwrap();
         state.put(&big);
         if state.is_stale(false) {
             state.rewrite(vec![big.clone()]);
