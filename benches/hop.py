@@ -6,8 +6,9 @@ trivial upstream behind all of them.
     benches/hop.py [--runs 5] [--seconds 3] [--json FILE]
 
 The activator parses and checks each request, asks the scaler, accounts for it, and speaks HTTP/1.1 or 2 to its runtime; nginx and haproxy relay to a
-Unix socket by HTTP/1.1, and so does `relay`, which is the activator's libraries and nothing else. `direct` is the upstream itself. Runs of all take turns. Needs wrk, nginx and haproxy (Debian's packages of these names);
-one that is missing is left out with a word, or fails where CI=true.
+Unix socket by HTTP/1.1, and so does `relay`, which is the activator's libraries and nothing else. `direct` is the upstream itself. Runs of all
+take turns. Beside rates and medians it says how long each computes for a request, itself and in the kernel: where the cores are shared, that says
+most. Needs wrk, nginx and haproxy (Debian's packages of these names); one that is missing is left out with a word, or fails where CI=true.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "What is a lighthouse? " * 10}], "max_tokens": 12, "seed": 1})
@@ -58,14 +60,33 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def load(address, connections, seconds, script):
-    """Requests a second and the median in microseconds."""
+def computed(pid):
+    """Seconds that a process has computed, itself and in the kernel."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return [int(ticks) / os.sysconf("SC_CLK_TCK") for ticks in fields[11:13]]
+
+
+def only_child(pid):
+    """That of a process that has one, or is about to."""
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        if children := pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            return int(children[0])
+        time.sleep(0.01)
+    sys.exit(f"process {pid} has started no other")
+
+
+def load(address, pid, connections, seconds, script):
+    """Requests a second, the median, and what the process computes for each, itself and in the kernel, in microseconds."""
     words = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", script, f"http://{address}/v1/chat/completions"]
+    before = computed(pid)
     said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    requests = int(re.search(r"(\d+) requests in", said)[1])
+    took = [(after - before) / requests * 1e6 for before, after in zip(before, computed(pid))]
     if "Non-2xx" in said or "Socket errors" in said:
         sys.exit(f"{address} did not answer as it should:\n{said}")
     number, unit = re.search(r"50%\s+([\d.]+)(us|ms|s)", said).groups()
-    return float(re.search(r"Requests/sec:\s+([\d.]+)", said)[1]), float(number) * {"us": 1, "ms": 1e3, "s": 1e6}[unit]
+    return float(re.search(r"Requests/sec:\s+([\d.]+)", said)[1]), float(number) * {"us": 1, "ms": 1e3, "s": 1e6}[unit], *took
 
 
 def peers(folder, socket):
@@ -110,9 +131,11 @@ def main():
         relay = subprocess.Popen([hop, "relay", socket], stdout=subprocess.PIPE, text=True)
         bare = relay.stdout.readline().strip()
         others = peers(folder, socket)
-        addresses = {"direct": direct, "pilotlight": api, "relay": bare, **{name: address for name, (_, address) in others.items()}}
+        asked_of = {"direct": (direct, upstream.pid), "pilotlight": (api, ours.pid), "relay": (bare, relay.pid)}
         try:
-            table = measure(addresses, asked, script)
+            # nginx has a worker.
+            asked_of |= {n: (address, only_child(p.pid) if n == "nginx" else p.pid) for n, (p, address) in others.items()}
+            table = measure(asked_of, asked, script)
         finally:
             for process in [ours, relay, upstream, *(process for process, _ in others.values())]:
                 process.send_signal(signal.SIGINT)
@@ -123,26 +146,28 @@ def main():
         asked.json.write_text(json.dumps(table, indent=1))
 
 
-def measure(addresses, asked, script):
-    for address in addresses.values():
-        load(address, 8, 1, script)
-    seen = {(name, connections): [] for name in addresses for connections in (1, 64)}
+def measure(asked_of, asked, script):
+    for address, pid in asked_of.values():
+        load(address, pid, 8, 1, script)
+    seen = {(name, connections): [] for name in asked_of for connections in (1, 64)}
     for _ in range(asked.runs):
         for connections in (1, 64):
-            for name, address in addresses.items():
-                seen[name, connections].append(load(address, connections, asked.seconds, script))
+            for name, (address, pid) in asked_of.items():
+                seen[name, connections].append(load(address, pid, connections, asked.seconds, script))
     medians = {}
     for (name, connections), runs in seen.items():
-        rate, median = (statistics.median(values) for values in zip(*runs))
-        medians.setdefault(name, {})[connections] = {"requests_per_s": round(rate), "p50_us": round(median, 1)}
+        rate, median, own, kernel = (round(statistics.median(values), 1) for values in zip(*runs))
+        row = {"requests_per_s": round(rate), "p50_us": median, "own_us": own, "kernel_us": kernel}
+        medians.setdefault(name, {})[connections] = row
     return medians
 
 
 def report(table):
-    print(f"{'':12}{'1 connection':>24}{'64 connections':>26}")
+    print(f"{'':12}{'1 connection':>40}{'64 connections':>42}")
     for name, row in table.items():
-        cells = [f"{row[n]['requests_per_s']:>10} /s {row[n]['p50_us']:>8} us" for n in (1, 64)]
-        print(f"{name:12}{cells[0]:>24}{cells[1]:>26}")
+        cells = [f"{row[n]['requests_per_s']:>9} /s {row[n]['p50_us']:>7} us {row[n]['own_us']:>6} +{row[n]['kernel_us']:>6}" for n in (1, 64)]
+        print(f"{name:12}{cells[0]:>40}{cells[1]:>42}")
+    print("(medians: requests a second, their median, and microseconds computed for each, itself and in the kernel)")
     ours, direct, nginx = table["pilotlight"], table["direct"], table.get("nginx")
     if nginx:
         added = [ours[1]["p50_us"] - direct[1]["p50_us"], nginx[1]["p50_us"] - direct[1]["p50_us"]]

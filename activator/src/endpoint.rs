@@ -28,7 +28,7 @@ use self::{
 };
 use crate::child::Child;
 
-pub use self::ask::Ask;
+pub use self::ask::{Ask, Ours};
 
 /// What one stream may send ahead of its client, in bytes: a few hundred tokens.
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024;

@@ -6,23 +6,18 @@
 
 use std::{
     borrow::Cow,
-    fmt::{self, Write},
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
-use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE, response};
+use bytes::Bytes;
+use http::{HeaderMap, header::CONTENT_TYPE, response};
 use opentelemetry::TraceId;
 use protocol::{
     ApiError, ErrorKind,
-    resume::{
-        ANSWER_HEADER, AnswerKey, GUESTS_HEADER, IDENTITY_HEADER, INTERRUPTED_HEADER, IS_BROKEN, Past, RESUME_HEADER,
-        Trail,
-    },
-    steps::{STEPS_HEADER, Steps},
-    timings::{SCOPE_HEADER, SEED_HEADER, WAKE_HEADER, Wake},
-    usage::USED_HEADER,
+    resume::{AnswerKey, IS_BROKEN, Past, Trail},
+    steps::Steps,
+    timings::Wake,
 };
 use tracing::field::DisplayValue;
 
@@ -30,7 +25,7 @@ use crate::{
     account::Tokens,
     answers,
     body::Read,
-    endpoint::{Answering, Ask, Unanswered},
+    endpoint::{Answering, Ask, Ours, Unanswered},
     headers,
     hold::{Admitted, Gate, Grant, Ticket},
     metrics::ModelCounts,
@@ -50,24 +45,6 @@ const LIVES_MAX: u32 = 64;
 
 /// After this time a runtime that is being left is known to be.
 const LEAVING: Duration = Duration::from_millis(5);
-
-/// What we tell a runtime of a request, beside what its client does.
-static OURS: [HeaderName; 5] = [
-    HeaderName::from_static(WAKE_HEADER),
-    HeaderName::from_static(ANSWER_HEADER),
-    HeaderName::from_static(RESUME_HEADER),
-    HeaderName::from_static(SCOPE_HEADER),
-    HeaderName::from_static(SEED_HEADER),
-];
-/// Room for what is said in those.
-const OURS_BYTES: usize = 256;
-
-/// What a runtime tells us of an answer.
-static INTERRUPTED: HeaderName = HeaderName::from_static(INTERRUPTED_HEADER);
-static GUESTS: HeaderName = HeaderName::from_static(GUESTS_HEADER);
-static USED: HeaderName = HeaderName::from_static(USED_HEADER);
-static STEPS: HeaderName = HeaderName::from_static(STEPS_HEADER);
-static IDENTITY: HeaderName = HeaderName::from_static(IDENTITY_HEADER);
 
 /// A request to be forwarded.
 #[derive(Debug)]
@@ -186,9 +163,9 @@ impl Forward {
             // Boxed, so that who is held does not have its size.
             let mut seen = true;
             let found = match Box::pin(self.ask(grant, trail, asked.as_ref())).await {
-                Ok((head, first, rest)) => match head.headers.get(&INTERRUPTED) {
+                Ok((head, first, rest)) => match head.headers.get(&headers::INTERRUPTED) {
                     None => {
-                        self.tokens.went_through(headers::text(&head.headers, &GUESTS).unwrap_or_default());
+                        self.tokens.went_through(headers::text(&head.headers, &headers::GUESTS).unwrap_or_default());
                         let since = Instant::now();
                         if trail.choices.is_empty() && head.status.is_success() {
                             self.counts.first_token(grant.cold, since.saturating_duration_since(self.arrived));
@@ -266,10 +243,10 @@ impl Forward {
         asked: Option<&Step>,
     ) -> Result<(response::Parts, Option<Bytes>, Answering), Unanswered> {
         let (head, mut rest) = grant.endpoint.ask(&self.to_ask(trail, asked)).await?;
-        if let Some(Ok(used)) = headers::text(&head.headers, &USED).map(str::parse) {
+        if let Some(Ok(used)) = headers::text(&head.headers, &headers::USED).map(str::parse) {
             self.tokens.said(used);
         }
-        if let (Some(asked), Some(Ok(steps))) = (asked, headers::text(&head.headers, &STEPS).map(str::parse)) {
+        if let (Some(asked), Some(Ok(steps))) = (asked, headers::text(&head.headers, &headers::STEPS).map(str::parse)) {
             asked.told(self.model(), &steps, self.tokens.known());
         }
         let first = rest.next().await.transpose()?;
@@ -301,19 +278,12 @@ impl Forward {
             }
         };
         let in_front = (*trail != Trail::default()).then(|| Bytes::from(trail.json()));
-        // All values lie in one piece of memory.
-        let (mut text, mut ours) = (BytesMut::with_capacity(OURS_BYTES), Vec::with_capacity(OURS.len()));
-        let mut say = |name: &HeaderName, value: fmt::Arguments<'_>| {
-            text.write_fmt(value).expect("memory grows");
-            let value = HeaderValue::from_maybe_shared(text.split().freeze());
-            ours.push((name.clone(), value.expect("numbers and JSON of them are ASCII")));
-        };
-        let [wake, answer, resume, scope, seed] = &OURS;
-        say(wake, format_args!("{}", self.wake.unwrap_or_default()));
-        say(answer, format_args!("{}", self.key));
-        in_front.iter().for_each(|in_front| say(resume, format_args!("{}", in_front.len())));
-        self.scope.iter().for_each(|id| say(scope, format_args!("{id:032x}")));
-        self.seed.iter().for_each(|number| say(seed, format_args!("{number}")));
+        let mut ours = Ours::default();
+        ours.say(&headers::WAKE, format_args!("{}", self.wake.unwrap_or_default()));
+        ours.say(&headers::ANSWER, format_args!("{}", self.key));
+        in_front.iter().for_each(|in_front| ours.say(&headers::RESUME, format_args!("{}", in_front.len())));
+        self.scope.iter().for_each(|scope| ours.say(&headers::SCOPE, format_args!("{scope:032x}")));
+        self.seed.iter().for_each(|seed| ours.say(&headers::SEED, format_args!("{seed}")));
         // The body is shared by all attempts.
         let body = in_front.into_iter().chain([self.body.bytes.clone()]).collect();
         Ask { path: self.path, headers, ours, body }
@@ -343,7 +313,7 @@ impl Answer {
 
     /// What its tokens depend on; `None` where it cannot go on in another runtime.
     pub fn identity(&self) -> Option<&str> {
-        headers::text(&self.head.headers, &IDENTITY)
+        headers::text(&self.head.headers, &headers::IDENTITY)
     }
 
     /// The next bytes of the body.

@@ -12,6 +12,7 @@ use http::{
     },
     uri::Authority,
 };
+use protocol::{resume, steps, timings, usage};
 
 /// Prefixes of headers that a client may not set.
 const INTERNAL: [&str; 2] = ["knative-serving-", "pilotlight-"];
@@ -31,6 +32,28 @@ static OF_ONE_CONNECTION: [HeaderName; 9] = [
 /// Of a request, beside those: who somebody is has been settled, and is nobody else's to know; and the body is sent as it was read, and says its
 /// length itself.
 static OF_A_CLIENT: [HeaderName; 3] = [AUTHORIZATION, CONTENT_LENGTH, EXPECT];
+
+/// What we tell a runtime of a request.
+pub static WAKE: HeaderName = HeaderName::from_static(timings::WAKE_HEADER);
+/// The same.
+pub static ANSWER: HeaderName = HeaderName::from_static(resume::ANSWER_HEADER);
+/// The same.
+pub static RESUME: HeaderName = HeaderName::from_static(resume::RESUME_HEADER);
+/// The same.
+pub static SCOPE: HeaderName = HeaderName::from_static(timings::SCOPE_HEADER);
+/// The same.
+pub static SEED: HeaderName = HeaderName::from_static(timings::SEED_HEADER);
+
+/// What a runtime tells us of an answer.
+pub static INTERRUPTED: HeaderName = HeaderName::from_static(resume::INTERRUPTED_HEADER);
+/// The same.
+pub static GUESTS: HeaderName = HeaderName::from_static(resume::GUESTS_HEADER);
+/// The same.
+pub static IDENTITY: HeaderName = HeaderName::from_static(resume::IDENTITY_HEADER);
+/// The same.
+pub static USED: HeaderName = HeaderName::from_static(usage::USED_HEADER);
+/// The same.
+pub static STEPS: HeaderName = HeaderName::from_static(steps::STEPS_HEADER);
 
 /// A client's headers, for the runtime. What HTTP/2 says as `:authority` is said as `Host`, as HTTP/1.1 does.
 pub fn to_runtime(mut headers: HeaderMap, authority: Option<&Authority>) -> HeaderMap {

@@ -5,11 +5,12 @@ use std::{
     borrow::Cow,
     collections::VecDeque,
     convert::Infallible,
+    fmt::{self, Write},
     pin::Pin,
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header::HOST};
 use http_body::{Body, Frame, SizeHint};
 
@@ -26,9 +27,32 @@ pub struct Ask<'a> {
     /// The client's headers.
     pub headers: Cow<'a, HeaderMap>,
     /// Ours, which the client's have none of.
-    pub ours: Vec<(HeaderName, HeaderValue)>,
+    pub ours: Ours,
     /// One after the other.
     pub body: Vec<Bytes>,
+}
+
+/// What we say beside the client. All values lie in one piece of memory.
+#[derive(Debug, Default)]
+pub struct Ours {
+    headers: Vec<(HeaderName, HeaderValue)>,
+    text: BytesMut,
+}
+
+/// Room for what is said of most requests.
+const OURS: (usize, usize) = (4, 256);
+
+impl Ours {
+    /// One more, of ASCII.
+    pub fn say(&mut self, name: &HeaderName, value: fmt::Arguments<'_>) {
+        if self.headers.is_empty() {
+            self.headers.reserve(OURS.0);
+            self.text.reserve(OURS.1);
+        }
+        self.text.write_fmt(value).expect("memory grows");
+        let value = HeaderValue::from_maybe_shared(self.text.split().freeze());
+        self.headers.push((name.clone(), value.expect("numbers and JSON of them are ASCII")));
+    }
 }
 
 static LOCALHOST: HeaderValue = HeaderValue::from_static("localhost");
@@ -36,7 +60,7 @@ static LOCALHOST: HeaderValue = HeaderValue::from_static("localhost");
 impl Ask<'_> {
     /// Whether HTTP/1.1 can say it.
     pub fn fits_http1(&self) -> bool {
-        self.headers.len() + self.ours.len() <= HEADERS_MAX
+        self.headers.len() + self.ours.headers.len() <= HEADERS_MAX
     }
 
     /// Bytes of the body.
@@ -47,7 +71,7 @@ impl Ask<'_> {
     /// Everything that HTTP/1.1 says, but for the body's length.
     pub fn headers(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
         let host = (!self.headers.contains_key(HOST)).then_some((&HOST, &LOCALHOST));
-        host.into_iter().chain(self.headers.iter()).chain(self.ours.iter().map(|(name, value)| (name, value)))
+        host.into_iter().chain(self.headers.iter()).chain(self.ours.headers.iter().map(|(name, value)| (name, value)))
     }
 
     /// By HTTP/2.
@@ -59,7 +83,7 @@ impl Ask<'_> {
         *request.method_mut() = Method::POST;
         *request.uri_mut() = target.expect("the authority and our paths are well-formed");
         *request.headers_mut() = HeaderMap::clone(&self.headers);
-        request.headers_mut().extend(self.ours.iter().map(|(name, value)| (name.clone(), value.clone())));
+        request.headers_mut().extend(self.ours.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
         request
     }
 }
