@@ -100,6 +100,10 @@ fn serve_until_signal(config: Config, source: Option<Source>) -> Result<(), Serv
                 succession::say_ready(ready);
             }
             let ending = activator.until_it_ends(&mut signals, &successor).await;
+            if ending == Ending::Broken {
+                finish_audit(activator.audit).await;
+                return Err(ServeError::Broken);
+            }
             // By a signal, or because somebody succeeds: then the first signal only says to hurry.
             let asked = u32::from(ending != Ending::Succeeded);
             activator.drain_unless(ending, signals.count(asked)).await
@@ -117,6 +121,8 @@ enum Ending {
     Managed,
     /// Another process accepts in its place. Nobody hurries.
     Succeeded,
+    /// The scaler has failed, and nothing can be answered any more.
+    Broken,
 }
 
 /// A running activator.
@@ -229,8 +235,12 @@ impl Activator {
     async fn until_it_ends(&self, signals: &mut Signals, successor: &[OsString]) -> Ending {
         let by_signal = if self.managed { Ending::Managed } else { Ending::Served };
         loop {
-            if signals.next().await == Asked::End {
-                return by_signal;
+            tokio::select! {
+                asked = signals.next() => if asked == Asked::End {
+                    return by_signal;
+                },
+                // Nobody has asked it to end.
+                () = self.gate.commands().closed() => return Ending::Broken,
             }
             let handed = tokio::select! {
                 handed = succession::hand_over(successor, &self.legacy) => handed,

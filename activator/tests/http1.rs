@@ -53,7 +53,10 @@ enum Told {
     Close,
 }
 
-fn answers() -> impl Strategy<Value = (Told, Vec<Vec<u8>>, Vec<(String, String)>, bool)> {
+/// How its body's end is told, the body in parts, headers, and whether something is said before it.
+type Answer = (Told, Vec<Vec<u8>>, Vec<(String, String)>, bool);
+
+fn answers() -> impl Strategy<Value = Answer> {
     let told = prop_oneof![Just(Told::Length), Just(Told::Parts), Just(Told::Close)];
     let parts = prop::collection::vec(prop::collection::vec(any::<u8>(), 1..50), 0..6);
     let headers = prop::collection::vec(("x-[a-z]{1,8}", "[!-~]{0,12}"), 0..6);

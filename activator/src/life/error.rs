@@ -46,6 +46,11 @@ pub enum ServeError {
     /// The record of requests.
     #[error("{0}")]
     Audit(#[from] AuditError),
+    /// A defect.
+    #[error(
+        "the scaler has failed, which is a defect: what was said before this tells where. Nothing can be answered any more"
+    )]
+    Broken,
     /// A second signal.
     #[error("ended at once by a second signal")]
     Interrupted,
@@ -61,6 +66,7 @@ impl ServeError {
             Self::Issuer(_) => 69,
             Self::Tls(_) => 65,
             Self::Bind { .. } | Self::System(_) | Self::Audit(_) => 74,
+            Self::Broken => 70,
             Self::Interrupted => 130,
         }
     }

@@ -45,6 +45,8 @@ pub struct Desk {
 struct AtWork<'a> {
     scaler: MappedMutexGuard<'a, Scaler>,
     desk: &'a Desk,
+    /// Whoever leaves because of a panic elsewhere does so in order.
+    unwinding: bool,
 }
 
 impl Desk {
@@ -103,7 +105,11 @@ impl Desk {
         if self.broken.load(Ordering::Acquire) {
             return None;
         }
-        let mut at_work = AtWork { scaler: MutexGuard::try_map(scaler, Option::as_mut).ok()?, desk: self };
+        let mut at_work = AtWork {
+            scaler: MutexGuard::try_map(scaler, Option::as_mut).ok()?,
+            desk: self,
+            unwinding: std::thread::panicking(),
+        };
         // Before anything that came after.
         let left = std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner));
         left.into_iter().for_each(|(slot, request)| at_work.leave(slot, request));
@@ -169,7 +175,7 @@ impl DerefMut for AtWork<'_> {
 
 impl Drop for AtWork<'_> {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if std::thread::panicking() && !self.unwinding {
             self.desk.broken.store(true, Ordering::Release);
             self.desk.look.notify_one();
         }
@@ -182,9 +188,12 @@ struct End<'a>(&'a Desk);
 impl Drop for End<'_> {
     fn drop(&mut self) {
         self.0.broken.store(true, Ordering::Release);
-        // Who is at work meanwhile is a request, which finds it broken the next time.
-        if let Ok(mut scaler) = self.0.scaler.try_lock() {
-            drop(scaler.take());
+        loop {
+            if let Ok(mut scaler) = self.0.scaler.try_lock() {
+                return drop(scaler.take());
+            }
+            // Who is at work meanwhile is a request, which waits for nothing there.
+            std::thread::yield_now();
         }
     }
 }
@@ -214,11 +223,32 @@ mod tests {
         slot::{Claim, Refusal, TenantId},
     };
 
+    fn desk() -> Arc<Desk> {
+        let metrics = Metrics::new(&KnativeLabels::default());
+        Arc::new(Desk::new(Scaler::new(&Config::default(), Arc::from([]), metrics).0))
+    }
+
+    #[test]
+    fn who_panics_elsewhere_leaves_in_order() {
+        struct Leaving(Arc<Desk>);
+        impl Drop for Leaving {
+            fn drop(&mut self) {
+                assert!(self.0.try_work().is_some());
+            }
+        }
+        let desk = desk();
+        let leaving = Leaving(desk.clone());
+        let panicked = std::thread::spawn(move || {
+            let _leaving = leaving;
+            panic!("elsewhere");
+        });
+        assert!(panicked.join().is_err());
+        assert!(desk.try_work().is_some());
+    }
+
     #[tokio::test]
     async fn a_panic_at_the_desk_is_the_end_of_it_and_nobody_waits() {
-        let metrics = Metrics::new(&KnativeLabels::default());
-        let (scaler, _phases) = Scaler::new(&Config::default(), Arc::from([]), metrics);
-        let desk = Arc::new(Desk::new(scaler));
+        let desk = desk();
         let (commands, orders) = mpsc::channel(8);
         let gate = Gate::new(desk.clone(), commands.clone());
         let running = tokio::spawn(desk.clone().run(orders));
