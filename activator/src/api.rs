@@ -268,6 +268,7 @@ impl Api {
         room.map(Some).ok_or_else(full)
     }
 
+    /// What is asked of which model, as a request that its runtime can be asked. The client's head goes here, so that who is held has nothing of it.
     fn check(
         &self,
         settings: &Settings,

@@ -26,7 +26,7 @@ pub use tools::{in_ci, test_tools};
 use std::time::{Duration, Instant};
 
 /// The longest that any test waits for something that must happen; a hang guard, never a promise of speed.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(400);
 
 /// Waits until `condition` gives a value, for a state that no event announces (`/slots`, `/proc`).
 ///
