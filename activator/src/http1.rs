@@ -3,7 +3,7 @@
 //! **Contract:** bytes in, bytes out; nothing here waits or knows a socket. What is read may have been cut anywhere, and comes to the same. It is
 //! foreign: bounded, and an error that says what is wrong, never a panic.
 
-use std::mem::MaybeUninit;
+use std::{fmt::Write, mem::MaybeUninit};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{
@@ -64,22 +64,7 @@ pub fn write_head<'a>(
             out.extend_from_slice(part);
         }
     }
-    let mut digits = [0; 20];
-    out.extend_from_slice(b"content-length: ");
-    out.extend_from_slice(decimal(length, &mut digits));
-    out.extend_from_slice(b"\r\n\r\n");
-}
-
-fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
-    let mut first = digits.len();
-    loop {
-        first -= 1;
-        digits[first] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            return &digits[first..];
-        }
-    }
+    write!(out, "content-length: {length}\r\n\r\n").expect("memory grows");
 }
 
 /// An answer's head and how its body is told; taken from the front of what was read. `None` as long as it is not whole. What is said before the
