@@ -172,7 +172,7 @@ impl Account {
             id: format!("{:032x}", self.key.id),
             at_ms: at.as_millis() as u64,
             tenant: self.caller.name().to_owned(),
-            by: self.caller.by.clone(),
+            by: self.caller.by.clone().into_owned(),
             path: self.path.to_owned(),
             model: route.map_or_else(String::new, |route| route.card.id.clone()),
             digest: route.and_then(|route| route.digest.clone()).unwrap_or_default(),

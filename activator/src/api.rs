@@ -4,6 +4,7 @@
 //! wakes none.
 
 use std::{
+    borrow::Cow,
     hash::{BuildHasher, RandomState},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -65,9 +66,9 @@ pub struct Api {
 static TIMEOUT: HeaderName = HeaderName::from_static(deadline::TIMEOUT_HEADER);
 
 /// What routing needs of a checked request.
-struct Wanted {
+struct Wanted<'a> {
     /// `None` is the only model.
-    model: Option<String>,
+    model: Option<Cow<'a, str>>,
     stream: bool,
     /// It is sampled for.
     sampled: bool,
@@ -75,13 +76,13 @@ struct Wanted {
     needs_seed: bool,
 }
 
-impl Wanted {
+impl Wanted<'_> {
     fn generated(asked: Generate) -> Self {
-        Self { model: Some(asked.model), stream: asked.stream, sampled: true, needs_seed: asked.seed.is_none() }
+        Self { model: Some(asked.model.into()), stream: asked.stream, sampled: true, needs_seed: asked.seed.is_none() }
     }
 
     fn computed(model: Option<String>) -> Self {
-        Self { model, stream: false, sampled: false, needs_seed: false }
+        Self { model: model.map(Cow::Owned), stream: false, sampled: false, needs_seed: false }
     }
 }
 
@@ -90,7 +91,7 @@ pub struct Forwarded {
     /// The path.
     pub path: &'static str,
     /// What is read of a request's body.
-    check: fn(&[u8]) -> Result<Wanted, ApiError>,
+    check: fn(&[u8]) -> Result<Wanted<'_>, ApiError>,
 }
 
 const CHAT: Forwarded = Forwarded { path: "/v1/chat/completions", check: chat };
@@ -137,27 +138,27 @@ fn forward(asked: &'static Forwarded) -> MethodRouter<Arc<Api>> {
     })
 }
 
-fn chat(body: &[u8]) -> Result<Wanted, ApiError> {
+fn chat(body: &[u8]) -> Result<Wanted<'_>, ApiError> {
     // Most are plain, and this is on every request's way.
     if let Some(Glance { model, stream, has_seed }) = protocol::glance_chat(body) {
-        return Ok(Wanted { model: Some(model.into_owned()), stream, sampled: true, needs_seed: !has_seed });
+        return Ok(Wanted { model: Some(model), stream, sampled: true, needs_seed: !has_seed });
     }
     Ok(Wanted::generated(protocol::parse_chat(body)?.generate))
 }
 
-fn completion(body: &[u8]) -> Result<Wanted, ApiError> {
+fn completion(body: &[u8]) -> Result<Wanted<'_>, ApiError> {
     Ok(Wanted::generated(protocol::parse_completion(body)?.generate))
 }
 
-fn embeddings(body: &[u8]) -> Result<Wanted, ApiError> {
+fn embeddings(body: &[u8]) -> Result<Wanted<'_>, ApiError> {
     Ok(Wanted::computed(Some(protocol::parse_embeddings(body)?.model)))
 }
 
-fn tokenize(body: &[u8]) -> Result<Wanted, ApiError> {
+fn tokenize(body: &[u8]) -> Result<Wanted<'_>, ApiError> {
     Ok(Wanted::computed(protocol::parse_tokenize(body)?.model))
 }
 
-fn detokenize(body: &[u8]) -> Result<Wanted, ApiError> {
+fn detokenize(body: &[u8]) -> Result<Wanted<'_>, ApiError> {
     Ok(Wanted::computed(protocol::parse_detokenize(body)?.model))
 }
 
@@ -209,7 +210,7 @@ impl Api {
         extensions: &Extensions,
     ) -> Result<Caller, ApiError> {
         if let Some(operator) = extensions.get::<Operator>() {
-            return Ok(Caller { tenant: None, by: operator.by.clone() });
+            return Ok(Caller { tenant: None, by: operator.by.clone().into() });
         }
         let names = extensions.get::<ClientNames>().map_or(&[][..], |names| &names.0);
         let caller = settings.tenants.identify(headers, names).await;
@@ -282,7 +283,11 @@ impl Api {
         let route = settings.route(wanted.model.as_deref())?;
         account.of(route);
         let deadline = after(come.arrived, come.asked.unwrap_or(route.timeout));
-        body.bytes = route.own(body.bytes, wanted.model.as_deref(), wanted.sampled);
+        let own = route.own(&body.bytes, wanted.model.as_deref(), wanted.sampled);
+        let (stream, needs_seed) = (wanted.stream, wanted.needs_seed);
+        if let Some(own) = own {
+            body.bytes = own;
+        }
         account.tokens.expect(body.bytes.len());
         let caller = account.caller();
         allowed(caller, route)?;
@@ -297,7 +302,7 @@ impl Api {
             path: come.forwarded.path,
             headers: headers::to_runtime(head.headers, head.uri.authority()),
             body,
-            seed: wanted.needs_seed.then(|| RandomState::new().hash_one(route.slot.0)),
+            seed: needs_seed.then(|| RandomState::new().hash_one(route.slot.0)),
             key,
             timers: self.timers.clone(),
             claim,
@@ -310,7 +315,7 @@ impl Api {
             arrived: come.arrived,
             deadline,
         });
-        Ok(Checked { forward, early: wanted.stream.then_some(settings.early_headers_after) })
+        Ok(Checked { forward, early: stream.then_some(settings.early_headers_after) })
     }
 
     /// The runtime's own headers if they come soon, else ours.

@@ -139,11 +139,17 @@ impl Endpoint {
                 Err(error) => tracing::debug!(%error, "a runtime's free connection was closed"),
             }
         }
-        let mut streams = ways.streams.clone();
+        // Boxed, so that what has a connection does not have its size.
+        Box::pin(self.share(ask, fits && none_free)).await
+    }
+
+    /// The same by the inherited socket. `wants_own`: a connection would have done.
+    async fn share(&self, ask: &Ask<'_>, wants_own: bool) -> Result<(response::Parts, Answering), Unanswered> {
+        let mut streams = self.0.streams.clone();
         streams.ready().await.map_err(|error| Unanswered::NotSent(error.into()))?;
         let answer = streams.send_request(ask.to_http2());
         // On its way already.
-        if fits && none_free {
+        if wants_own {
             self.connect_one_more();
         }
         let (head, body) = answer.await.map_err(Unanswered::of_stream)?.into_parts();
@@ -192,7 +198,8 @@ impl Answering {
         match &mut self.0 {
             Way::Own(exchange, gone) => match exchange.next().await? {
                 Ok(data) => Some(Ok(data)),
-                Err(error) => Some(Err(Unanswered::of_exchange(error, gone).await)),
+                // Boxed, so that who is answered does not have its size.
+                Err(error) => Some(Err(Box::pin(Unanswered::of_exchange(error, gone)).await)),
             },
             Way::Shared(body) => loop {
                 match body.frame().await?.map(|frame| frame.into_data()) {

@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use smallvec::SmallVec;
+
 use crate::{
     placement::{Decision, Key, Need, Occupant, Placement, Rules},
     slot::{Effect, Event, Failure, LaunchId, Policy, Slot, SlotId, Stage},
@@ -26,13 +28,13 @@ pub struct Fleet {
     noted: Vec<Option<Instant>>,
 }
 
-/// What follows from something that happened.
+/// What follows from something that happened. Of most it is little, and takes no memory of its own.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Turned {
     /// What is to be done, in order.
-    pub effects: Vec<(SlotId, Effect)>,
+    pub effects: SmallVec<[(SlotId, Effect); 2]>,
     /// Slots that something happened to, some of them twice.
-    pub touched: Vec<SlotId>,
+    pub touched: SmallVec<[SlotId; 2]>,
     /// Runtimes that have to go for others.
     pub evicted: Vec<Key>,
 }

@@ -278,15 +278,9 @@ impl Forward {
             }
         };
         let in_front = (*trail != Trail::default()).then(|| Bytes::from(trail.json()));
-        let mut ours = Ours::default();
-        ours.say(&headers::WAKE, format_args!("{}", self.wake.unwrap_or_default()));
-        ours.say(&headers::ANSWER, format_args!("{}", self.key));
-        in_front.iter().for_each(|in_front| ours.say(&headers::RESUME, format_args!("{}", in_front.len())));
-        self.scope.iter().for_each(|scope| ours.say(&headers::SCOPE, format_args!("{scope:032x}")));
-        self.seed.iter().for_each(|seed| ours.say(&headers::SEED, format_args!("{seed}")));
-        // The body is shared by all attempts.
-        let body = in_front.into_iter().chain([self.body.bytes.clone()]).collect();
-        Ask { path: self.path, headers, ours, body }
+        let wake = self.wake.unwrap_or_default();
+        let ours = Ours { wake, key: self.key, scope: self.scope, seed: self.seed };
+        Ask { path: self.path, headers, ours, in_front, body: &self.body.bytes }
     }
 }
 

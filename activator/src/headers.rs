@@ -13,6 +13,7 @@ use http::{
     uri::Authority,
 };
 use protocol::{resume, steps, timings, usage};
+use smallvec::SmallVec;
 
 /// Prefixes of headers that a client may not set.
 const INTERNAL: [&str; 2] = ["knative-serving-", "pilotlight-"];
@@ -97,7 +98,8 @@ fn strip(headers: &mut HeaderMap, these: &[HeaderName]) {
     }
     let known = |name: &HeaderName| OF_ONE_CONNECTION.contains(name) || these.contains(name);
     let internal = |name: &HeaderName| INTERNAL.iter().any(|prefix| name.as_str().starts_with(prefix));
-    let gone: Vec<HeaderName> = headers.keys().filter(|name| known(name) || internal(name)).cloned().collect();
+    let gone: SmallVec<[HeaderName; 4]> =
+        headers.keys().filter(|name| known(name) || internal(name)).cloned().collect();
     for name in gone {
         headers.remove(name);
     }

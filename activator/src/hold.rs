@@ -47,8 +47,29 @@ pub struct Arrival {
     pub again: bool,
     /// It is let through only if somebody outside has ended the launch that it lost.
     pub suspect: bool,
-    /// Where the answer goes. Closed means that the request has left.
-    pub reply: oneshot::Sender<Result<Grant, Refusal>>,
+    /// Where the answer goes.
+    pub reply: Reply,
+}
+
+/// What is said to a request that asks to be let through.
+pub type Said = Result<Grant, Refusal>;
+
+/// Where what is said to a request goes.
+#[derive(Debug)]
+pub enum Reply {
+    /// It stands at the desk and is told there, if it need not wait.
+    AtDesk,
+    /// Closed means that the request has left.
+    To(oneshot::Sender<Said>),
+}
+
+/// What comes of it that a request stands at the desk.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It need not wait.
+    Now(Said),
+    /// It will be.
+    Later(oneshot::Receiver<Said>),
 }
 
 /// Where to go, and what it took.
@@ -158,20 +179,23 @@ impl Gate {
         // Declared before the reply's receiver, thus dropped after it: the scaler hears of a leaving only when it can see
         // that nobody waits for the reply.
         let mut ticket = Ticket { slot, request, desk: None };
-        let (reply, answer) = oneshot::channel();
-        let arrival = Arrival { slot, request, claim, lost, again, suspect, reply };
-        self.desk.arrive(arrival).or_else(|arrival| self.send(arrival))?;
+        let arrival = Arrival { slot, request, claim, lost, again, suspect, reply: Reply::AtDesk };
+        let told = self.desk.arrive(arrival).or_else(|arrival| self.send(arrival))?;
         ticket.desk = Some(self.desk.clone());
-        match answer.await {
-            Ok(granted) => Ok(Admitted { grant: granted?, ticket }),
-            Err(_) => Err(Refusal::Closing),
-        }
+        let said = match told {
+            Outcome::Now(said) => said,
+            Outcome::Later(said) => said.await.unwrap_or(Err(Refusal::Closing)),
+        };
+        Ok(Admitted { grant: said?, ticket })
     }
 
-    fn send(&self, arrival: Arrival) -> Result<(), Refusal> {
-        self.commands.try_send(Command::Arrive(arrival)).map_err(|error| match error {
+    fn send(&self, arrival: Arrival) -> Result<Outcome, Refusal> {
+        let (reply, said) = oneshot::channel();
+        let arrival = Arrival { reply: Reply::To(reply), ..arrival };
+        let sent = self.commands.try_send(Command::Arrive(arrival)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Refusal::Full,
             mpsc::error::TrySendError::Closed(_) => Refusal::Closing,
-        })
+        });
+        sent.map(|()| Outcome::Later(said))
     }
 }

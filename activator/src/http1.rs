@@ -3,7 +3,10 @@
 //! **Contract:** bytes in, bytes out; nothing here waits or knows a socket. What is read may have been cut anywhere, and comes to the same. It is
 //! foreign: bounded, and an error that says what is wrong, never a panic.
 
-use std::{fmt::Write, mem::MaybeUninit};
+use std::{
+    fmt::{self, Write},
+    mem::MaybeUninit,
+};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{
@@ -48,23 +51,35 @@ pub enum Malformed {
     Upgrade,
 }
 
-/// Writes a request's head, for a body of so many bytes. `headers` say nothing of that length, nor of the connection.
-pub fn write_head<'a>(
-    out: &mut BytesMut,
-    method: &str,
-    path: &str,
-    headers: impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)>,
-    length: u64,
-) {
-    for part in [method, " ", path, " HTTP/1.1\r\n"] {
-        out.extend_from_slice(part.as_bytes());
+/// A request's head, being written.
+#[derive(Debug)]
+pub struct Head<'a>(&'a mut BytesMut);
+
+impl<'a> Head<'a> {
+    /// Its first line.
+    pub fn begin(out: &'a mut BytesMut, method: &str, path: &str) -> Self {
+        for part in [method, " ", path, " HTTP/1.1\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+        Self(out)
     }
-    for (name, value) in headers {
-        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-            out.extend_from_slice(part);
+
+    /// One more header, which is nothing of the body's length, nor of the connection.
+    pub fn say(&mut self, name: &HeaderName, value: &[u8]) {
+        for part in [name.as_str().as_bytes(), b": ", value, b"\r\n"] {
+            self.0.extend_from_slice(part);
         }
     }
-    write!(out, "content-length: {length}\r\n\r\n").expect("memory grows");
+
+    /// The same, of a value without line breaks.
+    pub fn tell(&mut self, name: &HeaderName, value: fmt::Arguments<'_>) {
+        write!(self.0, "{}: {value}\r\n", name.as_str()).expect("memory grows");
+    }
+
+    /// The body has so many bytes.
+    pub fn end(self, length: u64) {
+        write!(self.0, "content-length: {length}\r\n\r\n").expect("memory grows");
+    }
 }
 
 /// An answer's head and how its body is told; taken from the front of what was read. `None` as long as it is not whole. What is said before the

@@ -133,12 +133,20 @@ pub struct OfSlot {
 }
 
 impl OfSlot {
-    /// The slot is now like this.
-    pub fn tell(&self, phase: Phase, [held, in_flight, replicas, waits_for_room]: [usize; 4]) {
-        self.held.set(held as i64);
-        self.in_flight.set(in_flight as i64);
-        self.replicas.set(replicas as i64);
-        self.waits_for_room.set(waits_for_room as i64);
+    /// The slot was like that, and is now like this: its phase, and how many are held, are in flight, answer, and wait for room.
+    pub fn tell(&self, before: (Phase, [usize; 4]), now: (Phase, [usize; 4])) {
+        let gauges = [&self.held, &self.in_flight, &self.replicas, &self.waits_for_room];
+        for (gauge, (before, now)) in gauges.into_iter().zip(before.1.into_iter().zip(now.1)) {
+            if before != now {
+                gauge.set(now as i64);
+            }
+        }
+        if before.0 != now.0 {
+            self.phase(now.0);
+        }
+    }
+
+    fn phase(&self, phase: Phase) {
         for (gauge, of) in self.state.iter().zip(Phase::ALL) {
             gauge.set(i64::from(of == phase));
         }
@@ -301,18 +309,20 @@ impl Metrics {
     }
 
     /// What is told of one slot, looked up once: it changes with every request. Thousands of models that nobody asks for need not have it.
-    pub fn of_slot(&self, model: &str) -> OfSlot {
+    pub fn of_slot(&self, model: &str, phase: Phase) -> OfSlot {
         let label = Model { model: model.to_owned() };
         self.evictions.get_or_create(&label).inc_by(0);
         drop(self.inter_token.get_or_create(&label));
         let in_phase = |phase: Phase| InPhase { model: model.to_owned(), state: phase.name() };
-        OfSlot {
+        let gauges = OfSlot {
             held: self.held.get_or_create(&label).clone(),
             in_flight: self.in_flight.get_or_create(&label).clone(),
             replicas: self.replicas.get_or_create(&label).clone(),
             waits_for_room: self.waits_for_room.get_or_create(&label).clone(),
             state: Phase::ALL.map(|phase| self.state.get_or_create(&in_phase(phase)).clone()),
-        }
+        };
+        gauges.phase(phase);
+        gauges
     }
 
     /// One of its runtimes has to go for another model's.

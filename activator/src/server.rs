@@ -2,6 +2,8 @@
 //!
 //! **Invariant:** a client that goes away has its handler dropped, and with it all that the handler holds.
 
+mod watched;
+
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::response::Response;
@@ -13,10 +15,7 @@ use hyper::{
 };
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{
-        conn::auto,
-        graceful::{GracefulShutdown, Watcher},
-    },
+    server::conn::auto,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -25,6 +24,7 @@ use tokio::{
 };
 use tracing::Instrument;
 
+use self::watched::Watched;
 use crate::{timers::Timers, tls::Tls};
 
 /// Open connections at most; further ones wait in the listener's backlog.
@@ -94,7 +94,7 @@ struct Door<S> {
     http1: http1::Builder,
     /// For who may speak either.
     either: auto::Builder<TokioExecutor>,
-    /// Who has said nothing yet need not any more.
+    /// Whether everything ends.
     stopping: watch::Receiver<bool>,
 }
 
@@ -105,7 +105,6 @@ async fn serve<S: Serves>(
     mut stopping: oneshot::Receiver<Duration>,
 ) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let graceful = GracefulShutdown::new();
     let (stop, stopped) = watch::channel(false);
     let door = Arc::new(Door { service, tls, http1: http1(), either: either(), stopping: stopped });
     let linger = loop {
@@ -118,7 +117,7 @@ async fn serve<S: Serves>(
             linger = &mut stopping => break linger.unwrap_or_default(),
         };
         match accepted {
-            Ok((stream, _)) => connect(stream, place, door.clone(), graceful.watcher()),
+            Ok((stream, _)) => connect(stream, place, door.clone()),
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -127,9 +126,11 @@ async fn serve<S: Serves>(
     };
     drop(listener);
     // All room is free once every connection is closed.
-    let _all_closed = tokio::time::timeout(linger, room.acquire_many(CONNECTIONS_MAX as u32)).await;
-    stop.send_replace(true);
-    graceful.shutdown().await;
+    let all_closed = || room.acquire_many(CONNECTIONS_MAX as u32);
+    if tokio::time::timeout(linger, all_closed()).await.is_err() {
+        stop.send_replace(true);
+        drop(all_closed().await);
+    }
 }
 
 fn http1() -> http1::Builder {
@@ -145,7 +146,7 @@ fn either() -> auto::Builder<TokioExecutor> {
     builder
 }
 
-fn connect<S: Serves>(stream: TcpStream, place: OwnedSemaphorePermit, door: Arc<Door<S>>, watcher: Watcher) {
+fn connect<S: Serves>(stream: TcpStream, place: OwnedSemaphorePermit, door: Arc<Door<S>>) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection ended before it began");
         return;
@@ -154,7 +155,7 @@ fn connect<S: Serves>(stream: TcpStream, place: OwnedSemaphorePermit, door: Arc<
     match door.tls.clone() {
         None => drop(tokio::spawn(
             async move {
-                door.answer_in_the_clear(stream, watcher).await;
+                door.answer_in_the_clear(stream).await;
                 drop(place);
             }
             .in_current_span(),
@@ -168,7 +169,7 @@ fn connect<S: Serves>(stream: TcpStream, place: OwnedSemaphorePermit, door: Arc<
                             request.extensions_mut().insert(names.clone());
                             service.call(request)
                         });
-                        door.answer(stream, named, watcher).await;
+                        door.answer(stream, named).await;
                     }
                     Err(error) => tracing::debug!(%error, "a TLS handshake failed"),
                 }
@@ -192,7 +193,7 @@ async fn is_http1(stream: &TcpStream) -> std::io::Result<bool> {
 impl<D: Serves> Door<D> {
     /// What a connection says first is looked at and left where it is: read, it would have to be put in front again, and then hyper takes
     /// twice the memory for what it reads, for as long as the connection is open.
-    async fn answer_in_the_clear(&self, stream: TcpStream, watcher: Watcher) {
+    async fn answer_in_the_clear(&self, stream: TcpStream) {
         let mut stopping = self.stopping.clone();
         let said = tokio::select! {
             // First, so that who has just sent something is not cut off.
@@ -203,12 +204,12 @@ impl<D: Serves> Door<D> {
         match said {
             Ok(Ok(true)) => {
                 let connection = self.http1.serve_connection(TokioIo::new(stream), self.service.clone());
-                if let Err(error) = watcher.watch(connection).await {
+                if let Err(error) = Watched::new(connection, self.stopping.clone()).await {
                     tracing::debug!(%error, "a connection ended");
                 }
             }
             // Boxed, so that connections of HTTP/1 do not have its size.
-            Ok(Ok(false)) => Box::pin(self.answer(stream, self.service.clone(), watcher)).await,
+            Ok(Ok(false)) => Box::pin(self.answer(stream, self.service.clone())).await,
             Ok(Err(error)) => tracing::debug!(%error, "a connection ended before it said anything"),
             Err(_) => tracing::debug!("a connection said nothing"),
         }
@@ -218,12 +219,11 @@ impl<D: Serves> Door<D> {
         &self,
         stream: S,
         service: impl Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Send + 'static,
-        watcher: Watcher,
     ) where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let connection = self.either.serve_connection(TokioIo::new(stream), service).into_owned();
-        if let Err(error) = watcher.watch(connection).await {
+        if let Err(error) = Watched::new(connection, self.stopping.clone()).await {
             tracing::debug!(error, "a connection ended");
         }
     }

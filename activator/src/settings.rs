@@ -232,14 +232,14 @@ impl Route {
     }
 
     /// A request's body as the runtime is to read it: with the model's own name where an alias was `asked` for, and with its sampling where
-    /// the request says nothing of it.
-    pub fn own(&self, body: Bytes, asked: Option<&str>, sampled: bool) -> Bytes {
+    /// the request says nothing of it. `None`: as it is.
+    pub fn own(&self, body: &[u8], asked: Option<&str>, sampled: bool) -> Option<Bytes> {
         let alias = asked.is_some_and(|asked| asked != self.card.id);
         if !(alias || sampled && !self.sampling.is_empty()) {
-            return body;
+            return None;
         }
         // What has been parsed before is an object. Its values are not read again.
-        let Ok(mut fields) = serde_json::from_slice::<indexed::Fields>(&body) else { return body };
+        let mut fields = serde_json::from_slice::<indexed::Fields>(body).ok()?;
         if alias {
             fields.0.retain(|(name, _)| name != "model");
             fields.0.extend(to_raw_value(&self.card.id).map(|name| ("model".to_owned(), name)));
@@ -247,7 +247,7 @@ impl Route {
         if sampled {
             self.add_sampling(&mut fields);
         }
-        serde_json::to_vec(&fields).map_or(body, Bytes::from)
+        serde_json::to_vec(&fields).ok().map(Bytes::from)
     }
 
     fn add_sampling(&self, fields: &mut indexed::Fields) {
@@ -344,8 +344,8 @@ mod tests {
         let entry = ModelEntry { sampling: sampling.as_object().unwrap().clone(), ..ModelEntry::new("a", "a") };
         let (settings, _) = settings(&mut Ledger::default(), &[entry]);
         let merged = |body: &str| {
-            let body = settings.route(None).unwrap().own(Bytes::copy_from_slice(body.as_bytes()), None, true);
-            String::from_utf8(body.to_vec()).unwrap()
+            let own = settings.route(None).unwrap().own(body.as_bytes(), None, true);
+            own.map_or_else(|| body.to_owned(), |own| String::from_utf8(own.to_vec()).unwrap())
         };
         let all = r#"{"seed":1.50,"temperature":0.5,"max_tokens":9,"stop":["x"]}"#;
         assert_eq!(merged(r#"{"seed": 1.50}"#), all);
@@ -363,7 +363,7 @@ mod tests {
         );
         assert_eq!(merged("[]"), "[]");
         let route = settings.route(None).unwrap();
-        let renamed = route.own(Bytes::from_static(br#"{"model":"o","prompt": [1, 2]}"#), Some("o"), false);
-        assert_eq!(renamed, r#"{"prompt":[1, 2],"model":"a"}"#);
+        let renamed = route.own(br#"{"model":"o","prompt": [1, 2]}"#, Some("o"), false);
+        assert_eq!(renamed.unwrap(), r#"{"prompt":[1, 2],"model":"a"}"#);
     }
 }

@@ -36,6 +36,7 @@ use pace::Pace;
 use protocol::control::FailureKind;
 use queue::Queue;
 use scale::Scale;
+use smallvec::SmallVec;
 
 /// The first wait after a launch that never became ready; each further one in a row doubles it.
 pub const BACK_OFF_FIRST: Duration = Duration::from_millis(250);
@@ -217,6 +218,9 @@ pub enum Effect {
     Refuse(RequestId, Refusal),
 }
 
+/// What one event leads to, in order. Of most it is one at most, which takes no memory of its own.
+pub type Effects = SmallVec<[Effect; 2]>;
+
 /// Why a request was turned away.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -391,8 +395,8 @@ impl Slot {
     }
 
     /// The one transition.
-    pub fn next(&mut self, event: Event, now: Instant) -> Vec<Effect> {
-        let mut turn = turn::Turn { slot: self, now, effects: Vec::new() };
+    pub fn next(&mut self, event: Event, now: Instant) -> Effects {
+        let mut turn = turn::Turn { slot: self, now, effects: Effects::new() };
         match event {
             Event::Arrived(request, claim) => turn.arrived(request, claim),
             Event::Returned(request) => turn.returned(request),

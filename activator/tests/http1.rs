@@ -1,7 +1,7 @@
 //! HTTP/1.1 as a client: answers of every shape come to the same however they are cut, and nonsense is an error.
 #![allow(clippy::unwrap_used)]
 
-use activator::http1::{Body, Malformed, read_head, write_head};
+use activator::http1::{Body, Head, Malformed, read_head};
 use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header::HOST, response::Parts};
 use proptest::prelude::*;
@@ -199,12 +199,11 @@ fn what_can_follow_does_and_what_cannot_does_not() {
 
 #[test]
 fn a_request_is_written_as_it_is_read() {
-    let headers = HeaderMap::from_iter([
-        (HOST, "m.example".parse().unwrap()),
-        (HeaderName::from_static("x-empty"), HeaderValue::from_static("")),
-    ]);
     let mut out = BytesMut::new();
-    write_head(&mut out, "POST", "/v1/completions", headers.iter(), u64::MAX);
+    let mut head = Head::begin(&mut out, "POST", "/v1/completions");
+    head.say(&HOST, b"m.example");
+    head.tell(&HeaderName::from_static("x-empty"), format_args!(""));
+    head.end(u64::MAX);
     let mut room = [httparse::EMPTY_HEADER; 8];
     let mut request = httparse::Request::new(&mut room);
     assert_eq!(request.parse(&out).unwrap(), httparse::Status::Complete(out.len()));

@@ -30,9 +30,18 @@ pub struct Wake {
 }
 
 impl fmt::Display for Wake {
-    /// As JSON.
+    /// As JSON, to the nanosecond. Every request has one, so that it is written by hand.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&serde_json::to_string(self).expect("numbers serialise"))
+        write!(f, r#"{{"cold":{}"#, self.cold)?;
+        let parts = [("held_ms", self.held_ms), ("launch_ms", self.launch_ms), ("restore_ms", self.restore_ms)];
+        for (name, milliseconds) in parts {
+            write!(f, r#","{name}":"#)?;
+            match (milliseconds * 1e6).round() as u64 {
+                0 => f.write_str("0.0")?,
+                nanoseconds => write!(f, "{}.{:06}", nanoseconds / 1_000_000, nanoseconds % 1_000_000)?,
+            }
+        }
+        f.write_str("}")
     }
 }
 
@@ -52,4 +61,25 @@ pub struct Timings {
     pub wake: Wake,
     /// From the request's arrival (at the activator, where there is one) to its first token.
     pub first_token_ms: f64,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_a_request_went_through_is_read_as_it_was_written(
+            cold: bool, held_ms in 0.0..1e7, launch_ms in 0.0..1e4, restore_ms in prop_oneof![Just(0.0), 0.0..1.0],
+        ) {
+            let wake = Wake { cold, held_ms, launch_ms, restore_ms };
+            let read: Wake = serde_json::from_str(&wake.to_string()).unwrap();
+            prop_assert_eq!(read.cold, cold);
+            for (read, was) in [(read.held_ms, held_ms), (read.launch_ms, launch_ms), (read.restore_ms, restore_ms)] {
+                prop_assert!((read - was).abs() < 1e-6, "{} for {}", read, was);
+            }
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::{
     borrow::Cow,
     collections::VecDeque,
     convert::Infallible,
-    fmt::{self, Write},
+    fmt,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -13,8 +13,9 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header::HOST};
 use http_body::{Body, Frame, SizeHint};
+use protocol::{resume::AnswerKey, timings::Wake};
 
-use crate::headers;
+use crate::{headers, http1::Head};
 
 /// HTTP/1.1 readers take no more than a hundred headers; of those, some are ours. HTTP/2 has no such number.
 const HEADERS_MAX: usize = 80;
@@ -28,62 +29,78 @@ pub struct Ask<'a> {
     pub headers: Cow<'a, HeaderMap>,
     /// Ours, which the client's have none of.
     pub ours: Ours,
-    /// One after the other.
-    pub body: Vec<Bytes>,
+    /// What comes before the client's body.
+    pub in_front: Option<Bytes>,
+    /// The client's body.
+    pub body: &'a Bytes,
 }
 
-/// What we say beside the client. All values lie in one piece of memory.
-#[derive(Debug, Default)]
+/// What we say beside the client.
+#[derive(Clone, Copy, Debug)]
 pub struct Ours {
-    headers: Vec<(HeaderName, HeaderValue)>,
-    text: BytesMut,
+    /// What the request has been through.
+    pub wake: Wake,
+    /// Who its answer is.
+    pub key: AnswerKey,
+    /// Whose keys and values it may share.
+    pub scope: Option<u128>,
+    /// Of its generator, where the client names none.
+    pub seed: Option<u64>,
 }
-
-/// Room for what is said of most requests.
-const OURS: (usize, usize) = (4, 256);
 
 impl Ours {
-    /// One more, of ASCII.
-    pub fn say(&mut self, name: &HeaderName, value: fmt::Arguments<'_>) {
-        if self.headers.is_empty() {
-            self.headers.reserve(OURS.0);
-            self.text.reserve(OURS.1);
-        }
-        self.text.write_fmt(value).expect("memory grows");
-        let value = HeaderValue::from_maybe_shared(self.text.split().freeze());
-        self.headers.push((name.clone(), value.expect("numbers and JSON of them are ASCII")));
+    /// As headers, whose values are ASCII.
+    fn each(&self, in_front: Option<&Bytes>, mut say: impl FnMut(&HeaderName, fmt::Arguments<'_>)) {
+        say(&headers::WAKE, format_args!("{}", self.wake));
+        say(&headers::ANSWER, format_args!("{}", self.key));
+        in_front.iter().for_each(|in_front| say(&headers::RESUME, format_args!("{}", in_front.len())));
+        self.scope.iter().for_each(|scope| say(&headers::SCOPE, format_args!("{scope:032x}")));
+        self.seed.iter().for_each(|seed| say(&headers::SEED, format_args!("{seed}")));
     }
 }
 
-static LOCALHOST: HeaderValue = HeaderValue::from_static("localhost");
+/// As many headers of ours there are at most.
+const OURS: usize = 5;
 
 impl Ask<'_> {
     /// Whether HTTP/1.1 can say it.
     pub fn fits_http1(&self) -> bool {
-        self.headers.len() + self.ours.headers.len() <= HEADERS_MAX
+        self.headers.len() + OURS <= HEADERS_MAX
+    }
+
+    /// Its body: what there is of it, one after the other.
+    pub fn parts(&self) -> impl Iterator<Item = &Bytes> {
+        self.in_front.iter().chain([self.body]).filter(|part| !part.is_empty())
     }
 
     /// Bytes of the body.
     pub fn length(&self) -> u64 {
-        self.body.iter().map(|part| part.len() as u64).sum()
+        self.parts().map(|part| part.len() as u64).sum()
     }
 
-    /// Everything that HTTP/1.1 says, but for the body's length.
-    pub fn headers(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
-        let host = (!self.headers.contains_key(HOST)).then_some((&HOST, &LOCALHOST));
-        host.into_iter().chain(self.headers.iter()).chain(self.ours.headers.iter().map(|(name, value)| (name, value)))
+    /// Its head by HTTP/1.1.
+    pub fn write_head(&self, out: &mut BytesMut) {
+        let mut head = Head::begin(out, "POST", self.path);
+        if !self.headers.contains_key(HOST) {
+            head.say(&HOST, b"localhost");
+        }
+        self.headers.iter().for_each(|(name, value)| head.say(name, value.as_bytes()));
+        self.ours.each(self.in_front.as_ref(), |name, value| head.tell(name, value));
+        head.end(self.length());
     }
 
     /// By HTTP/2.
     pub fn to_http2(&self) -> Request<Outgoing> {
         let authority = headers::authority(&self.headers);
         let target = Uri::builder().scheme("http").authority(authority).path_and_query(self.path).build();
-        let parts = self.body.iter().filter(|part| !part.is_empty()).cloned();
-        let mut request = Request::new(Outgoing(parts.collect()));
+        let mut request = Request::new(Outgoing(self.parts().cloned().collect()));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = target.expect("the authority and our paths are well-formed");
         *request.headers_mut() = HeaderMap::clone(&self.headers);
-        request.headers_mut().extend(self.ours.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
+        self.ours.each(self.in_front.as_ref(), |name, value| {
+            let value = HeaderValue::try_from(value.to_string()).expect("numbers and JSON of them are ASCII");
+            request.headers_mut().insert(name, value);
+        });
         request
     }
 }

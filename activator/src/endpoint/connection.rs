@@ -84,14 +84,14 @@ impl Connection {
     pub fn begin(&mut self, ask: &Ask<'_>) {
         let length = ask.length();
         self.written.reserve(WRITTEN_BYTES);
-        http1::write_head(&mut self.written, "POST", ask.path, ask.headers(), length);
+        ask.write_head(&mut self.written);
         let small = length <= COPIED_BYTES_MAX;
         if small {
-            ask.body.iter().for_each(|part| self.written.extend_from_slice(part));
+            ask.parts().for_each(|part| self.written.extend_from_slice(part));
         }
         self.unsent.push_back(self.written.split().freeze());
         if !small {
-            self.unsent.extend(ask.body.iter().filter(|part| !part.is_empty()).cloned());
+            self.unsent.extend(ask.parts().cloned());
         }
     }
 

@@ -21,7 +21,11 @@ use futures_util::{Stream, StreamExt, stream::SelectAll};
 use tokio::sync::{MappedMutexGuard, MutexGuard, Notify, mpsc};
 
 use super::{Command, Scaler, SlotId, life::LifeId};
-use crate::{child::ChildEvent, hold::Arrival, slot::RequestId};
+use crate::{
+    child::ChildEvent,
+    hold::{Arrival, Outcome},
+    slot::RequestId,
+};
 
 /// Commands that are carried out, if so many are there, before anything else is looked at.
 const COMMANDS_TOGETHER: usize = 64;
@@ -60,15 +64,15 @@ impl Desk {
         }
     }
 
-    /// A request asks to be let through. Its answer comes where it says, at once if that is possible.
+    /// A request that stands here asks to be let through.
     ///
     /// # Errors
     /// Somebody is at work: it is to be sent to the loop.
-    pub fn arrive(&self, arrival: Arrival) -> Result<(), Arrival> {
+    pub fn arrive(&self, arrival: Arrival) -> Result<Outcome, Arrival> {
         let Some(mut scaler) = self.try_work() else { return Err(arrival) };
-        scaler.arrive(arrival);
+        let told = scaler.tell_at_desk(arrival);
         self.call_if_needed(&scaler);
-        Ok(())
+        Ok(told)
     }
 
     /// A request's place is free again.

@@ -44,7 +44,7 @@ pub use crate::slot::SlotId;
 use crate::{
     config::Config,
     fleet::{Fleet, Turned},
-    hold::{Arrival, Grant},
+    hold::{Arrival, Grant, Outcome, Reply, Said},
     metrics::Metrics,
     slices::Slice,
     slot::{Effect, Event, Failure, LaunchId, Phase, Refusal, RequestId, Stage},
@@ -64,6 +64,10 @@ pub struct Scaler {
     begun: Vec<Heard>,
     /// Launches whose processes are to be started.
     wished: VecDeque<(SlotId, LaunchId)>,
+    /// Who stands at the desk, as long as nothing has been said.
+    at_desk: Option<(RequestId, Waiting)>,
+    /// What is to be said to who stands there.
+    said: Option<Said>,
     /// When the loop looks next, if nothing happens.
     planned: Option<Instant>,
     lives_begun: u64,
@@ -89,6 +93,8 @@ impl Scaler {
             lives: BTreeMap::new(),
             begun: Vec::new(),
             wished: VecDeque::new(),
+            at_desk: None,
+            said: None,
             planned: None,
             lives_begun: 0,
             runtime_command: config.runtime_command.clone(),
@@ -158,13 +164,35 @@ impl Scaler {
     }
 
     fn leave(&mut self, slot: SlotId, request: RequestId) {
-        self.places[slot.0].waiting.remove(&request);
+        self.who_waits(slot, request);
         self.step(slot, Event::Left(request));
+    }
+
+    /// A request that stands at the desk comes in. Where it has to wait it is told elsewhere.
+    fn tell_at_desk(&mut self, arrival: Arrival) -> Outcome {
+        let slot = arrival.slot;
+        self.arrive(arrival);
+        if let Some(said) = self.said.take() {
+            return Outcome::Now(said);
+        }
+        let (reply, said) = oneshot::channel();
+        if let Some((request, waiting)) = self.at_desk.take() {
+            self.places[slot.0].waiting.insert(request, Waiting { reply: Reply::To(reply), ..waiting });
+        }
+        Outcome::Later(said)
+    }
+
+    fn say(&mut self, reply: Reply, said: Said) {
+        match reply {
+            Reply::AtDesk => self.said = Some(said),
+            // One that has left meanwhile is about to say so through its ticket.
+            Reply::To(reply) => drop(reply.send(said)),
+        }
     }
 
     fn arrive(&mut self, arrival: Arrival) {
         let Arrival { slot, request, claim, lost, again, suspect, reply } = arrival;
-        if reply.is_closed() {
+        if matches!(&reply, Reply::To(reply) if reply.is_closed()) {
             return;
         }
         if self.places[slot.0].snapshot_changed(self.fleet.slot(slot)) {
@@ -176,12 +204,16 @@ impl Scaler {
         let (place, state) = (&mut self.places[slot.0], self.fleet.slot(slot));
         let is_gone = lost.is_none_or(|lost| state.stage(lost).is_none());
         if suspect && is_gone && !lost.is_some_and(|lost| place.was_killed_by_others(lost)) {
-            // One that has left meanwhile is about to say so through its ticket.
-            let _ = reply.send(Err(Refusal::Poison));
-            return;
+            return self.say(reply, Err(Refusal::Poison));
         }
         let cold = state.phase() != Phase::Ready;
-        place.waiting.insert(request, Waiting { reply, cold, lost, suspect });
+        let at_desk = matches!(reply, Reply::AtDesk);
+        let waiting = Waiting { reply, cold, lost, suspect };
+        if at_desk {
+            self.at_desk = Some((request, waiting));
+        } else {
+            place.waiting.insert(request, waiting);
+        }
         let event = if again { Event::Returned(request) } else { Event::Arrived(request, claim) };
         self.step(slot, event);
     }
@@ -227,14 +259,17 @@ impl Scaler {
         let (place, state) = (&mut self.places[slot.0], self.fleet.slot(slot));
         let now = Told::of(state);
         let before = std::mem::replace(&mut place.told, now);
-        let (phase, counts) = now.counts;
+        let (phase, _) = now.counts;
         if now.counts != before.counts {
-            let gauges = place.gauges.get_or_insert_with(|| Box::new(self.metrics.of_slot(&place.name)));
-            gauges.tell(phase, counts);
+            let gauges = || Box::new(self.metrics.of_slot(&place.name, before.counts.0));
+            let gauges = place.gauges.get_or_insert_with(gauges);
+            gauges.tell(before.counts, now.counts);
         }
         self.starting += usize::from(now.starts);
         self.starting -= usize::from(before.starts);
-        self.phases.send_if_modified(|phases| std::mem::replace(&mut phases[slot.0], phase) != phase);
+        if phase != before.counts.0 {
+            self.phases.send_modify(|phases| phases[slot.0] = phase);
+        }
         if let (true, Some(rest)) = (now.rests_until != before.rests_until, state.rest()) {
             self.metrics.cold_start_failed(&place.name, &rest.failure.message);
         }
@@ -260,21 +295,30 @@ impl Scaler {
     }
 
     fn admit(&mut self, slot: SlotId, request: RequestId, launch: LaunchId) {
-        let place = &mut self.places[slot.0];
+        let waiting = self.who_waits(slot, request);
+        let place = &self.places[slot.0];
         let life = place.lives.get(&launch).and_then(|life| self.lives.get(life)).expect("who is ready has a process");
-        if let Some(waiting) = place.waiting.remove(&request) {
+        if let Some(waiting) = waiting {
             let Waiting { reply, cold, lost, suspect: _ } = waiting;
             let blameless = lost.is_some_and(|lost| place.was_killed_by_others(lost));
-            // One that has left meanwhile is about to say so through its ticket.
             let (endpoint, leaving, once) = (life.endpoint.clone(), life.leaving.clone(), life.once.clone());
-            let _ = reply.send(Ok(Grant { endpoint, launch, cold, times: life.times, leaving, once, blameless }));
+            let grant = Grant { endpoint, launch, cold, times: life.times, leaving, once, blameless };
+            self.say(reply, Ok(grant));
         }
     }
 
+    /// A request that is told, or leaves, waits no more.
+    fn who_waits(&mut self, slot: SlotId, request: RequestId) -> Option<Waiting> {
+        if let Some((_, waiting)) = self.at_desk.take_if(|(at_desk, _)| *at_desk == request) {
+            return Some(waiting);
+        }
+        let waiting = &mut self.places[slot.0].waiting;
+        if waiting.is_empty() { None } else { waiting.remove(&request) }
+    }
+
     fn refuse(&mut self, slot: SlotId, request: RequestId, refusal: Refusal) {
-        if let Some(waiting) = self.places[slot.0].waiting.remove(&request) {
-            // As above.
-            let _ = waiting.reply.send(Err(refusal));
+        if let Some(waiting) = self.who_waits(slot, request) {
+            self.say(waiting.reply, Err(refusal));
         }
     }
 

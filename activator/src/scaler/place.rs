@@ -9,16 +9,15 @@ use std::{
 
 use protocol::control::{GuestId, Stats};
 use serde::Serialize;
-use tokio::sync::oneshot;
 
 use super::life::{ColdStart, LifeId};
 use crate::{
-    hold::Grant,
+    hold::Reply,
     metrics::OfSlot,
     placement::Need,
     plugins::Plugins,
     settings::SlotSpec,
-    slot::{Failure, LaunchId, Phase, Policy, Refusal, RequestId, Slot, Stage},
+    slot::{Failure, LaunchId, Phase, Policy, RequestId, Slot, Stage},
 };
 
 /// Launches ended by others that are remembered.
@@ -28,7 +27,7 @@ const KILLS_MAX: usize = 64;
 #[derive(Debug)]
 pub struct Waiting {
     /// Where to.
-    pub reply: oneshot::Sender<Result<Grant, Refusal>>,
+    pub reply: Reply,
     /// The slot was not ready when the request arrived.
     pub cold: bool,
     /// The launch that it lost.

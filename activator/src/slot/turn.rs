@@ -3,15 +3,15 @@
 use std::time::Instant;
 
 use super::{
-    Claim, Effect, Failure, LaunchId, Policy, Ready, Refusal, Replica, RequestId, Rest, SHORT_LIFE, Slot, Stage,
-    back_off,
+    Claim, Effect, Effects, Failure, LaunchId, Policy, Ready, Refusal, Replica, RequestId, Rest, SHORT_LIFE, Slot,
+    Stage, back_off,
 };
 
 /// One event being worked into a slot.
 pub(super) struct Turn<'a> {
     pub slot: &'a mut Slot,
     pub now: Instant,
-    pub effects: Vec<Effect>,
+    pub effects: Effects,
 }
 
 /// A runtime may have its prefix's requests as long as it has no more than this above the least busy one: a part of that one's load, and some.

@@ -15,6 +15,7 @@ pub mod key;
 pub mod quota;
 
 use std::{
+    borrow::Cow,
     collections::{BTreeSet, HashMap},
     sync::Arc,
     time::Instant,
@@ -105,12 +106,12 @@ pub struct Caller {
     /// Whose requests these are; `None` where nobody needs to say who they are.
     pub tenant: Option<Arc<Tenant>>,
     /// How that is known: `key:pl_…`, `jwt:SUBJECT`, `certificate:NAME`, or `anonymous`.
-    pub by: String,
+    pub by: Cow<'static, str>,
 }
 
 impl Caller {
     fn anonymous() -> Self {
-        Self { tenant: None, by: "anonymous".into() }
+        Self { tenant: None, by: Cow::Borrowed("anonymous") }
     }
 
     /// The tenant's name; empty for nobody's.
@@ -230,7 +231,7 @@ impl Tenants {
         }
         let known = client_names.iter().find_map(|name| Some((name, self.client_names.get(name)?)));
         if let Some((name, tenant)) = known {
-            return Ok(Caller { tenant: Some(tenant.clone()), by: format!("certificate:{name}") });
+            return Ok(Caller { tenant: Some(tenant.clone()), by: format!("certificate:{name}").into() });
         }
         match headers.contains_key(AUTHORIZATION) {
             _ if self.anonymous => Ok(Caller::anonymous()),
@@ -241,7 +242,7 @@ impl Tenants {
 
     fn by_key(&self, key: &str) -> Result<Caller, ApiError> {
         match self.keys.find(key) {
-            Some((id, tenant)) => Ok(Caller { tenant: Some(tenant.clone()), by: format!("key:{id}") }),
+            Some((id, tenant)) => Ok(Caller { tenant: Some(tenant.clone()), by: format!("key:{id}").into() }),
             None if self.anonymous && self.keys.is_empty() => Ok(Caller::anonymous()),
             None => Err(unauthorized("This is no API key of this server.")),
         }
@@ -259,7 +260,7 @@ impl Tenants {
                         let message = "The token is good, but its tenant is not known to this server.";
                         ApiError::new(ErrorKind::Forbidden, message)
                     })?;
-                    return Ok(Caller { tenant: Some(tenant.clone()), by: format!("jwt:{}", said.subject) });
+                    return Ok(Caller { tenant: Some(tenant.clone()), by: format!("jwt:{}", said.subject).into() });
                 }
                 Err(bad) => why = bad,
             }
