@@ -68,7 +68,7 @@ pub enum Reply {
 pub enum Outcome {
     /// It need not wait.
     Now(Said),
-    /// It will be.
+    /// It has to wait, and is told there.
     Later(oneshot::Receiver<Said>),
 }
 
@@ -180,13 +180,19 @@ impl Gate {
         // that nobody waits for the reply.
         let mut ticket = Ticket { slot, request, desk: None };
         let arrival = Arrival { slot, request, claim, lost, again, suspect, reply: Reply::AtDesk };
-        let told = self.desk.arrive(arrival).or_else(|arrival| self.send(arrival))?;
-        ticket.desk = Some(self.desk.clone());
-        let said = match told {
-            Outcome::Now(said) => said,
-            Outcome::Later(said) => said.await.unwrap_or(Err(Refusal::Closing)),
+        // In a block of its own, so that who is held has nothing of it.
+        let said = {
+            let outcome = self.desk.arrive(arrival).or_else(|arrival| self.send(arrival))?;
+            ticket.desk = Some(self.desk.clone());
+            match outcome {
+                Outcome::Now(said) => return Ok(Admitted { grant: said?, ticket }),
+                Outcome::Later(said) => said,
+            }
         };
-        Ok(Admitted { grant: said?, ticket })
+        match said.await {
+            Ok(said) => Ok(Admitted { grant: said?, ticket }),
+            Err(_) => Err(Refusal::Closing),
+        }
     }
 
     fn send(&self, arrival: Arrival) -> Result<Outcome, Refusal> {

@@ -309,20 +309,18 @@ impl Metrics {
     }
 
     /// What is told of one slot, looked up once: it changes with every request. Thousands of models that nobody asks for need not have it.
-    pub fn of_slot(&self, model: &str, phase: Phase) -> OfSlot {
+    pub fn of_slot(&self, model: &str) -> OfSlot {
         let label = Model { model: model.to_owned() };
         self.evictions.get_or_create(&label).inc_by(0);
         drop(self.inter_token.get_or_create(&label));
         let in_phase = |phase: Phase| InPhase { model: model.to_owned(), state: phase.name() };
-        let gauges = OfSlot {
+        OfSlot {
             held: self.held.get_or_create(&label).clone(),
             in_flight: self.in_flight.get_or_create(&label).clone(),
             replicas: self.replicas.get_or_create(&label).clone(),
             waits_for_room: self.waits_for_room.get_or_create(&label).clone(),
             state: Phase::ALL.map(|phase| self.state.get_or_create(&in_phase(phase)).clone()),
-        };
-        gauges.phase(phase);
-        gauges
+        }
     }
 
     /// One of its runtimes has to go for another model's.

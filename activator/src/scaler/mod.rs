@@ -11,6 +11,7 @@ mod history;
 mod life;
 mod place;
 mod reconfigure;
+mod requests;
 mod share;
 mod standby;
 mod start;
@@ -37,17 +38,17 @@ use self::{
     desk::Heard,
     history::History,
     life::{Life, LifeId, Role},
-    place::{Place, Told, Waiting},
+    place::{Place, Told},
+    requests::AtDesk,
     standby::Standby,
 };
 pub use crate::slot::SlotId;
 use crate::{
     config::Config,
     fleet::{Fleet, Turned},
-    hold::{Arrival, Grant, Outcome, Reply, Said},
     metrics::Metrics,
     slices::Slice,
-    slot::{Effect, Event, Failure, LaunchId, Phase, Refusal, RequestId, Stage},
+    slot::{Effect, Event, LaunchId, Phase},
 };
 
 /// The owner. See the module.
@@ -64,10 +65,7 @@ pub struct Scaler {
     begun: Vec<Heard>,
     /// Launches whose processes are to be started.
     wished: VecDeque<(SlotId, LaunchId)>,
-    /// Who stands at the desk, as long as nothing has been said.
-    at_desk: Option<(RequestId, Waiting)>,
-    /// What is to be said to who stands there.
-    said: Option<Said>,
+    at_desk: AtDesk,
     /// When the loop looks next, if nothing happens.
     planned: Option<Instant>,
     lives_begun: u64,
@@ -93,8 +91,7 @@ impl Scaler {
             lives: BTreeMap::new(),
             begun: Vec::new(),
             wished: VecDeque::new(),
-            at_desk: None,
-            said: None,
+            at_desk: AtDesk::Nobody,
             planned: None,
             lives_begun: 0,
             runtime_command: config.runtime_command.clone(),
@@ -163,73 +160,6 @@ impl Scaler {
         self.places[slot.0].view(self.fleet.slot(slot), process)
     }
 
-    fn leave(&mut self, slot: SlotId, request: RequestId) {
-        self.who_waits(slot, request);
-        self.step(slot, Event::Left(request));
-    }
-
-    /// A request that stands at the desk comes in. Where it has to wait it is told elsewhere.
-    fn tell_at_desk(&mut self, arrival: Arrival) -> Outcome {
-        let slot = arrival.slot;
-        self.arrive(arrival);
-        if let Some(said) = self.said.take() {
-            return Outcome::Now(said);
-        }
-        let (reply, said) = oneshot::channel();
-        if let Some((request, waiting)) = self.at_desk.take() {
-            self.places[slot.0].waiting.insert(request, Waiting { reply: Reply::To(reply), ..waiting });
-        }
-        Outcome::Later(said)
-    }
-
-    fn say(&mut self, reply: Reply, said: Said) {
-        match reply {
-            Reply::AtDesk => self.said = Some(said),
-            // One that has left meanwhile is about to say so through its ticket.
-            Reply::To(reply) => drop(reply.send(said)),
-        }
-    }
-
-    fn arrive(&mut self, arrival: Arrival) {
-        let Arrival { slot, request, claim, lost, again, suspect, reply } = arrival;
-        if matches!(&reply, Reply::To(reply) if reply.is_closed()) {
-            return;
-        }
-        if self.places[slot.0].snapshot_changed(self.fleet.slot(slot)) {
-            self.step(slot, Event::SnapshotChanged);
-        }
-        for launch in self.unreachable(slot, lost) {
-            self.step(slot, Event::Broke(launch, Failure::internal("the runtime's connection was lost")));
-        }
-        let (place, state) = (&mut self.places[slot.0], self.fleet.slot(slot));
-        let is_gone = lost.is_none_or(|lost| state.stage(lost).is_none());
-        if suspect && is_gone && !lost.is_some_and(|lost| place.was_killed_by_others(lost)) {
-            return self.say(reply, Err(Refusal::Poison));
-        }
-        let cold = state.phase() != Phase::Ready;
-        let at_desk = matches!(reply, Reply::AtDesk);
-        let waiting = Waiting { reply, cold, lost, suspect };
-        if at_desk {
-            self.at_desk = Some((request, waiting));
-        } else {
-            place.waiting.insert(request, waiting);
-        }
-        let event = if again { Event::Returned(request) } else { Event::Arrived(request, claim) };
-        self.step(slot, event);
-    }
-
-    /// Launches that pass for ready and yet cannot be reached: their exits are about to be seen.
-    fn unreachable(&self, slot: SlotId, lost: Option<LaunchId>) -> Vec<LaunchId> {
-        let lives = &self.places[slot.0].lives;
-        let closed = |launch: &LaunchId| {
-            lost == Some(*launch)
-                || lives.get(launch).and_then(|life| self.lives.get(life)).is_none_or(|life| life.endpoint.is_closed())
-        };
-        let replicas = self.fleet.slot(slot).replicas().iter();
-        let ready = replicas.filter(|(_, replica)| matches!(replica.stage, Stage::Ready(_))).map(|(launch, _)| *launch);
-        ready.filter(closed).collect()
-    }
-
     /// Works an event into a slot and does what follows from it.
     fn step(&mut self, slot: SlotId, event: Event) {
         let turned = self.fleet.happen(slot, event, Instant::now());
@@ -261,7 +191,7 @@ impl Scaler {
         let before = std::mem::replace(&mut place.told, now);
         let (phase, _) = now.counts;
         if now.counts != before.counts {
-            let gauges = || Box::new(self.metrics.of_slot(&place.name, before.counts.0));
+            let gauges = || Box::new(self.metrics.of_slot(&place.name));
             let gauges = place.gauges.get_or_insert_with(gauges);
             gauges.tell(before.counts, now.counts);
         }
@@ -292,34 +222,6 @@ impl Scaler {
                 life.kill();
             }
         });
-    }
-
-    fn admit(&mut self, slot: SlotId, request: RequestId, launch: LaunchId) {
-        let waiting = self.who_waits(slot, request);
-        let place = &self.places[slot.0];
-        let life = place.lives.get(&launch).and_then(|life| self.lives.get(life)).expect("who is ready has a process");
-        if let Some(waiting) = waiting {
-            let Waiting { reply, cold, lost, suspect: _ } = waiting;
-            let blameless = lost.is_some_and(|lost| place.was_killed_by_others(lost));
-            let (endpoint, leaving, once) = (life.endpoint.clone(), life.leaving.clone(), life.once.clone());
-            let grant = Grant { endpoint, launch, cold, times: life.times, leaving, once, blameless };
-            self.say(reply, Ok(grant));
-        }
-    }
-
-    /// A request that is told, or leaves, waits no more.
-    fn who_waits(&mut self, slot: SlotId, request: RequestId) -> Option<Waiting> {
-        if let Some((_, waiting)) = self.at_desk.take_if(|(at_desk, _)| *at_desk == request) {
-            return Some(waiting);
-        }
-        let waiting = &mut self.places[slot.0].waiting;
-        if waiting.is_empty() { None } else { waiting.remove(&request) }
-    }
-
-    fn refuse(&mut self, slot: SlotId, request: RequestId, refusal: Refusal) {
-        if let Some(waiting) = self.who_waits(slot, request) {
-            self.say(waiting.reply, Err(refusal));
-        }
     }
 
     fn tick(&mut self) {

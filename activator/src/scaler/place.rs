@@ -23,7 +23,7 @@ use crate::{
 /// Launches ended by others that are remembered.
 const KILLS_MAX: usize = 64;
 
-/// One held request's wish to be told.
+/// A request's wish to be told, held or at the desk.
 #[derive(Debug)]
 pub struct Waiting {
     /// Where to.
