@@ -33,7 +33,10 @@ export async function isForEverybody(page) {
   await page.emulateMedia({ colorScheme: "light" });
 }
 
-/** Takes a picture, and counts in it the colour that restores are drawn in: how much of it there is says how long they took, and that it is there that they are drawn. */
+/**
+ * Takes a picture, and counts in it the colour that restores are drawn in: that there is some says that they are drawn, how much only how long they
+ * took.
+ */
 export async function picture(page, context, png) {
   await page.evaluate(() => document.activeElement.blur());
   const taken = await page.screenshot({ fullPage: true });
