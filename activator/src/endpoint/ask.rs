@@ -59,7 +59,7 @@ impl Ours {
     }
 }
 
-/// As many headers of ours there are at most.
+/// As many headers as [`Ours::each`] says at most.
 const OURS: usize = 5;
 
 impl Ask<'_> {
