@@ -33,25 +33,29 @@ export async function isForEverybody(page) {
   await page.emulateMedia({ colorScheme: "light" });
 }
 
-/**
- * Takes a picture, and counts in it the colour that restores are drawn in: that there is some says that they are drawn, how much only how long they
- * took.
- */
+/** Takes a picture, and counts in it, where restores are drawn, their colour. A restore that was short beside its launch is a narrow bar. */
 export async function picture(page, context, png) {
   await page.evaluate(() => document.activeElement.blur());
+  const bars = await page.evaluate(() => [...document.querySelectorAll(".bar.restore")].map((bar) => {
+    const { left, top, width, height } = bar.getBoundingClientRect();
+    return [left + scrollX, top + scrollY, width, height];
+  }));
   const taken = await page.screenshot({ fullPage: true });
   writeFileSync(png, taken);
   const judge = await context.newPage();
-  const [width, colours, restore] = await judge.evaluate(async (data) => {
+  const [width, colours, ...restores] = await judge.evaluate(async ([data, bars]) => {
     const image = new Image();
     image.src = `data:image/png;base64,${data}`;
     await image.decode();
     const canvas = Object.assign(document.createElement("canvas"), { width: image.width, height: image.height });
     const drawing = canvas.getContext("2d");
     drawing.drawImage(image, 0, 0);
-    const pixels = new Uint32Array(drawing.getImageData(0, 0, image.width, image.height).data.buffer);
+    const pixels = (...where) => new Uint32Array(drawing.getImageData(...where).data.buffer);
     const orange = 0xff0c59e8;
-    return [image.width, new Set(pixels).size, pixels.filter((pixel) => pixel === orange).length];
-  }, taken.toString("base64"));
-  assert.ok(width === 900 && colours > 50 && restore > 10, `${width} wide, ${colours} colours, ${restore} of a restore`);
+    const within = ([left, top, width, height]) => pixels(Math.floor(left), Math.floor(top), Math.ceil(width) + 1, Math.ceil(height) + 1);
+    const restores = bars.map((bar) => within(bar).filter((pixel) => pixel === orange).length);
+    return [image.width, new Set(pixels(0, 0, image.width, image.height)).size, ...restores];
+  }, [taken.toString("base64"), bars]);
+  assert.ok(width === 900 && colours > 50, `${width} wide, ${colours} colours`);
+  assert.ok(restores.length > 0 && restores.every((pixels) => pixels > 0), `${restores} pixels of restores at ${JSON.stringify(bars)}`);
 }
