@@ -26,7 +26,7 @@ use crate::{
     answers,
     body::Read,
     endpoint::{Answering, Ask, Ours, Unanswered},
-    headers,
+    headers::{self, Told},
     hold::{Admitted, Gate, Grant, Ticket},
     metrics::ModelCounts,
     pace::Pace,
@@ -163,9 +163,9 @@ impl Forward {
             // Boxed, so that who is held does not have its size.
             let mut seen = true;
             let found = match Box::pin(self.ask(grant, trail, asked.as_ref())).await {
-                Ok((head, first, rest)) => match head.headers.get(&headers::INTERRUPTED) {
-                    None => {
-                        self.tokens.went_through(headers::text(&head.headers, &headers::GUESTS).unwrap_or_default());
+                Ok((head, first, rest)) => match Told::of(&head.headers) {
+                    Told { interrupted: None, guests, .. } => {
+                        self.tokens.went_through(guests.unwrap_or_default());
                         let since = Instant::now();
                         if trail.choices.is_empty() && head.status.is_success() {
                             self.counts.first_token(grant.cold, since.saturating_duration_since(self.arrived));
@@ -174,8 +174,8 @@ impl Forward {
                         let (forward, Admitted { grant, ticket }) = (self, admitted);
                         return Ok(Answer { head, first, rest, forward, grant, asked, since, _ticket: ticket });
                     }
-                    Some(why) if why == IS_BROKEN => Lost::Died,
-                    Some(_) => Lost::Interrupted,
+                    Told { interrupted: Some(why), .. } if why == IS_BROKEN.as_bytes() => Lost::Died,
+                    Told { interrupted: Some(_), .. } => Lost::Interrupted,
                 },
                 Err(Unanswered::RequestLost(error)) => {
                     asked.inspect(|asked| asked.failed("gave_up"));
@@ -243,10 +243,9 @@ impl Forward {
         asked: Option<&Step>,
     ) -> Result<(response::Parts, Option<Bytes>, Answering), Unanswered> {
         let (head, mut rest) = grant.endpoint.ask(&self.to_ask(trail, asked)).await?;
-        if let Some(Ok(used)) = headers::text(&head.headers, &headers::USED).map(str::parse) {
-            self.tokens.said(used);
-        }
-        if let (Some(asked), Some(Ok(steps))) = (asked, headers::text(&head.headers, &headers::STEPS).map(str::parse)) {
+        let told = Told::of(&head.headers);
+        told.used.into_iter().for_each(|used| self.tokens.said(used));
+        if let (Some(asked), Some(steps)) = (asked, told.steps) {
             asked.told(self.model(), &steps, self.tokens.known());
         }
         let first = rest.next().await.transpose()?;
@@ -307,7 +306,7 @@ impl Answer {
 
     /// What its tokens depend on; `None` where it cannot go on in another runtime.
     pub fn identity(&self) -> Option<&str> {
-        headers::text(&self.head.headers, &headers::IDENTITY)
+        Told::of(&self.head.headers).identity
     }
 
     /// The next bytes of the body.

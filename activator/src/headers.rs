@@ -6,33 +6,46 @@
 use bytes::BytesMut;
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{
-        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
-        TRANSFER_ENCODING, UPGRADE,
-    },
+    header::{CONNECTION, HOST},
     uri::Authority,
 };
-use protocol::{resume, steps, timings, usage};
+use protocol::{
+    resume,
+    steps::{self, Steps},
+    timings,
+    usage::{self, Used},
+};
 use smallvec::SmallVec;
 
 /// Prefixes of headers that a client may not set.
 const INTERNAL: [&str; 2] = ["knative-serving-", "pilotlight-"];
 
-static OF_ONE_CONNECTION: [HeaderName; 9] = [
-    CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
+/// What belongs to one connection.
+fn is_of_one_connection(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
 
 /// Of a request, beside those: who somebody is has been settled, and is nobody else's to know; and the body is sent as it was read, and says its
 /// length itself.
-static OF_A_CLIENT: [HeaderName; 3] = [AUTHORIZATION, CONTENT_LENGTH, EXPECT];
+fn is_of_a_client(name: &str) -> bool {
+    matches!(name, "authorization" | "content-length" | "expect")
+}
+
+/// What a client may not say.
+fn is_internal(name: &str) -> bool {
+    INTERNAL.iter().any(|prefix| name.starts_with(prefix))
+}
 
 /// What we tell a runtime of a request.
 pub static WAKE: HeaderName = HeaderName::from_static(timings::WAKE_HEADER);
@@ -45,23 +58,49 @@ pub static SCOPE: HeaderName = HeaderName::from_static(timings::SCOPE_HEADER);
 /// The same.
 pub static SEED: HeaderName = HeaderName::from_static(timings::SEED_HEADER);
 
-/// What a runtime tells us of an answer.
-pub static INTERRUPTED: HeaderName = HeaderName::from_static(resume::INTERRUPTED_HEADER);
-/// The same.
-pub static GUESTS: HeaderName = HeaderName::from_static(resume::GUESTS_HEADER);
-/// The same.
-pub static IDENTITY: HeaderName = HeaderName::from_static(resume::IDENTITY_HEADER);
-/// The same.
-pub static USED: HeaderName = HeaderName::from_static(usage::USED_HEADER);
-/// The same.
-pub static STEPS: HeaderName = HeaderName::from_static(steps::STEPS_HEADER);
+/// What a runtime says of its answer, and clients do not see.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Told<'a> {
+    /// Another runtime is to be asked, and why.
+    pub interrupted: Option<&'a [u8]>,
+    /// Which guests it went through.
+    pub guests: Option<&'a str>,
+    /// What its tokens depend on.
+    pub identity: Option<&'a str>,
+    /// What it has used.
+    pub used: Option<Used>,
+    /// When what was done for it.
+    pub steps: Option<Steps>,
+}
+
+impl<'a> Told<'a> {
+    /// What is said in these. They are few, and most are the client's: looked through once, that costs less than to look each up.
+    pub fn of(headers: &'a HeaderMap) -> Self {
+        let mut told = Self::default();
+        for (name, value) in headers {
+            if !is_internal(name.as_str()) {
+                continue;
+            }
+            let text = value.to_str().ok();
+            match name.as_str() {
+                resume::INTERRUPTED_HEADER => told.interrupted = Some(value.as_bytes()),
+                resume::GUESTS_HEADER => told.guests = text,
+                resume::IDENTITY_HEADER => told.identity = text,
+                usage::USED_HEADER => told.used = text.and_then(|text| text.parse().ok()),
+                steps::STEPS_HEADER => told.steps = text.and_then(|text| text.parse().ok()),
+                _ => {}
+            }
+        }
+        told
+    }
+}
 
 /// A client's headers, for the runtime. What HTTP/2 says as `:authority` is said as `Host`, as HTTP/1.1 does.
 pub fn to_runtime(mut headers: HeaderMap, authority: Option<&Authority>) -> HeaderMap {
     if let (false, Some(Ok(host))) = (headers.contains_key(HOST), authority.map(|it| it.as_str().parse())) {
         headers.insert(HOST, host);
     }
-    strip(&mut headers, &OF_A_CLIENT);
+    strip(&mut headers, is_of_a_client);
     let_go(&mut headers);
     headers
 }
@@ -80,26 +119,24 @@ fn let_go(headers: &mut HeaderMap) {
 
 /// A runtime's headers, for the client.
 pub fn to_client(mut headers: HeaderMap) -> HeaderMap {
-    strip(&mut headers, &[]);
+    strip(&mut headers, |_| false);
     headers
 }
 
-/// Takes away what is of one connection, what is internal, and these.
-fn strip(headers: &mut HeaderMap, these: &[HeaderName]) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in named {
-        headers.remove(name);
+/// Takes away what is of one connection, what is internal, and more of which that is said.
+fn strip(headers: &mut HeaderMap, more: impl Fn(&str) -> bool) {
+    let mut gone = SmallVec::<[HeaderName; 4]>::new();
+    for name in headers.keys() {
+        let text = name.as_str();
+        if !is_of_one_connection(text) && !is_internal(text) && !more(text) {
+            continue;
+        }
+        if *name == CONNECTION {
+            let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+            gone.extend(values.flat_map(|value| value.split(',')).filter_map(|named| named.trim().parse().ok()));
+        }
+        gone.push(name.clone());
     }
-    let known = |name: &HeaderName| OF_ONE_CONNECTION.contains(name) || these.contains(name);
-    let internal = |name: &HeaderName| INTERNAL.iter().any(|prefix| name.as_str().starts_with(prefix));
-    let gone: SmallVec<[HeaderName; 4]> =
-        headers.keys().filter(|name| known(name) || internal(name)).cloned().collect();
     for name in gone {
         headers.remove(name);
     }

@@ -3,10 +3,7 @@
 //! **Contract:** bytes in, bytes out; nothing here waits or knows a socket. What is read may have been cut anywhere, and comes to the same. It is
 //! foreign: bounded, and an error that says what is wrong, never a panic.
 
-use std::{
-    fmt::{self, Write},
-    mem::MaybeUninit,
-};
+use std::{fmt, mem::MaybeUninit};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{
@@ -14,6 +11,7 @@ use http::{
     header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
     response::Parts,
 };
+use protocol::digits;
 
 /// Bytes of an answer's head at most, or of what follows a body.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -21,6 +19,9 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 const HEADERS_MAX: usize = 100;
 /// Bytes in which the length of a part of a body is said, at most.
 const SIZE_BYTES_MAX: usize = 256;
+
+/// In place of lengths that differ.
+static NO_LENGTH: HeaderValue = HeaderValue::from_static("");
 
 /// As many bytes of a body are copied rather than shared.
 const COPIED_BYTES_MAX: usize = 1024;
@@ -71,14 +72,18 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// The same, of a value without line breaks.
-    pub fn tell(&mut self, name: &HeaderName, value: fmt::Arguments<'_>) {
-        write!(self.0, "{}: {value}\r\n", name.as_str()).expect("memory grows");
+    /// The same, of a value that is written here, without line breaks.
+    pub fn tell(&mut self, name: &HeaderName, value: impl FnOnce(&mut BytesMut) -> fmt::Result) {
+        self.0.extend_from_slice(name.as_str().as_bytes());
+        self.0.extend_from_slice(b": ");
+        value(self.0).expect("memory grows");
+        self.0.extend_from_slice(b"\r\n");
     }
 
     /// The body has so many bytes.
-    pub fn end(self, length: u64) {
-        write!(self.0, "content-length: {length}\r\n\r\n").expect("memory grows");
+    pub fn end(mut self, length: u64) {
+        self.tell(&CONTENT_LENGTH, |out| digits::decimal(length, out));
+        self.0.extend_from_slice(b"\r\n");
     }
 }
 
@@ -157,25 +162,29 @@ enum Next {
 
 impl Body {
     fn of(head: &Parts) -> Result<Self, Malformed> {
-        let headers = &head.headers;
-        let closes = headers.get_all(CONNECTION).iter().any(|value| names(value, "close"));
+        let (mut closes, mut chunked, mut length) = (false, None, None);
+        for (name, value) in &head.headers {
+            match *name {
+                CONNECTION => closes |= names(value, "close"),
+                // Of several, no more than one can be the last.
+                TRANSFER_ENCODING => {
+                    chunked = Some(chunked.is_none() && value.as_bytes().eq_ignore_ascii_case(b"chunked"));
+                }
+                CONTENT_LENGTH if length.is_some_and(|other| other != value) => length = Some(&NO_LENGTH),
+                CONTENT_LENGTH => length = Some(value),
+                _ => {}
+            }
+        }
         let goes_on = head.version == Version::HTTP_11 && !closes;
         if matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
             return Ok(Self { next: Next::Nothing, goes_on });
         }
-        if let Some(coding) = headers.get(TRANSFER_ENCODING) {
-            let chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked");
-            if !chunked || headers.get_all(TRANSFER_ENCODING).iter().count() > 1 {
-                return Err(Malformed::Coding);
-            }
+        match (chunked, length) {
+            (Some(false), _) => Err(Malformed::Coding),
             // Who says both may mean something else than we read.
-            return Ok(Self { next: Next::Size, goes_on: goes_on && !headers.contains_key(CONTENT_LENGTH) });
-        }
-        let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-        match lengths.next() {
-            None => Ok(Self { next: Next::All, goes_on: false }),
-            Some(length) if lengths.any(|other| other != length) => Err(Malformed::Length),
-            Some(length) => {
+            (Some(true), length) => Ok(Self { next: Next::Size, goes_on: goes_on && length.is_none() }),
+            (None, None) => Ok(Self { next: Next::All, goes_on: false }),
+            (None, Some(length)) => {
                 let digits = length.to_str().ok().filter(|text| text.bytes().all(|digit| digit.is_ascii_digit()));
                 let length = digits.and_then(|digits| digits.parse().ok()).ok_or(Malformed::Length)?;
                 Ok(Self { next: if length == 0 { Next::Nothing } else { Next::Bytes(length) }, goes_on })

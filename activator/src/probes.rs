@@ -3,13 +3,13 @@
 //! **Invariant:** no probe wakes a model, waits for a runtime, or counts as traffic. Ready means: can hold.
 
 use axum::{Router, extract::State, response::Response, routing::get};
-use http::{HeaderMap, Request, StatusCode, header::USER_AGENT};
+use http::{HeaderMap, HeaderName, Request, StatusCode, header::USER_AGENT};
 use tokio::sync::watch;
 
 use crate::{answers, headers};
 
 /// Knative's own probe: a header on any path. The answer is expected to repeat its value.
-const NETWORK_PROBE: &str = "k-network-probe";
+static NETWORK_PROBE: HeaderName = HeaderName::from_static("k-network-probe");
 
 /// Whether new requests should still be sent here. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -47,7 +47,7 @@ pub fn router(readiness: Readiness) -> Router {
 
 /// The answer to a probe on whatever path; `None` for everything else, [`router`]'s paths included.
 pub fn answer_at_once<B>(readiness: &Readiness, request: &Request<B>) -> Option<Response> {
-    match headers::text(request.headers(), NETWORK_PROBE) {
+    match headers::text(request.headers(), &NETWORK_PROBE) {
         Some("queue") => Some(readiness.answer("queue")),
         Some(_) => Some(answers::typed(StatusCode::BAD_REQUEST, "text/plain", "unexpected probe\n")),
         None if from_kubelet(request.headers()) && !is_own_path(request) => Some(readiness.answer("ready\n")),

@@ -370,10 +370,11 @@ impl Slot {
 
     /// Since when nobody is answered, where more is ready than must be.
     fn quiet_since(&self) -> Option<Instant> {
-        if self.ready_count() <= self.policy.min || !self.held.is_empty() || self.in_flight() > 0 {
+        if !self.held.is_empty() || self.ready().any(|(_, ready)| !ready.in_flight.is_empty()) {
             return None;
         }
-        self.ready().map(|(_, ready)| ready.idle_since).max()
+        let quiet = self.ready().map(|(_, ready)| ready.idle_since).max();
+        quiet.filter(|_| self.ready_count() > self.policy.min)
     }
 
     /// What most are that answer: one runtime, which is all that there should be, and nobody waits. Nothing is to be done.

@@ -78,7 +78,9 @@ pub fn glance_chat(body: &[u8]) -> Option<Glance<'_>> {
     if body.len() > BODY_BYTES_MAX {
         return None;
     }
-    let Object(chat) = serde_json::from_slice::<Object<Chat>>(body).ok()?;
+    // Once for all of it, rather than for each of its strings.
+    let body = str::from_utf8(body).ok()?;
+    let Object(chat) = serde_json::from_str::<Object<Chat>>(body).ok()?;
     let within = |value: Option<f64>, most: f64| value.is_none_or(|value| (0.0..=most).contains(&value));
     let stream = chat.stream.unwrap_or(false);
     let fits = !chat.model.is_empty()

@@ -9,6 +9,7 @@ pub mod completion;
 pub mod constraint;
 pub mod control;
 pub mod deadline;
+pub mod digits;
 pub mod embeddings;
 pub mod error;
 mod fields;

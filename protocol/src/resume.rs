@@ -9,7 +9,7 @@
 //!
 //! The next runtime gets the trail as JSON in front of the request's body; [`RESUME_HEADER`] says how many bytes it has.
 
-use crate::steps::Steps;
+use crate::{digits, steps::Steps};
 use serde::{Deserialize, Serialize};
 use std::{
     fmt,
@@ -76,11 +76,21 @@ impl AnswerKey {
         let created = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         Self { id: random(0) << 64 | random(1), created }
     }
+
+    /// As a header says it.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write(&self, out: &mut impl Write) -> fmt::Result {
+        digits::hexadecimal(self.id, out)?;
+        out.write_str("-")?;
+        digits::decimal(self.created, out)
+    }
 }
 
 impl fmt::Display for AnswerKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}-{}", self.id, self.created)
+        self.write(f)
     }
 }
 

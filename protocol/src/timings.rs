@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::digits;
+
 /// Header in which the activator tells the runtime, as JSON, what this request has been through: a [`Wake`].
 /// Stripped from what clients send.
 pub const WAKE_HEADER: &str = "pilotlight-wake";
@@ -29,19 +31,19 @@ pub struct Wake {
     pub restore_ms: f64,
 }
 
-impl fmt::Display for Wake {
+impl Wake {
     /// As JSON, to the nanosecond. Every request has one, so that it is written by hand.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, r#"{{"cold":{}"#, self.cold)?;
-        let parts = [("held_ms", self.held_ms), ("launch_ms", self.launch_ms), ("restore_ms", self.restore_ms)];
-        for (name, milliseconds) in parts {
-            write!(f, r#","{name}":"#)?;
-            match (milliseconds * 1e6).round() as u64 {
-                0 => f.write_str("0.0")?,
-                nanoseconds => write!(f, "{}.{:06}", nanoseconds / 1_000_000, nanoseconds % 1_000_000)?,
-            }
-        }
-        f.write_str("}")
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write(&self, out: &mut impl fmt::Write) -> fmt::Result {
+        out.write_str(if self.cold { r#"{"cold":true,"held_ms":"# } else { r#"{"cold":false,"held_ms":"# })?;
+        digits::milliseconds(self.held_ms, out)?;
+        out.write_str(r#","launch_ms":"#)?;
+        digits::milliseconds(self.launch_ms, out)?;
+        out.write_str(r#","restore_ms":"#)?;
+        digits::milliseconds(self.restore_ms, out)?;
+        out.write_str("}")
     }
 }
 
@@ -75,7 +77,9 @@ mod tests {
             cold: bool, held_ms in 0.0..1e7, launch_ms in 0.0..1e4, restore_ms in prop_oneof![Just(0.0), 0.0..1.0],
         ) {
             let wake = Wake { cold, held_ms, launch_ms, restore_ms };
-            let read: Wake = serde_json::from_str(&wake.to_string()).unwrap();
+            let mut written = String::new();
+            wake.write(&mut written).unwrap();
+            let read: Wake = serde_json::from_str(&written).unwrap();
             prop_assert_eq!(read.cold, cold);
             for (read, was) in [(read.held_ms, held_ms), (read.launch_ms, launch_ms), (read.restore_ms, restore_ms)] {
                 prop_assert!((read - was).abs() < 1e-6, "{} for {}", read, was);

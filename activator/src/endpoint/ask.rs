@@ -13,7 +13,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header::HOST};
 use http_body::{Body, Frame, SizeHint};
-use protocol::{resume::AnswerKey, timings::Wake};
+use protocol::{digits, resume::AnswerKey, timings::Wake};
 
 use crate::{headers, http1::Head};
 
@@ -49,13 +49,33 @@ pub struct Ours {
 }
 
 impl Ours {
-    /// As headers, whose values are ASCII.
-    fn each(&self, in_front: Option<&Bytes>, mut say: impl FnMut(&HeaderName, fmt::Arguments<'_>)) {
-        say(&headers::WAKE, format_args!("{}", self.wake));
-        say(&headers::ANSWER, format_args!("{}", self.key));
-        in_front.iter().for_each(|in_front| say(&headers::RESUME, format_args!("{}", in_front.len())));
-        self.scope.iter().for_each(|scope| say(&headers::SCOPE, format_args!("{scope:032x}")));
-        self.seed.iter().for_each(|seed| say(&headers::SEED, format_args!("{seed}")));
+    /// As headers.
+    fn each(&self, in_front: Option<&Bytes>, mut say: impl FnMut(&HeaderName, Value)) {
+        say(&headers::WAKE, Value::Wake(self.wake));
+        say(&headers::ANSWER, Value::Key(self.key));
+        in_front.iter().for_each(|in_front| say(&headers::RESUME, Value::Number(in_front.len() as u64)));
+        self.scope.iter().for_each(|scope| say(&headers::SCOPE, Value::Scope(*scope)));
+        self.seed.iter().for_each(|seed| say(&headers::SEED, Value::Number(*seed)));
+    }
+}
+
+/// What a header of ours says, in ASCII.
+#[derive(Clone, Copy)]
+enum Value {
+    Wake(Wake),
+    Key(AnswerKey),
+    Scope(u128),
+    Number(u64),
+}
+
+impl Value {
+    fn write(self, out: &mut impl fmt::Write) -> fmt::Result {
+        match self {
+            Self::Wake(wake) => wake.write(out),
+            Self::Key(key) => key.write(out),
+            Self::Scope(scope) => digits::hexadecimal(scope, out),
+            Self::Number(number) => digits::decimal(number, out),
+        }
     }
 }
 
@@ -85,7 +105,7 @@ impl Ask<'_> {
             head.say(&HOST, b"localhost");
         }
         self.headers.iter().for_each(|(name, value)| head.say(name, value.as_bytes()));
-        self.ours.each(self.in_front.as_ref(), |name, value| head.tell(name, value));
+        self.ours.each(self.in_front.as_ref(), |name, value| head.tell(name, |out| value.write(out)));
         head.end(self.length());
     }
 
@@ -98,7 +118,9 @@ impl Ask<'_> {
         *request.uri_mut() = target.expect("the authority and our paths are well-formed");
         *request.headers_mut() = HeaderMap::clone(&self.headers);
         self.ours.each(self.in_front.as_ref(), |name, value| {
-            let value = HeaderValue::try_from(value.to_string()).expect("numbers and JSON of them are ASCII");
+            let mut text = String::new();
+            value.write(&mut text).expect("memory grows");
+            let value = HeaderValue::try_from(text).expect("numbers and JSON of them are ASCII");
             request.headers_mut().insert(name, value);
         });
         request

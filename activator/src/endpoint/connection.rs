@@ -100,7 +100,9 @@ impl Connection {
         // Who answers before it has read all may have closed its end: then its answer says more.
         let sent = self.poll_send(cx);
         loop {
-            if let Some(read) = http1::read_head(&mut self.read)? {
+            if !self.read.is_empty()
+                && let Some(read) = http1::read_head(&mut self.read)?
+            {
                 return Poll::Ready(Ok(read));
             }
             if ready!(self.poll_read(cx))? == 0 {
