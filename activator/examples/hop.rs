@@ -17,6 +17,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
+use local_socket::LocalStream;
 use protocol::control::{CONTROL_FD, FromRuntime, HTTP_FD, RestoreTimings, ToRuntime};
 use rustix::net::{RecvAncillaryMessage, RecvFlags};
 use std::{
@@ -80,11 +81,7 @@ async fn be_a_runtime() {
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
     }
-    let answer = |socket: OwnedFd| {
-        let socket = std::os::unix::net::UnixStream::from(socket);
-        socket.set_nonblocking(true).unwrap();
-        tokio::spawn(answer_on(tokio::net::UnixStream::from_std(socket).unwrap()));
-    };
+    let answer = |socket: OwnedFd| drop(tokio::spawn(answer_on(LocalStream::new(socket).unwrap())));
     answer(socket);
     say(&FromRuntime::Ready { restore: RestoreTimings::default() });
     while let (ToRuntime::Connection, Some(socket)) = tokio::task::block_in_place(|| hear(&control)) {
@@ -168,7 +165,11 @@ async fn upstream(path: &str) {
     println!("{}", tcp.local_addr().unwrap());
     loop {
         tokio::select! {
-            stream = unix.accept() => drop(tokio::spawn(answer_on(stream.unwrap().0))),
+            stream = unix.accept() => {
+                // As a runtime has it.
+                let socket = stream.unwrap().0.into_std().unwrap();
+                tokio::spawn(answer_on(LocalStream::new(socket.into()).unwrap()));
+            }
             stream = tcp.accept() => {
                 let stream = stream.unwrap().0;
                 stream.set_nodelay(true).unwrap();

@@ -18,8 +18,9 @@ use hyper::{
     client::conn::http2,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use local_socket::LocalStream;
 use protocol::control::ToRuntime;
-use tokio::{net::UnixStream, sync::watch};
+use tokio::sync::watch;
 
 use self::{
     ask::Outgoing,
@@ -100,7 +101,7 @@ impl Unanswered {
 
 impl Endpoint {
     /// Speaks first, with prior knowledge, and waits for nothing: the runtime may still be starting.
-    pub async fn connect(socket: UnixStream, child: Child) -> io::Result<Self> {
+    pub async fn connect(socket: LocalStream, child: Child) -> io::Result<Self> {
         let (streams, connection) = http2::Builder::new(TokioExecutor::new())
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)

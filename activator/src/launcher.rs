@@ -5,6 +5,7 @@
 
 use std::{ffi::OsString, io, os::fd::OwnedFd};
 
+use local_socket::LocalStream;
 use protocol::control::{CONTROL_FD, HTTP_FD};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 
@@ -51,7 +52,7 @@ pub struct Launched {
 /// what this process has.
 pub async fn launch(command: &[OsString], slice: Option<&Slice>) -> Result<Launched, LaunchError> {
     let (control, their_control) = control::pair().map_err(LaunchError::Sockets)?;
-    let (http, their_http) = stream_pair().map_err(LaunchError::Sockets)?;
+    let (http, their_http) = LocalStream::pair().map_err(LaunchError::Sockets)?;
     let pid = start(command, slice, [(their_control, CONTROL_FD), (their_http, HTTP_FD)])?;
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(std::io::Error::from);
     let (child, events) = match pidfd.and_then(|pidfd| child::adopt(pid, pidfd, control)) {
@@ -76,12 +77,6 @@ pub async fn launch(command: &[OsString], slice: Option<&Slice>) -> Result<Launc
 
 async fn reap(mut events: ChildEvents) {
     while events.next().await.is_some() {}
-}
-
-fn stream_pair() -> io::Result<(tokio::net::UnixStream, OwnedFd)> {
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-    ours.set_nonblocking(true)?;
-    Ok((tokio::net::UnixStream::from_std(ours)?, theirs.into()))
 }
 
 fn start(command: &[OsString], slice: Option<&Slice>, sockets: [(OwnedFd, i32); 2]) -> Result<Pid, LaunchError> {

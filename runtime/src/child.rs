@@ -15,12 +15,13 @@ use crate::{
     restore::{Order, Restored, broken, corrupt, restore},
     service::Service,
 };
+use local_socket::LocalStream;
 use protocol::{
     ApiError, ErrorKind,
     control::{FromRuntime, GuestId, Stats, ToRuntime},
 };
 use std::{
-    os::{fd::OwnedFd, unix::net::UnixStream},
+    os::fd::OwnedFd,
     process::ExitCode,
     sync::Arc,
     time::{Duration, Instant},
@@ -67,12 +68,6 @@ pub async fn run(control: OwnedFd, http: OwnedFd, options: Options, launch: Laun
     }
 }
 
-fn stream(socket: OwnedFd) -> std::io::Result<tokio::net::UnixStream> {
-    let socket = UnixStream::from(socket);
-    socket.set_nonblocking(true)?;
-    tokio::net::UnixStream::from_std(socket)
-}
-
 /// Why a runtime ends.
 enum End {
     /// Told to, and all is finished.
@@ -86,7 +81,7 @@ enum End {
 struct Child {
     control: Control,
     /// To the server.
-    connections: mpsc::Sender<tokio::net::UnixStream>,
+    connections: mpsc::Sender<LocalStream>,
     phase: watch::Sender<Phase>,
     /// Tells the server to finish what runs.
     stop: watch::Sender<bool>,
@@ -107,7 +102,7 @@ type Restoring = oneshot::Receiver<Result<Restored, Failure>>;
 
 impl Child {
     fn start(control: OwnedFd, http: OwnedFd, options: Options, launch: Launch) -> std::io::Result<Self> {
-        let socket = stream(http)?;
+        let socket = LocalStream::new(http)?;
         let (connections, later) = mpsc::channel(CONNECTIONS_MAX);
         let (phase, phases) = watch::channel(Phase::Starting);
         let (stop, mut stopped) = watch::channel(false);
@@ -218,7 +213,7 @@ impl Child {
                 self.begin_swap();
             }
             // Whatever becomes of it: one that is not taken is closed, and its request asks by the first.
-            ToRuntime::Connection => match file.map(|socket| stream(socket.into())) {
+            ToRuntime::Connection => match file.map(|socket| LocalStream::new(socket.into())) {
                 Some(Ok(socket)) => drop(self.connections.try_send(socket)),
                 Some(Err(error)) => tracing::warn!(%error, "a connection cannot be taken"),
                 None => tracing::warn!("a connection came without its socket: are there too few descriptors?"),

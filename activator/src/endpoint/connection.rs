@@ -11,10 +11,10 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::response::Parts;
+use local_socket::LocalStream;
 use rustix::net::sockopt;
 use tokio::{
     io::{AsyncReadExt, AsyncWrite},
-    net::UnixStream,
     task::unconstrained,
 };
 
@@ -49,7 +49,7 @@ pub enum Broken {
 /// See the module.
 #[derive(Debug)]
 pub struct Connection {
-    socket: UnixStream,
+    socket: LocalStream,
     /// Read, and not yet understood.
     read: BytesMut,
     /// Where heads are written.
@@ -60,12 +60,10 @@ pub struct Connection {
 
 /// One, and its other end.
 pub fn pair() -> io::Result<(Connection, OwnedFd)> {
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    let (socket, theirs) = LocalStream::pair()?;
     sockopt::set_socket_send_buffer_size(&theirs, SOCKET_BYTES)?;
-    ours.set_nonblocking(true)?;
-    let socket = UnixStream::from_std(ours)?;
     let (read, written) = (BytesMut::new(), BytesMut::new());
-    Ok((Connection { socket, read, written, unsent: VecDeque::new() }, theirs.into()))
+    Ok((Connection { socket, read, written, unsent: VecDeque::new() }, theirs))
 }
 
 impl Connection {

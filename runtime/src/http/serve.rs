@@ -7,9 +7,10 @@ use hyper_util::{
     server::{conn::auto, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
+use local_socket::LocalStream;
 use std::{future::Future, io, pin::pin, sync::Arc, time::Duration};
 use tokio::{
-    net::{TcpListener, TcpStream, UnixStream},
+    net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
 
@@ -36,8 +37,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// finished.
 pub async fn serve_sockets(
     app: App,
-    first: UnixStream,
-    mut later: mpsc::Receiver<UnixStream>,
+    first: LocalStream,
+    mut later: mpsc::Receiver<LocalStream>,
     stop: impl Future<Output = ()>,
 ) {
     let service = TowerToHyperService::new(router(app));
