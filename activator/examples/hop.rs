@@ -110,15 +110,15 @@ fn hear(control: &OwnedFd) -> (ToRuntime, Option<OwnedFd>) {
 
 /// One free connection to the upstream for each request that runs, its bytes moved by the request itself: as the activator does it.
 async fn relay(path: &str) {
-    type Bytes1 = http1::Connection<TokioIo<tokio::net::UnixStream>, Full<Bytes>>;
+    type Bytes1 = http1::Connection<TokioIo<LocalStream>, Full<Bytes>>;
     type Free = Arc<Mutex<Vec<(http1::SendRequest<Full<Bytes>>, Bytes1)>>>;
     async fn pass(request: Request<Incoming>, path: String, free: Free) -> Result<Response<Full<Bytes>>, Infallible> {
         let taken = free.lock().unwrap().pop();
         let (mut requests, mut moves) = match taken {
             Some(taken) => taken,
             None => {
-                let socket = tokio::net::UnixStream::connect(path).await.unwrap();
-                http1::handshake(TokioIo::new(socket)).await.unwrap()
+                let socket = tokio::net::UnixStream::connect(path).await.unwrap().into_std().unwrap();
+                http1::handshake(TokioIo::new(LocalStream::new(socket.into()).unwrap())).await.unwrap()
             }
         };
         std::future::poll_fn(|cx| {

@@ -244,8 +244,8 @@ impl Forward {
     ) -> Result<(response::Parts, Option<Bytes>, Answering), Unanswered> {
         let (head, mut rest) = grant.endpoint.ask(&self.to_ask(trail, asked)).await?;
         let told = Told::of(&head.headers);
-        told.used.into_iter().for_each(|used| self.tokens.said(used));
-        if let (Some(asked), Some(steps)) = (asked, told.steps) {
+        told.used().into_iter().for_each(|used| self.tokens.said(used));
+        if let Some((asked, steps)) = asked.zip(told.steps()) {
             asked.told(self.model(), &steps, self.tokens.known());
         }
         let first = rest.next().await.transpose()?;

@@ -67,31 +67,36 @@ pub struct Told<'a> {
     pub guests: Option<&'a str>,
     /// What its tokens depend on.
     pub identity: Option<&'a str>,
-    /// What it has used.
-    pub used: Option<Used>,
-    /// When what was done for it.
-    pub steps: Option<Steps>,
+    used: Option<&'a str>,
+    steps: Option<&'a str>,
 }
 
 impl<'a> Told<'a> {
-    /// What is said in these. They are few, and most are the client's: looked through once, that costs less than to look each up.
+    /// What is said in these. Most are the client's: to look through them costs less than to look each of these up.
     pub fn of(headers: &'a HeaderMap) -> Self {
         let mut told = Self::default();
-        for (name, value) in headers {
-            if !is_internal(name.as_str()) {
-                continue;
-            }
-            let text = value.to_str().ok();
+        for name in headers.keys().filter(|name| is_internal(name.as_str())) {
+            let said = text(headers, name);
             match name.as_str() {
-                resume::INTERRUPTED_HEADER => told.interrupted = Some(value.as_bytes()),
-                resume::GUESTS_HEADER => told.guests = text,
-                resume::IDENTITY_HEADER => told.identity = text,
-                usage::USED_HEADER => told.used = text.and_then(|text| text.parse().ok()),
-                steps::STEPS_HEADER => told.steps = text.and_then(|text| text.parse().ok()),
+                resume::INTERRUPTED_HEADER => told.interrupted = headers.get(name).map(HeaderValue::as_bytes),
+                resume::GUESTS_HEADER => told.guests = said,
+                resume::IDENTITY_HEADER => told.identity = said,
+                usage::USED_HEADER => told.used = said,
+                steps::STEPS_HEADER => told.steps = said,
                 _ => {}
             }
         }
         told
+    }
+
+    /// What it has used.
+    pub fn used(&self) -> Option<Used> {
+        self.used?.parse().ok()
+    }
+
+    /// When what was done for it.
+    pub fn steps(&self) -> Option<Steps> {
+        self.steps?.parse().ok()
     }
 }
 

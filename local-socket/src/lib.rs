@@ -9,31 +9,51 @@ use std::{
     os::fd::OwnedFd,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use rustix::{
     io::Errno,
     net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown},
 };
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd},
+    task::coop::poll_proceed,
+    time::{Sleep, sleep},
+};
 
-/// One end. See the crate.
+/// Parts that the kernel takes at once.
+const PARTS_MAX: usize = 1024;
+/// A pause after the process had no descriptor to spare.
+const NONE_TO_SPARE: Duration = Duration::from_millis(5);
+
+/// One end. See the crate. To be used within a tokio runtime whose time runs.
 #[derive(Debug)]
 pub struct LocalStream {
     /// Watched for bytes.
     socket: AsyncFd<OwnedFd>,
-    /// The same, watched for room, from when there was none until there was. A descriptor of its own, as each is watched once.
-    room: Option<AsyncFd<OwnedFd>>,
+    room: Room,
+}
+
+/// What is done about room for bytes that go.
+#[derive(Debug)]
+enum Room {
+    /// Nothing: nobody waits for it.
+    Unasked,
+    /// The same socket is watched for it, by a descriptor of its own, as each is watched once.
+    Watched(AsyncFd<OwnedFd>),
+    /// The process has no more descriptors: it is looked for now and then.
+    Later(Pin<Box<Sleep>>),
 }
 
 impl LocalStream {
-    /// One end of a stream, which does not block from now on. Within a tokio runtime.
+    /// One end of a stream, which does not block from now on.
     ///
     /// # Errors
     /// The system's, where it cannot be watched.
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&socket, true)?;
-        Ok(Self { socket: watch(socket, Interest::READABLE)?, room: None })
+        Ok(Self { socket: watch(socket, Interest::READABLE)?, room: Room::Unasked })
     }
 
     /// One end, and the other for another process: that one blocks.
@@ -51,23 +71,37 @@ impl LocalStream {
         cx: &mut Context<'_>,
         send: impl Fn(&OwnedFd) -> Result<usize, Errno>,
     ) -> Poll<io::Result<usize>> {
+        let budget = ready!(poll_proceed(cx));
         loop {
             match send(self.socket.get_ref()) {
                 Err(Errno::AGAIN) => {}
                 Err(Errno::INTR) => continue,
                 sent => {
-                    self.room = None;
+                    self.room = Room::Unasked;
+                    budget.made_progress();
                     return Poll::Ready(sent.map_err(io::Error::from));
                 }
             }
-            let room = match self.room.take() {
-                Some(room) => room,
-                None => watch(self.socket.get_ref().try_clone()?, Interest::WRITABLE)?,
-            };
-            let room = self.room.insert(room);
-            // What is known of it is older than the try, or is looked at again by the next one.
-            ready!(room.poll_write_ready(cx))?.clear_ready();
+            ready!(self.poll_room(cx))?;
         }
+    }
+
+    /// There may be room now.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Room::Unasked = self.room {
+            let watched = self.socket.get_ref().try_clone().and_then(|socket| watch(socket, Interest::WRITABLE));
+            self.room = watched.map_or_else(|_| Room::Later(Box::pin(sleep(NONE_TO_SPARE))), Room::Watched);
+        }
+        match &mut self.room {
+            // What is known of it is older than the next try.
+            Room::Watched(room) => ready!(room.poll_write_ready(cx))?.clear_ready(),
+            Room::Later(pause) => {
+                ready!(pause.as_mut().poll(cx));
+                self.room = Room::Unasked;
+            }
+            Room::Unasked => {}
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -117,7 +151,12 @@ impl AsyncWrite for LocalStream {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.get_mut().poll_send(cx, |socket| {
-            rustix::net::sendmsg(socket, parts, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)
+            rustix::net::sendmsg(
+                socket,
+                &parts[..parts.len().min(PARTS_MAX)],
+                &mut SendAncillaryBuffer::default(),
+                SendFlags::NOSIGNAL,
+            )
         })
     }
 

@@ -1,9 +1,18 @@
 //! What is sent comes, whoever is slow; and what the kernel is asked to wake us for.
 #![allow(clippy::unwrap_used)]
 
-use std::{collections::BTreeMap, fs, io::IoSlice, os::fd::OwnedFd};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::IoSlice,
+    os::fd::{AsRawFd, OwnedFd},
+};
 
 use local_socket::LocalStream;
+use rustix::{
+    net::sockopt::set_socket_send_buffer_size,
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
@@ -12,7 +21,9 @@ use tokio::{
 /// `EPOLLIN` and `EPOLLOUT`.
 const BYTES: u32 = 1;
 const ROOM: u32 = 4;
-/// More than a socket holds.
+/// What a socket holds, about.
+const HELD: usize = 64 << 10;
+/// More than that.
 const MANY: usize = 8 << 20;
 
 /// What this process's event loops watch, as the kernel tells it: what for, by descriptor. A loop may have several names.
@@ -44,8 +55,20 @@ fn sockets_watched() -> (usize, usize) {
 }
 
 fn pair() -> (LocalStream, LocalStream) {
-    let (one, other) = LocalStream::pair().unwrap();
-    (one, LocalStream::new(other).unwrap())
+    let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
+    [&one, &other].into_iter().for_each(|end| set_socket_send_buffer_size(end, HELD).unwrap());
+    (LocalStream::new(one.into()).unwrap(), LocalStream::new(other.into()).unwrap())
+}
+
+/// Runs while this process may open nothing more.
+async fn without_descriptors(work: impl Future<Output = ()>) {
+    let before = getrlimit(Resource::Nofile);
+    // The lowest that is free, as the next one is.
+    let free = fs::File::open("/proc/self/stat").unwrap().as_raw_fd();
+    setrlimit(Resource::Nofile, Rlimit { current: Some(free as u64), ..before }).unwrap();
+    assert!(fs::File::open("/proc/self/stat").is_err());
+    work.await;
+    setrlimit(Resource::Nofile, before).unwrap();
 }
 
 fn pattern(length: usize) -> Vec<u8> {
@@ -110,6 +133,18 @@ async fn room_is_watched_for_while_somebody_waits_for_it() {
     // The end is seen again, and nothing can be said to who has gone: an error, and no signal.
     assert_eq!(other.read(&mut [0; 8]).await.unwrap(), 0);
     assert_eq!(other.write(b"too late").await.unwrap_err().kind(), std::io::ErrorKind::BrokenPipe);
+
+    // Without a descriptor to spare it takes longer, and comes to the same.
+    let (mut one, mut other) = pair();
+    without_descriptors(async {
+        let part = &sent[..4 * HELD];
+        let mut received = vec![0; part.len()];
+        let (sending, receiving) = tokio::join!(one.write_all(part), other.read_exact(&mut received));
+        sending.unwrap();
+        receiving.unwrap();
+        assert!(received == part);
+    })
+    .await;
 
     // Who waits for room when the other end goes.
     let (mut one, other) = pair();

@@ -1,6 +1,6 @@
 //! Numbers as every request's headers say them. The formatter would take most of the time in which a head is written.
 //!
-//! **Contract:** what is written here is what [`std::fmt`] writes.
+//! **Contract:** whole numbers are what [`std::fmt`] writes.
 
 use std::fmt::{self, Write};
 

@@ -286,7 +286,7 @@ impl Place {
 
     /// Whether a slot that failed now has another file to try.
     pub fn snapshot_changed(&self, slot: &Slot) -> bool {
-        // Who has not failed does not rest.
+        // Who does not rest has not failed.
         slot.rest().is_some()
             && slot.phase() == Phase::Failed
             && std::fs::metadata(&self.snapshot).ok().is_some_and(|now| Some(stamp(&now)) != self.stamp)
