@@ -34,6 +34,10 @@ impl Config {
         }
         slices::check(&self.slices)?;
         self.check_models()?;
+        // Without any, what there is is known on the machine alone.
+        if !self.slices.is_empty() {
+            self.check_slices(&self.slices.iter().map(|slice| slice.name.clone()).collect::<Vec<_>>())?;
+        }
         self.check_groups()?;
         self.check_tenants()?;
         self.check_issuers()?;
@@ -205,7 +209,10 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
-    use crate::tenants::{TenantEntry, key::KeyHash};
+    use crate::{
+        slices::SliceEntry,
+        tenants::{TenantEntry, key::KeyHash},
+    };
 
     fn good() -> Config {
         Config {
@@ -268,6 +275,15 @@ mod tests {
         assert!(["'m'", "'rigth'", "left, right"].iter().all(|part| said.contains(part)), "{said}");
         let said = on(&[]).check().unwrap_err().to_string();
         assert!(said.contains("'m'") && said.contains("slices names none"), "{said}");
+
+        let slices: Vec<_> = there.into_iter().map(|name| SliceEntry { name, ..SliceEntry::default() }).collect();
+        let configured = |config: Config| Config { slices: slices.clone(), ..config }.check();
+        assert_eq!(configured(on(&["left"])), Ok(()));
+        assert_eq!(
+            configured(on(&["rigth"])),
+            Err(ConfigError::NoSlice { model: "m".into(), slice: "rigth".into(), there: "left, right".into() })
+        );
+        assert_eq!(on(&["rigth"]).check(), Ok(()), "nothing is said of the machine");
     }
 
     #[test]

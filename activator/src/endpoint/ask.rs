@@ -147,3 +147,21 @@ impl Body for Outgoing {
         SizeHint::with_exact(self.0.iter().map(|part| part.len() as u64).sum())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_headers_are_ours_as_are_counted() {
+        let key = AnswerKey { id: 1, created: 2 };
+        let ours = Ours { wake: Wake::default(), key, scope: Some(3), seed: Some(4) };
+        let mut said = Vec::new();
+        ours.each(Some(&Bytes::from_static(b"{}")), |name, value| {
+            let mut text = String::new();
+            assert!(value.write(&mut text).is_ok());
+            said.push((name.as_str().to_owned(), text));
+        });
+        assert_eq!(said.len(), OURS, "{said:?}");
+    }
+}
