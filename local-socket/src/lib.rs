@@ -90,7 +90,11 @@ impl LocalStream {
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Room::Unasked = self.room {
             let watched = self.socket.get_ref().try_clone().and_then(|socket| watch(socket, Interest::WRITABLE));
-            self.room = watched.map_or_else(|_| Room::Later(Box::pin(sleep(NONE_TO_SPARE))), Room::Watched);
+            self.room = match watched {
+                Ok(socket) => Room::Watched(socket),
+                Err(error) if is_want(&error) => Room::Later(Box::pin(sleep(NONE_TO_SPARE))),
+                Err(error) => return Poll::Ready(Err(error)),
+            };
         }
         match &mut self.room {
             // What is known of it is older than the next try.
@@ -103,6 +107,11 @@ impl LocalStream {
         }
         Poll::Ready(Ok(()))
     }
+}
+
+/// Of descriptors, of places in the event loop, or of memory: there may be some later.
+fn is_want(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOSPC | Errno::NOMEM))
 }
 
 /// `interest` alone.
