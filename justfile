@@ -8,6 +8,10 @@ default:
 demo *QUESTION:
     cargo run --release -- demo {{ QUESTION }}
 
+# The program that is shipped, optimised by what it does with requests.
+release:
+    scripts/release
+
 # What continuous integration runs, all of it.
 ci:
     .ci/run
@@ -54,6 +58,6 @@ bindings:
 manifests:
     cargo run --package knative --example smollm2 > knative/service.yaml
 
-# Fuzz one target for some seconds (needs cargo-fuzz and nightly).
+# Fuzz one target for some seconds.
 fuzz TARGET SECONDS="60":
-    cargo +nightly fuzz run {{ TARGET }} -- -max_total_time={{ SECONDS }}
+    fuzz/run {{ SECONDS }} {{ TARGET }}

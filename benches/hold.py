@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Ten thousand requests held on one cold model, and ten thousand cold models: what that costs the activator, and what others notice.
 
-    cargo build --release -p activator --example hop
-    benches/hold.py [--requests 10000] [--models 10000] [--json FILE]
+    cargo build --release --package activator --example hop
+    benches/hold.py [--hop PROGRAM] [--requests 10000] [--models 10000] [--json FILE]
 
 Runtimes are stand-ins that answer at once (`activator/examples/hop.rs`); one that starts waits for a file before it is ready. Needs as many
 descriptors as requests, for this script and for the activator each (ulimit -n).
@@ -127,13 +127,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--models", type=int, default=10_000)
+    parser.add_argument("--hop", type=pathlib.Path, default=ROOT / "target/release/examples/hop", help="the program")
     parser.add_argument("--json", type=pathlib.Path)
     asked = parser.parse_args()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    hop = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/examples/hop"
+    hop = asked.hop
     if not hop.exists():
-        sys.exit("build it first: cargo build --release -p activator --example hop")
+        sys.exit(f"{hop} is not there; build it first: cargo build --release -p activator --example hop")
     with tempfile.TemporaryDirectory() as folder:
         gate = pathlib.Path(folder) / "gate"
         seen = {"models": asyncio.run(models(hop, asked.models, gate)), "held": asyncio.run(held(hop, asked.requests, gate))}

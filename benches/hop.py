@@ -2,8 +2,8 @@
 """What the activator costs on the way, beside nginx and haproxy, in one run: POST of about 300 bytes, one worker thread each, the same
 trivial upstream behind all of them.
 
-    cargo build --release -p activator --example hop
-    benches/hop.py [--runs 5] [--seconds 3] [--json FILE]
+    hop=$(scripts/release --package activator --example hop)/examples/hop
+    benches/hop.py --hop "$hop" [--runs 5] [--seconds 3] [--json FILE]
 
 The activator parses and checks each request, asks the scaler, accounts for it, and speaks HTTP/1.1 or 2 to its runtime; nginx and haproxy relay to a
 Unix socket by HTTP/1.1, and so does `relay`, which is the activator's libraries and nothing else. `direct` is the upstream itself. Runs of all
@@ -112,14 +112,14 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--runs", type=int, default=5)
     arguments.add_argument("--seconds", type=int, default=3)
+    arguments.add_argument("--hop", type=pathlib.Path, default=ROOT / "target/release/examples/hop", help="the program")
     arguments.add_argument("--json", type=pathlib.Path)
     asked = arguments.parse_args()
     if shutil.which("wrk") is None:
         sys.exit("wrk is missing: apt-get install wrk")
-    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    hop = target / "release/examples/hop"
+    hop = asked.hop
     if not hop.exists():
-        sys.exit("build it first: cargo build --release -p activator --example hop")
+        sys.exit(f"{hop} is not there; build it first: scripts/release --package activator --example hop")
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         socket, script = folder / "up.sock", folder / "post.lua"

@@ -5,6 +5,7 @@
 //! hop serve [MODELS]     the activator, with so many models (default 1) of which none has weights; prints both addresses
 //! hop relay PATH         to that socket and back and nothing else, by the same libraries: what they allow
 //! hop upstream PATH      the same answer by HTTP/1.1, on a free port of 127.0.0.1 (printed) and on a Unix socket
+//! hop ask ADDRESS CONNECTIONS SECONDS     short chats, as many at a time and so long; prints how many were answered
 //! ```
 #![allow(missing_docs, clippy::unwrap_used, reason = "a bench's own part")]
 
@@ -23,9 +24,13 @@ use rustix::net::{RecvAncillaryMessage, RecvFlags};
 use std::{
     convert::Infallible,
     future::Future,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
     os::fd::{FromRawFd, OwnedFd},
     pin::Pin,
     sync::{Arc, Mutex},
+    thread,
+    time::{Duration, Instant},
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -41,7 +46,8 @@ fn main() {
         ["serve", models] => runtime.block_on(serve(models.parse().unwrap())),
         ["relay", path] => runtime.block_on(relay(path)),
         ["upstream", path] => runtime.block_on(upstream(path)),
-        _ => panic!("hop serve [MODELS] | hop relay PATH | hop upstream PATH"),
+        ["ask", address, connections, seconds] => ask(address, connections.parse().unwrap(), seconds.parse().unwrap()),
+        _ => panic!("hop serve [MODELS] | hop relay PATH | hop upstream PATH | hop ask ADDRESS CONNECTIONS SECONDS"),
     }
 }
 
@@ -56,7 +62,7 @@ async fn serve(models: usize) {
         listen: ([127, 0, 0, 1], 0).into(),
         admin: ([127, 0, 0, 1], 0).into(),
         models: (0..models).map(|n| ModelEntry::new(name(n), &snapshot)).collect(),
-        idle: std::time::Duration::from_secs(3600),
+        idle: Duration::from_secs(3600),
         runtime_command: vec![this.into(), "runtime".into()],
         ..Config::default()
     };
@@ -78,7 +84,7 @@ async fn be_a_runtime() {
     hear(&control);
     if let Some(gate) = std::env::var_os("HOP_GATE") {
         while !std::path::Path::new(&gate).exists() {
-            std::thread::sleep(std::time::Duration::from_millis(5));
+            thread::sleep(Duration::from_millis(5));
         }
     }
     let answer = |socket: OwnedFd| drop(tokio::spawn(answer_on(LocalStream::new(socket).unwrap())));
@@ -187,4 +193,46 @@ async fn answer_on(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static)
         Ok::<_, Infallible>(response)
     });
     let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer).await;
+}
+
+fn ask(address: &str, connections: usize, seconds: u64) {
+    let until = Instant::now() + Duration::from_secs(seconds);
+    let asked = || (0..).take_while(|_| Instant::now() < until);
+    let answered = thread::scope(|scope| {
+        let one = || {
+            let stream = TcpStream::connect(address).unwrap();
+            stream.set_nodelay(true).unwrap();
+            let mut stream = BufReader::new(stream);
+            asked().inspect(|_| ask_once(&mut stream)).count()
+        };
+        let all: Vec<_> = (0..connections).map(|_| scope.spawn(one)).collect();
+        all.into_iter().map(|one| one.join().unwrap()).sum::<usize>()
+    });
+    println!("{answered} answers to {connections} at a time");
+}
+
+/// One chat, by HTTP/1.1; its answer must be of known length.
+fn ask_once(stream: &mut BufReader<TcpStream>) {
+    let text = "What is a lighthouse? ".repeat(10);
+    let body = format!(
+        r#"{{"model": "m", "messages": [{{"role": "user", "content": "{text}"}}], "max_tokens": 12, "seed": 1, "temperature": 0.7}}"#
+    );
+    let length = body.len();
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: hop\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+    );
+    stream.get_mut().write_all((head + &body).as_bytes()).unwrap();
+    let (mut line, mut status, mut length) = (String::new(), String::new(), 0);
+    while line != "\r\n" {
+        line.clear();
+        assert_ne!(stream.read_line(&mut line).unwrap(), 0, "the connection was closed");
+        if status.is_empty() {
+            status.clone_from(&line);
+        }
+        if let Some((_, value)) = line.split_once(':').filter(|(name, _)| name.eq_ignore_ascii_case("content-length")) {
+            length = value.trim().parse().unwrap();
+        }
+    }
+    assert!(status.contains(" 200 "), "{status}");
+    stream.read_exact(&mut vec![0; length]).unwrap();
 }
