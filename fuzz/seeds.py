@@ -149,6 +149,9 @@ def main() -> None:
     }  # fmt: skip
     for i, (name, text) in enumerate(texts.items()):
         put("tool_calls", name, bytes([i, 1, 3, 7]) + text)
+    head = {"version": "0.1.0", "build": "00ff", "architecture": "sm_90", "kernels": [{"namespace": "cuda/x", "key": 2, "code": 3}]}
+    text = json.dumps(head).encode()
+    put("kernels_section", "one", pad(b"\x89PLTKRN\n" + struct.pack("<II", len(text), 0) + text, 4096) + b"kkccc")
     # A guests section, and answers of a guest: discriminant, consumed, emitted string, stop; and a refusal.
     index = json.dumps({"guests": [{"spec": {"name": "g"}, "digest": "sha256:" + sha256(b"wasm").hexdigest(), "component": [0, 4]}]}).encode()
     put("guests", "section", b"\0" + struct.pack("<Q", len(index)) + index + b"wasm")

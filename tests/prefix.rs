@@ -133,3 +133,21 @@ fn a_prefix_that_is_corrupt_gives_no_token_and_one_that_cannot_be_is_refused() {
     let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.iter().all(|name| !name.to_string_lossy().starts_with('.')), "{left:?}");
 }
+
+#[test]
+fn kernels_are_compiled_ahead_for_a_gpu_alone_and_by_a_build_that_can() {
+    let folder = TempDir::new().unwrap();
+    let out = folder.path().join("out");
+    for (words, code, says) in [
+        (&["--kernels", "vulkan"][..], 64, "only those for CUDA"),
+        (&["--kernels", "cuda", "--target", "cpu:portable"], 64, "--target cpu:portable is none"),
+        // The tests are built without the feature.
+        (&["--kernels", "cuda:1"], 69, "build with --features cuda"),
+    ] {
+        let (found, _, log) =
+            run(pilotlight().arg("seal").arg(golden_folder("llama3-tiny")).arg("-o").arg(&out).args(words));
+        assert_eq!(found, Some(code), "{words:?}: {log}");
+        assert!(log.contains(says), "{words:?}: {log}");
+        assert!(fs::read_dir(folder.path()).unwrap().next().is_none(), "{words:?}: nothing is left");
+    }
+}

@@ -14,6 +14,7 @@
 //! and was not run on a GPU.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod compiled;
 mod cpu;
 #[cfg(feature = "cube")]
 mod cube;

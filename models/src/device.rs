@@ -62,6 +62,8 @@ impl ComputeDevice {
 #[cfg(feature = "cuda")]
 fn cuda(number: usize) -> Result<Device, Error> {
     use burn::tensor::DeviceType;
+    // Before anything asks for the device.
+    kernels::compiled::keep();
     let found = Device::enumerate(DeviceType::Cuda).len();
     match number < found {
         true => Ok(Device::cuda(number)),

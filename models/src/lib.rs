@@ -5,12 +5,14 @@
 #![deny(unsafe_code)]
 
 mod architectures;
+mod compiled;
 mod config;
 mod cost;
 mod device;
 mod error;
 mod generation;
 mod graph;
+mod headed;
 pub mod import;
 mod prefix;
 mod restore;
@@ -20,6 +22,7 @@ mod template;
 mod tokenizer;
 mod upload;
 
+pub use compiled::{KernelBundle, adopt_kernels};
 pub use config::{Activation, Biases, EncoderConfig, Experts, ModelConfig, Pooling, Sliding, Variant};
 pub use cost::{Cost, Operations};
 pub use device::ComputeDevice;
@@ -29,7 +32,7 @@ pub use graph::{Batch, Encoder, Kv, Logits, Model, Segment};
 pub use import::Source;
 pub use prefix::Prefix;
 pub use rope_config::{Rope, RopeScaling};
-pub use seal::{SealOptions, Target, Weights, seal, seal_with_prefix};
+pub use seal::{Ahead, SealOptions, Target, Weights, seal, seal_ahead};
 pub use template::ChatTemplate;
 pub use tokenizer::{TokenStream, Tokenizer};
 pub use upload::Uploading;

@@ -1,17 +1,12 @@
 //! A beginning that many prompts have in common, computed once when the model is sealed: its tokens, and the keys and values of all blocks
-//! that they fill, the last of them in part. The snapshot's section `prefix-kv`:
+//! that they fill, the last of them in part. The snapshot's section `prefix-kv` begins as `headed.rs` says, with the magic 89 50 4C 54 50 4B 56 0A; its
+//! JSON has the tokens, and what the blocks' bits depend on beside them and the model; its bytes are the blocks one after the other, each layer
+//! after layer, as [`Kv::read_block`] gives them.
 //!
-//! ```text
-//!  0   8  magic       89 50 4C 54 50 4B 56 0A
-//!  8   4  JSON bytes
-//! 12   4  zero
-//! 16      JSON        tokens, and what the blocks' bits depend on beside them and the model
-//!         zeros       up to a multiple of 4096
-//!         blocks      one after the other, each layer after layer, as [`Kv::read_block`] gives them
-//! ```
 //! **Contract:** a block is given for exactly the tokens it was computed from. What was computed by other instructions, in another format
 //! or by another version is not used. The bytes are not verified here: like weights, they are before a token leaves.
 
+use crate::headed::Headed;
 use crate::{Batch, ChatTemplate, Error, Kv, Logits, Model, Segment, Tokenizer};
 use bytes::Bytes;
 use kernels::BLOCK_TOKENS;
@@ -19,9 +14,7 @@ use serde::{Deserialize, Serialize};
 use snapshot::{SectionKind, Snapshot};
 use std::sync::Arc;
 
-const MAGIC: [u8; 8] = *b"\x89PLTPKV\n";
-const JSON_AT: usize = 16;
-const BLOCKS_ALIGN: usize = 4096;
+const SECTION: Headed = Headed { magic: *b"\x89PLTPKV\n", name: "prefix-kv" };
 /// Rows of one step while it is computed.
 const STEP_ROWS: usize = 512;
 
@@ -70,7 +63,7 @@ impl Prefix {
     /// [`Error::BadModel`]: the section is none.
     pub fn from_snapshot(snapshot: &Arc<Snapshot>, model: &Model) -> Result<Option<Self>, Error> {
         let Some(section) = snapshot.section_bytes_unverified(SectionKind::PrefixKv) else { return Ok(None) };
-        let Head { tokens, identity } = head(&section)?;
+        let Head { tokens, identity } = SECTION.head(&section)?;
         let here = Identity::of(model);
         if identity != here {
             tracing::warn!(
@@ -81,7 +74,7 @@ impl Prefix {
             );
             return Ok(None);
         }
-        let blocks = section.slice(blocks_at(&section)?..);
+        let blocks = section.slice(SECTION.body_at(&section)?..);
         let count = tokens.len().div_ceil(BLOCK_TOKENS);
         if count.checked_mul(identity.block_bytes) != Some(blocks.len()) {
             return Err(bad(format_args!("{} bytes of blocks for {} tokens", blocks.len(), tokens.len())));
@@ -120,10 +113,7 @@ pub(crate) fn compute(snapshot: &Arc<Snapshot>, text: &str) -> Result<Vec<u8>, E
     let identity = Identity::of(&model);
     let mut kv = prefilled(&model, &tokens);
     let blocks = tokens.len().div_ceil(BLOCK_TOKENS);
-    let json = serde_json::to_vec(&Head { tokens, identity }).map_err(bad)?;
-    let length = u32::try_from(json.len()).map_err(bad)?;
-    let mut section = [&MAGIC[..], &length.to_le_bytes(), &[0; 4], &json].concat();
-    section.resize(section.len().next_multiple_of(BLOCKS_ALIGN), 0);
+    let mut section = SECTION.begin(&Head { tokens, identity })?;
     for block in 0..blocks {
         let at = section.len();
         section.resize(at + kv.block_bytes(), 0);
@@ -159,25 +149,6 @@ fn prefilled(model: &Model, tokens: &[u32]) -> Kv {
     kv
 }
 
-fn head(section: &[u8]) -> Result<Head, Error> {
-    if !section.starts_with(&MAGIC) {
-        return Err(bad("it does not begin as one"));
-    }
-    let json = section.get(JSON_AT..json_end(section)?).ok_or_else(|| bad("it is cut short"))?;
-    serde_json::from_slice(json).map_err(bad)
-}
-
-fn json_end(section: &[u8]) -> Result<usize, Error> {
-    let length =
-        section.get(MAGIC.len()..).and_then(|rest| rest.first_chunk()).ok_or_else(|| bad("it is cut short"))?;
-    JSON_AT.checked_add(u32::from_le_bytes(*length) as usize).ok_or_else(|| bad("it is cut short"))
-}
-
-fn blocks_at(section: &[u8]) -> Result<usize, Error> {
-    let at = json_end(section)?.checked_next_multiple_of(BLOCKS_ALIGN);
-    at.filter(|at| *at <= section.len()).ok_or_else(|| bad("it is cut short"))
-}
-
 fn bad(reason: impl std::fmt::Display) -> Error {
-    Error::BadModel(format!("prefix-kv section: {reason}"))
+    SECTION.bad(reason)
 }

@@ -1,6 +1,8 @@
 //! The shape of the commands about model files: `demo`, `pull`, `seal`, `inspect`, `rm`.
 
+use crate::exit;
 use clap::{Args, ValueEnum};
+use models::ComputeDevice;
 use std::path::PathBuf;
 
 /// Fetch a small model, seal it, serve it, ask once from zero and watch it return to zero
@@ -35,7 +37,7 @@ pub struct Pull {
 /// Make a model's files one snapshot, from which it can be restored at once
 #[derive(Debug, Args)]
 #[command(
-    after_help = "EXAMPLES:\n  pilotlight seal smollm2\n  pilotlight seal ./my-model -o my-model.snapshot --weights q8\n  pilotlight seal model.gguf -o reference.snapshot --weights f32\n  pilotlight seal model.gguf --target cpu:portable     (for machines of any kind)\n  pilotlight seal smollm2 --prefix system.json         (a system prompt that is there when the model wakes)\n  pilotlight seal smollm2 --guest redact.wasm          (answers go through a guest)"
+    after_help = "EXAMPLES:\n  pilotlight seal smollm2\n  pilotlight seal ./my-model -o my-model.snapshot --weights q8\n  pilotlight seal model.gguf -o reference.snapshot --weights f32\n  pilotlight seal model.gguf --target cpu:portable     (for machines of any kind)\n  pilotlight seal smollm2 --prefix system.json         (a system prompt that is there when the model wakes)\n  pilotlight seal smollm2 --kernels cuda               (for the GPU, whose kernels no start compiles)\n  pilotlight seal smollm2 --guest redact.wasm          (answers go through a guest)"
 )]
 pub struct Seal {
     /// A model of the store, a Hugging Face folder or a .gguf file
@@ -52,6 +54,10 @@ pub struct Seal {
     /// What many prompts begin with, to be computed now: a file of JSON messages (`[{"role":"system",…}]`), or of text
     #[arg(long, value_name = "FILE")]
     pub prefix: Option<PathBuf>,
+    /// Compile the kernels of this CUDA device now (`cuda`, `cuda:N`), so that no start of this program on one of its kind compiles them;
+    /// weights are laid out for a gpu then
+    #[arg(long, value_name = "DEVICE", value_parser = cuda)]
+    pub kernels: Option<ComputeDevice>,
     /// Encrypt the snapshot: the operator's key, 32 bytes or 64 hexadecimal digits, or a program that wraps keys, e.g. with a key service. The
     /// snapshot's own key lies beside it, wrapped by this one (FILE.key): who removes that has deleted the snapshot
     #[arg(long, value_name = "FILE|command:PROGRAM")]
@@ -64,8 +70,25 @@ pub struct Seal {
 
 impl Seal {
     /// For which processors.
-    pub fn target(&self) -> models::Target {
-        self.target.unwrap_or_else(models::Target::here)
+    ///
+    /// # Errors
+    /// What is asked for is for two kinds of them.
+    pub fn target(&self) -> exit::Result<models::Target> {
+        match (self.target, self.kernels) {
+            (None | Some(models::Target::Gpu), Some(_)) => Ok(models::Target::Gpu),
+            (Some(target), Some(device)) => Err(exit::Error::Usage(format!(
+                "--kernels {device} is for a snapshot of the GPU, and --target {} is none; leave one of them out",
+                target.name()
+            ))),
+            (target, None) => Ok(target.unwrap_or_else(models::Target::here)),
+        }
+    }
+}
+
+fn cuda(word: &str) -> Result<ComputeDevice, String> {
+    match word.parse()? {
+        device @ ComputeDevice::Cuda(_) => Ok(device),
+        other => Err(format!("kernels for {other}: only those for CUDA are compiled ahead")),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     output,
     progress::Progress,
 };
-use models::{SealOptions, Source, Target};
+use models::{Ahead, ComputeDevice, SealOptions, Source, Target};
 use snapshot::OperatorKey;
 use std::path::{Path, PathBuf};
 use store::{Entry, Store};
@@ -30,6 +30,8 @@ pub struct Job {
     target: Target,
     /// What many prompts begin with.
     prefix: Option<PathBuf>,
+    /// Whose kernels are compiled ahead.
+    kernels: Option<ComputeDevice>,
     encrypt: Option<OperatorKey>,
     /// What requests and answers go through.
     guests: Option<Vec<u8>>,
@@ -45,6 +47,7 @@ impl Job {
             weights,
             target: Target::here(),
             prefix: None,
+            kernels: None,
             encrypt: None,
             guests: None,
         }
@@ -67,10 +70,9 @@ impl Job {
         let step = format!("sealing {}", self.model);
         let mut progress = Progress::new();
         let mut show = |done, total| progress.at(&step, done, Some(total));
-        let sealed = match &self.prefix {
-            Some(file) => models::seal_with_prefix(&source, &self.out, &options, &read_prefix(file)?, &mut show)?,
-            None => models::seal(&source, &self.out, &options, &mut show)?,
-        };
+        let prefix = self.prefix.as_deref().map(read_prefix).transpose()?;
+        let ahead = Ahead { prefix, kernels: self.kernels };
+        let sealed = models::seal_ahead(&source, &self.out, &options, &ahead, &mut show)?;
         progress.done(&format!(
             "sealed {} ({}), sha256 {}",
             self.out.display(),
@@ -92,8 +94,9 @@ fn resolve(args: &Seal, environment: &Environment) -> Result<Job> {
             source: source.into(),
             out,
             weights: args.weights,
-            target: args.target(),
+            target: args.target()?,
             prefix,
+            kernels: args.kernels,
             encrypt,
             guests: guests::section(&args.guests, environment)?,
         });
@@ -102,8 +105,9 @@ fn resolve(args: &Seal, environment: &Environment) -> Result<Job> {
     let entry = store.get(&args.model)?.ok_or_else(|| unknown(&args.model))?;
     let mut job = Job::of_entry(&store, &entry, args.weights);
     job.out = args.output.clone().unwrap_or(job.out);
-    job.target = args.target();
+    job.target = args.target()?;
     job.prefix = args.prefix.clone();
+    job.kernels = args.kernels;
     job.encrypt = operator_key(args.encrypt_key.as_deref())?;
     job.guests = guests::section(&args.guests, environment)?;
     Ok(job)

@@ -8,6 +8,12 @@ use std::{
 
 static LOADED: AtomicUsize = AtomicUsize::new(0);
 
+/// How many modules were loaded so far.
+#[unsafe(no_mangle)]
+pub extern "C" fn fakeCudaLoaded() -> usize {
+    LOADED.load(Ordering::Relaxed)
+}
+
 /// `image` is PTX: text that ends with a zero.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleLoadData(module: *mut *mut c_void, image: *const c_void) -> Status {

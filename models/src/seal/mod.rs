@@ -7,7 +7,7 @@ mod target;
 pub use target::Target;
 
 use crate::{
-    Error, Source,
+    ComputeDevice, Error, Source,
     import::{plan::Role, tensor::Stored},
 };
 use convert::Row;
@@ -98,21 +98,44 @@ pub fn seal(
     seal_sections(source, out, options, sections(source)?, progress)
 }
 
-/// The same, with the keys and values of a beginning that many prompts have in common ([`crate::Prefix`]): JSON messages, or text. The
-/// model is sealed twice, first beside `out` to compute them with.
+/// What is computed with the sealed model and sealed with it.
+#[derive(Clone, Debug, Default)]
+pub struct Ahead {
+    /// A beginning that many prompts have in common ([`crate::Prefix`]): JSON messages, or text.
+    pub prefix: Option<String>,
+    /// A device whose compiler is to have done its work ([`crate::KernelBundle`]).
+    pub kernels: Option<ComputeDevice>,
+}
+
+impl Ahead {
+    fn sections(&self, snapshot: &Arc<Snapshot>) -> Result<Vec<(SectionKind, Vec<u8>)>, Error> {
+        let kernels = self.kernels.map(|device| crate::compiled::compute(snapshot, device)).transpose()?;
+        let prefix = self.prefix.as_ref().map(|text| crate::prefix::compute(snapshot, text)).transpose()?;
+        let kernels = kernels.map(|section| (SectionKind::Kernels, section));
+        Ok(kernels.into_iter().chain(prefix.map(|section| (SectionKind::PrefixKv, section))).collect())
+    }
+}
+
+/// The same, with what can be computed ahead; where that is anything the model is sealed twice, first beside `out` to compute it with.
 ///
 /// # Errors
-/// As [`seal`]; a prefix that fills no block or does not fit the context; messages that the template refuses; an encoder.
-pub fn seal_with_prefix(
+/// As [`seal`]; a prefix that fills no block or does not fit the context; messages that the template refuses; an encoder; a device that this
+/// build or machine has not, or that has no compiler of ours.
+pub fn seal_ahead(
     source: &Source,
     out: &Path,
     options: &SealOptions,
-    prefix: &str,
+    ahead: &Ahead,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Sealed, Error> {
+    if ahead.prefix.is_none() && ahead.kernels.is_none() {
+        return seal(source, out, options, progress);
+    }
+    // Before the work of the first time: the device is there.
+    ahead.kernels.map(ComputeDevice::open).transpose()?;
     let folder = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let beside = tempfile::Builder::new().prefix(".seal.").tempdir_in(folder)?;
-    let first = beside.path().join("without-prefix");
+    let first = beside.path().join("first");
     // What is encrypted in the end is never plain on the disk.
     let encrypt = options.encrypt.as_ref().map(|_| OperatorKey::random()).transpose()?;
     seal(source, &first, &SealOptions { encrypt: encrypt.clone(), ..options.clone() }, progress)?;
@@ -121,7 +144,7 @@ pub fn seal_with_prefix(
         None => Snapshot::open(&first)?,
     };
     let mut sections = sections(source)?;
-    sections.push((SectionKind::PrefixKv, crate::prefix::compute(&snapshot, prefix)?));
+    sections.extend(ahead.sections(&snapshot)?);
     seal_sections(source, out, options, sections, progress)
 }
 

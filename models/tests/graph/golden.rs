@@ -3,7 +3,7 @@
 use crate::files;
 use crate::support::{Pool, assert_close, assert_greedy, log_softmax};
 use burn::tensor::Device;
-use models::{Model, SealOptions, Source, Target, Weights};
+use models::{Ahead, Model, SealOptions, Source, Target, Weights};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -50,9 +50,14 @@ pub(crate) fn pool_on(model: &str, weights: Weights, device: Device) -> Pool {
 }
 
 pub(crate) fn sealed_for(model: &str, weights: Weights, target: Target, folder: &Path) -> PathBuf {
+    sealed_ahead(&files::golden(model), weights, target, &Ahead::default(), folder)
+}
+
+pub(crate) fn sealed_ahead(source: &Path, weights: Weights, target: Target, ahead: &Ahead, folder: &Path) -> PathBuf {
     let sealed = folder.join("model.snapshot");
-    let options = SealOptions { model: model.into(), weights, target, encrypt: None, guests: None };
-    models::seal(&Source::open(&files::golden(model)).unwrap(), &sealed, &options, &mut |_, _| {}).unwrap();
+    let options = SealOptions { model: "model".into(), weights, target, encrypt: None, guests: None };
+    let source = Source::open(source).unwrap();
+    models::seal_ahead(&source, &sealed, &options, ahead, &mut |_, _| {}).unwrap();
     sealed
 }
 

@@ -1,9 +1,10 @@
 //! The real model SmolLM2-135M-Instruct against its GGUF dequantised and run in float32 by transformers.
 
 use crate::files;
+use crate::golden::sealed_ahead;
 use crate::support::{Pool, assert_close, assert_greedy, log_softmax};
 use burn::tensor::Device;
-use models::{Model, SealOptions, Source, Target, Weights};
+use models::{Ahead, Model, Target, Weights};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -40,10 +41,7 @@ pub(crate) fn restored(file: &Path, weights: Weights, device: Device) -> Model {
 }
 
 pub(crate) fn sealed(file: &Path, weights: Weights, target: Target, folder: &Path) -> PathBuf {
-    let sealed = folder.join("smollm2.snapshot");
-    let options = SealOptions { model: "smollm2".into(), weights, target, encrypt: None, guests: None };
-    models::seal(&Source::open(file).unwrap(), &sealed, &options, &mut |_, _| {}).unwrap();
-    sealed
+    sealed_ahead(file, weights, target, &Ahead::default(), folder)
 }
 
 #[test]
