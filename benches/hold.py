@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Ten thousand requests held on one cold model, and ten thousand cold models: what that costs the activator, and what others notice.
 
-    cargo build --release --package activator --example hop
+    scripts/release
     benches/hold.py [--hop PROGRAM] [--requests 10000] [--models 10000] [--json FILE]
 
 Runtimes are stand-ins that answer at once (`activator/examples/hop.rs`); one that starts waits for a file before it is ready. Needs as many
@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from hop import HOP
 
 
 def resident_mb(pid):
@@ -127,14 +127,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--models", type=int, default=10_000)
-    parser.add_argument("--hop", type=pathlib.Path, default=ROOT / "target/release/examples/hop", help="the program")
+    parser.add_argument("--hop", type=pathlib.Path, default=HOP, help="the program, if it is another than the one of scripts/release")
     parser.add_argument("--json", type=pathlib.Path)
     asked = parser.parse_args()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     hop = asked.hop
-    if not hop.exists():
-        sys.exit(f"{hop} is not there; build it first: cargo build --release -p activator --example hop")
+    if hop is None or not hop.exists():
+        sys.exit(f"{hop or 'the hop'} is not there; build it first: scripts/release")
     with tempfile.TemporaryDirectory() as folder:
         gate = pathlib.Path(folder) / "gate"
         seen = {"models": asyncio.run(models(hop, asked.models, gate)), "held": asyncio.run(held(hop, asked.requests, gate))}

@@ -2,8 +2,8 @@
 """What the activator costs on the way, beside nginx and haproxy, in one run: POST of about 300 bytes, one worker thread each, the same
 trivial upstream behind all of them.
 
-    hop=$(scripts/release --package activator --example hop)/examples/hop
-    benches/hop.py --hop "$hop" [--runs 5] [--seconds 3] [--json FILE]
+    scripts/release
+    benches/hop.py [--hop PROGRAM] [--runs 5] [--seconds 3] [--json FILE]
 
 The activator parses and checks each request, asks the scaler, accounts for it, and speaks HTTP/1.1 or 2 to its runtime; nginx and haproxy relay to a
 Unix socket by HTTP/1.1, and so does `relay`, which is the activator's libraries and nothing else. `direct` is the upstream itself. Runs of all
@@ -24,7 +24,9 @@ import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", pathlib.Path(__file__).resolve().parent.parent / "target"))
+# What scripts/release has built.
+HOP = next(TARGET.glob("profiled/*-*/release/examples/hop"), None)
 BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "What is a lighthouse? " * 10}], "max_tokens": 12, "seed": 1})
 NGINX = """
 daemon off; {user} worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.log crit;
@@ -112,14 +114,14 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--runs", type=int, default=5)
     arguments.add_argument("--seconds", type=int, default=3)
-    arguments.add_argument("--hop", type=pathlib.Path, default=ROOT / "target/release/examples/hop", help="the program")
+    arguments.add_argument("--hop", type=pathlib.Path, default=HOP, help="the program, if it is another than the one of scripts/release")
     arguments.add_argument("--json", type=pathlib.Path)
     asked = arguments.parse_args()
     if shutil.which("wrk") is None:
         sys.exit("wrk is missing: apt-get install wrk")
     hop = asked.hop
-    if not hop.exists():
-        sys.exit(f"{hop} is not there; build it first: scripts/release --package activator --example hop")
+    if hop is None or not hop.exists():
+        sys.exit(f"{hop or 'the hop'} is not there; build it first: scripts/release")
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         socket, script = folder / "up.sock", folder / "post.lua"

@@ -149,7 +149,7 @@ def main() -> None:
     }  # fmt: skip
     for i, (name, text) in enumerate(texts.items()):
         put("tool_calls", name, bytes([i, 1, 3, 7]) + text)
-    head = {"version": "0.1.0", "build": "00ff", "architecture": "sm_90", "kernels": [{"namespace": "cuda/x", "key": 2, "code": 3}]}
+    head = {"version": "0.1.0", "build": "00ff", "architecture": "sm_90", "driver": 12080, "namespace": "cuda/x", "kernels": [[2, 3]]}
     text = json.dumps(head).encode()
     put("kernels_section", "one", pad(b"\x89PLTKRN\n" + struct.pack("<II", len(text), 0) + text, 4096) + b"kkccc")
     # A guests section, and answers of a guest: discriminant, consumed, emitted string, stop; and a refusal.

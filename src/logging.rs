@@ -2,6 +2,7 @@
 
 use crate::{environment::Environment, output};
 use std::io;
+use tracing::subscriber::set_global_default;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 /// What is logged when no filter is given.
@@ -11,12 +12,13 @@ const DEFAULT_LEVEL: LevelFilter = LevelFilter::INFO;
 pub fn start(environment: &Environment) {
     let builder = tracing_subscriber::fmt().with_writer(io::stderr);
     let terminal = output::on_terminal();
-    // A second start can only happen in tests of this binary, which share a process: the first one stays.
+    // A second start can only happen in tests of this binary, which share a process: the first one stays. What libraries tell `log` is left
+    // out, whatever features they give tracing-subscriber.
     let _ = match (&environment.log, terminal) {
-        (None, true) => builder.with_max_level(DEFAULT_LEVEL).with_target(false).try_init(),
-        (None, false) => builder.with_max_level(DEFAULT_LEVEL).json().try_init(),
-        (Some(words), true) => builder.with_env_filter(filter(words)).try_init(),
-        (Some(words), false) => builder.with_env_filter(filter(words)).json().try_init(),
+        (None, true) => set_global_default(builder.with_max_level(DEFAULT_LEVEL).with_target(false).finish()),
+        (None, false) => set_global_default(builder.with_max_level(DEFAULT_LEVEL).json().finish()),
+        (Some(words), true) => set_global_default(builder.with_env_filter(filter(words)).finish()),
+        (Some(words), false) => set_global_default(builder.with_env_filter(filter(words)).json().finish()),
     };
 }
 

@@ -38,6 +38,17 @@ pub fn devices() -> Result<Vec<CudaDevice>, Error> {
     (0..count).map(|ordinal| describe(ordinal).map_err(driver)).collect()
 }
 
+/// The version of CUDA that the driver has: a thousand for each major version, ten for each minor one.
+///
+/// # Errors
+/// The driver is not there, or answers with an error.
+pub fn driver_version() -> Result<i32, Error> {
+    let mut version = 0;
+    // SAFETY: the driver writes a number to where one may be written.
+    unsafe { sys::cuDriverGetVersion(&raw mut version) }.result().map_err(driver)?;
+    Ok(version)
+}
+
 fn describe(ordinal: i32) -> Result<CudaDevice, DriverError> {
     let device = device::get(ordinal)?;
     // SAFETY: the driver has just given this device.

@@ -79,6 +79,8 @@ fn cuda(number: usize) -> Result<Device, Error> {
 #[cfg(feature = "vulkan")]
 fn vulkan() -> Result<Device, Error> {
     use burn::tensor::{DeviceKind, DeviceType};
+    #[cfg(feature = "cuda")]
+    kernels::compiled::keep();
     let none = || Error::Unsupported("device vulkan: this machine offers none".into());
     let found = Device::enumerate(DeviceType::Vulkan);
     (!found.is_empty()).then(|| Device::vulkan(DeviceKind::DefaultDevice)).ok_or_else(none)

@@ -274,8 +274,10 @@ fn load(
     uploading: &mpsc::Sender<Uploading>,
 ) -> Option<Loaded<Computing>> {
     let start = Instant::now();
-    let adopted = models::adopt_kernels(snapshot, options.device);
-    let restored = adopted.and_then(|_| options.device.open()).and_then(|device| Model::restore_on(snapshot, device));
+    let restored = options.device.open().and_then(|device| {
+        models::adopt_kernels(snapshot, options.device)?;
+        Model::restore_on(snapshot, device)
+    });
     let made = restored.map_err(Failure::from).and_then(|model| {
         // Nobody waits for it any more: the restore has failed elsewhere.
         let _ = model.uploading().map(|upload| uploading.send(upload.clone()));

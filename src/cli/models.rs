@@ -56,7 +56,7 @@ pub struct Seal {
     pub prefix: Option<PathBuf>,
     /// Compile the kernels of this CUDA device now (`cuda`, `cuda:N`), so that no start of this program on one of its kind compiles them;
     /// weights are laid out for a gpu then
-    #[arg(long, value_name = "DEVICE", value_parser = cuda)]
+    #[arg(long, value_name = "DEVICE", value_parser = cuda, conflicts_with = "prefix")]
     pub kernels: Option<ComputeDevice>,
     /// Encrypt the snapshot: the operator's key, 32 bytes or 64 hexadecimal digits, or a program that wraps keys, e.g. with a key service. The
     /// snapshot's own key lies beside it, wrapped by this one (FILE.key): who removes that has deleted the snapshot

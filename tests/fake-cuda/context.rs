@@ -4,7 +4,7 @@ use crate::{INVALID_DEVICE, INVALID_VALUE, SUCCESS, Status, setting};
 use std::ffi::{c_char, c_int, c_uint, c_void};
 
 /// CUDA 12.8.
-const VERSION: c_int = 12080;
+const VERSION: u64 = 12080;
 const MEMORY: usize = 80 << 30;
 /// What stands for the primary context.
 const CONTEXT: usize = 0x10;
@@ -16,7 +16,7 @@ pub extern "C" fn cuInit(_flags: c_uint) -> Status {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDriverGetVersion(version: *mut c_int) -> Status {
-    unsafe { version.write(VERSION) };
+    unsafe { version.write(setting("FAKE_CUDA_VERSION", VERSION) as c_int) };
     SUCCESS
 }
 

@@ -8,6 +8,7 @@ pub use target::Target;
 
 use crate::{
     ComputeDevice, Error, Source,
+    compiled::Compiler,
     import::{plan::Role, tensor::Stored},
 };
 use convert::Row;
@@ -107,15 +108,6 @@ pub struct Ahead {
     pub kernels: Option<ComputeDevice>,
 }
 
-impl Ahead {
-    fn sections(&self, snapshot: &Arc<Snapshot>) -> Result<Vec<(SectionKind, Vec<u8>)>, Error> {
-        let kernels = self.kernels.map(|device| crate::compiled::compute(snapshot, device)).transpose()?;
-        let prefix = self.prefix.as_ref().map(|text| crate::prefix::compute(snapshot, text)).transpose()?;
-        let kernels = kernels.map(|section| (SectionKind::Kernels, section));
-        Ok(kernels.into_iter().chain(prefix.map(|section| (SectionKind::PrefixKv, section))).collect())
-    }
-}
-
 /// The same, with what can be computed ahead; where that is anything the model is sealed twice, first beside `out` to compute it with.
 ///
 /// # Errors
@@ -131,8 +123,11 @@ pub fn seal_ahead(
     if ahead.prefix.is_none() && ahead.kernels.is_none() {
         return seal(source, out, options, progress);
     }
-    // Before the work of the first time: the device is there.
-    ahead.kernels.map(ComputeDevice::open).transpose()?;
+    // What cannot be is found before the work of the first time.
+    let compiler = ahead.kernels.map(Compiler::of).transpose()?;
+    if source.config().variant.encoder.is_some() {
+        return Err(Error::Unsupported("an encoder: it makes embeddings, and nothing of it is computed ahead".into()));
+    }
     let folder = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let beside = tempfile::Builder::new().prefix(".seal.").tempdir_in(folder)?;
     let first = beside.path().join("first");
@@ -144,7 +139,10 @@ pub fn seal_ahead(
         None => Snapshot::open(&first)?,
     };
     let mut sections = sections(source)?;
-    sections.extend(ahead.sections(&snapshot)?);
+    let prefix = ahead.prefix.as_ref().map(|text| crate::prefix::compute(&snapshot, text)).transpose()?;
+    let kernels = compiler.map(|compiler| compiler.section(&snapshot)).transpose()?;
+    sections.extend(kernels.map(|section| (SectionKind::Kernels, section)));
+    sections.extend(prefix.map(|section| (SectionKind::PrefixKv, section)));
     seal_sections(source, out, options, sections, progress)
 }
 
