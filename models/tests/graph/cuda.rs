@@ -85,7 +85,10 @@ const ALIKE: &str = "PILOTLIGHT_TEST_ALIKE";
 /// A process of this very program that runs one test, with variables of its own; what it said where it failed.
 fn another(test: &str, variables: &[(&str, &str)], without: &[&str]) -> Result<(), String> {
     let mut other = Command::new(std::env::current_exe().unwrap());
-    other.args(["--exact", test, "--nocapture"]).envs(variables.iter().copied()).env_remove("FAKE_CUDA_PTX");
+    other
+        .args(["--exact", test, "--include-ignored", "--nocapture"])
+        .envs(variables.iter().copied())
+        .env_remove("FAKE_CUDA_PTX");
     for name in without {
         other.env_remove(name);
     }
@@ -120,7 +123,8 @@ fn kernels_that_were_sealed_are_not_compiled_again() {
             let variables = [sealed, (ALIKE, "false"), strange];
             another(NAME, &variables, &[]).unwrap_or_else(|said| panic!("{source}, {strange:?}: {said}"));
             // What is compiled needs the toolkit: so the one above has compiled nothing.
-            assert!(another(NAME, &variables, toolkit).is_err(), "{source}: kernels are compiled without a toolkit");
+            let said = another(NAME, &variables, toolkit).expect_err("kernels are compiled without a toolkit");
+            assert!(said.contains("libdevice"), "{source}: {said}");
         }
     }
 }
@@ -131,8 +135,9 @@ const WEIGHTS: &str = "PILOTLIGHT_TEST_WEIGHTS";
 const FOLDER: &str = "PILOTLIGHT_TEST_FOLDER";
 
 #[test]
+#[ignore = "a part of the test above"]
 fn seals_with_its_kernels() {
-    let Some(source) = std::env::var_os(SOURCE) else { return };
+    let source = std::env::var_os(SOURCE).expect("which model");
     let weights = if std::env::var(WEIGHTS).unwrap() == "q4" { Weights::Q4 } else { Weights::Native };
     let ahead = Ahead { kernels: Some(FIRST), prefix: None };
     sealed_ahead(source.as_ref(), weights, Target::Gpu, &ahead, std::env::var_os(FOLDER).unwrap().as_ref());
