@@ -66,7 +66,11 @@ impl Compiler {
                 "kernels: this program has no build id by which they could be known again; {how}"
             ))
         };
-        Ok(Self { device: device.open()?, identity: Identity::of(number)?.ok_or_else(nameless)? })
+        let device = device.open()?;
+        if !compiled::keep() {
+            return Err(Error::Device("kernels: the device was used before, and nothing of it is kept".into()));
+        }
+        Ok(Self { device, identity: Identity::of(number)?.ok_or_else(nameless)? })
     }
 
     /// The section for a model that has been sealed to `snapshot` without one.
