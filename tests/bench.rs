@@ -141,6 +141,38 @@ fn restore_says_how_long_each_part_took_and_how_much_of_the_limits_that_is() {
 }
 
 #[test]
+fn restore_of_an_encrypted_snapshot_is_set_against_decryption() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let (file, key) = (folder.path().join("hidden"), folder.path().join("operator.key"));
+    std::fs::write(&key, "5c".repeat(32)).unwrap();
+    let (code, _, err) = run(pilotlight()
+        .arg("seal")
+        .arg(support::models::golden_folder("llama3-tiny"))
+        .arg("-o")
+        .arg(&file)
+        .arg("--encrypt-key")
+        .arg(&key));
+    assert_eq!(code, Some(0), "{err}");
+    let command = |words: &[&str]| run(pilotlight().args(["bench", "restore", "--runs", "1"]).arg(&file).args(words));
+    let key = key.to_str().unwrap();
+    // Less than it needs, more, and none.
+    for memory in ["4KiB", "8MiB", "0"] {
+        let (code, out, err) = command(&["--decrypt-key", key, "--ready-memory", memory, "--json"]);
+        assert_eq!(code, Some(0), "{err}");
+        let part = serde_json::from_str::<Value>(&out).unwrap()["page_cache_warm"].clone();
+        let number = |value: &Value| value.as_f64().unwrap();
+        let (rate, limit) = (number(&part["bytes_per_second"]), number(&part["decryption_bytes_per_second"]["max"]));
+        assert!((number(&part["fraction_of_limit"]) * limit / rate - 1.0).abs() < 1e-9, "{part}");
+    }
+    let (code, _, err) = command(&[]);
+    assert!(code == Some(65) && err.contains("--decrypt-key"), "{err}");
+    let (code, _, err) = command(&["--ready-memory", "1MiB"]);
+    assert!(code == Some(64) && err.contains("--decrypt-key"), "{err}");
+    let (code, out, _) = command(&["--decrypt-key", key]);
+    assert!(code == Some(0) && out.contains("decryption in the caches"), "{out}");
+}
+
+#[test]
 fn cold_start_sets_the_first_token_from_zero_against_that_of_a_model_that_is_there() {
     let file = golden("llama3-tiny", "native");
     for standby in ["0", "1"] {

@@ -9,8 +9,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use support::models::golden_folder;
-use support::process::run;
-use support::{Serve, golden, pilotlight};
+use support::process::{self, run};
+use support::{Serve, golden, pilotlight, until};
 use tempfile::TempDir;
 
 const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\n";
@@ -144,6 +144,35 @@ fn a_flipped_bit_anywhere_or_a_cut_gives_an_error_and_no_token() {
         refused(&house.serve("cut", Some("operator.key")), "truncated");
     }
     assert!(Path::new(&house.at("m.snapshot")).exists());
+}
+
+/// What a standby has ready is used for what is encrypted, and what is too much of it is given back; all of it where nothing is.
+#[test]
+fn memory_that_a_standby_has_ready_changes_no_answer_and_is_not_kept() {
+    const READY_KIB: u64 = 64 << 10;
+    let house = House::new();
+    let plain = golden("llama3-tiny", "native");
+    let (models, key) = ([&house.at("m.snapshot"), &plain], house.at("operator.key"));
+    let answers = models.map(|model| {
+        let model = format!("m={}", model.display());
+        let words = ["--model", &model, "--idle", "60s", "--decrypt-key", key.to_str().unwrap()];
+        let server = Serve::start(&[&words[..], &["--standby", "1", "--standby-memory", "64MiB"]].concat());
+        let waiting = until("a standby with memory", || {
+            let there = process::children(server.id()).into_iter();
+            there.into_iter().find(|id| process::resident_kib(*id).is_some_and(|kib| kib >= READY_KIB))
+        });
+        let answer = ask(&server).json()["choices"].clone();
+        // It has become the runtime, and the next one has its own.
+        until("the rest is given back", || process::resident_kib(waiting).filter(|kib| *kib < READY_KIB));
+        let is_next = |id: &u32| *id != waiting && process::resident_kib(*id).is_some_and(|kib| kib >= READY_KIB);
+        until("the next standby", || process::children(server.id()).into_iter().find(is_next));
+        answer
+    });
+    assert!(answers[0].is_array() && answers[0] == answers[1], "{answers:?}");
+    let mut command = pilotlight();
+    command.args(["serve", "--standby-memory", "1MiB", "--model"]).arg(format!("m={}", plain.display()));
+    let (code, _, log) = run(&mut command);
+    assert!(code == Some(64) && log.contains("--standby N"), "{code:?}: {log}");
 }
 
 /// A key service as small as one can be: what it wrapped it gives back for the same model alone.

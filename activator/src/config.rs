@@ -150,6 +150,8 @@ pub struct Config {
     pub idle: Duration,
     /// Launched runtimes without a model to keep ready.
     pub standby: usize,
+    /// Memory that each of them has ready for an encrypted snapshot; 0: none.
+    pub standby_memory_bytes: u64,
     /// Requests held at most, per model.
     pub hold_max: usize,
     /// A held streaming request gets its headers after this time.
@@ -195,6 +197,7 @@ impl Default for Config {
             tls: None,
             idle: Duration::from_secs(30),
             standby: 0,
+            standby_memory_bytes: 0,
             hold_max: 10_000,
             early_headers_after: Duration::from_secs(2),
             start_timeout: Duration::from_secs(120),

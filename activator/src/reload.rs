@@ -103,6 +103,7 @@ pub struct Intake {
 struct Fixed {
     ports: [std::net::SocketAddr; 2],
     standby: usize,
+    standby_memory_bytes: u64,
     body_bytes_max: usize,
     drain_timeout: Duration,
     audit: Option<PathBuf>,
@@ -117,6 +118,7 @@ impl Fixed {
         Self {
             ports: [config.listen, config.admin],
             standby: config.standby,
+            standby_memory_bytes: config.standby_memory_bytes,
             body_bytes_max: config.body_bytes_max,
             drain_timeout: config.drain_timeout,
             audit: config.audit.clone(),
@@ -191,7 +193,7 @@ impl Intake {
         };
         if Fixed::of(&config) != self.fixed {
             tracing::warn!(
-                "listen, admin, standby, body_max, drain_timeout, audit, traces, slices, and on which ports TLS is spoken, change only with a restart"
+                "listen, admin, standby, standby_memory, body_max, drain_timeout, audit, traces, slices, and on which ports TLS is spoken, change only with a restart"
             );
         }
         // Whoever reaches the port reaches where it was bound, whatever the file says now.

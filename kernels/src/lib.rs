@@ -33,6 +33,7 @@ mod ops;
 mod packing;
 mod topk;
 mod upload;
+pub mod watch;
 
 pub use elementwise::{gelu_mul, rms_norm, rotate, silu_mul};
 pub use error::Error;

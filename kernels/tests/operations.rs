@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::{Device, Tensor, TensorData};
-use kernels::{BLOCK_TOKENS, Error, Format, KvFormat, KvLayer, Matrix, Scores, Segment, attention, gather, linear};
+use kernels::{
+    BLOCK_TOKENS, Error, Format, KvFormat, KvLayer, Matrix, Packing, Scores, Segment, attention, gather, linear,
+};
 use std::io::Write;
 
 fn wave(count: usize, step: f32) -> Vec<f32> {
@@ -50,6 +52,51 @@ fn a_matrix_in_a_mapping_is_not_copied() {
     let primitive = w.bytes().clone();
     let primitive = primitive.try_into_primitive::<burn::backend::Flex>();
     assert_eq!(primitive.unwrap().bytes().as_ptr() as usize, start);
+}
+
+/// Collects what is announced.
+struct Seen(std::sync::Mutex<Vec<std::ops::Range<usize>>>);
+
+impl kernels::watch::Watch for Seen {
+    fn about_to_read(&self, bytes: &[u8]) {
+        let start = bytes.as_ptr() as usize;
+        self.0.lock().unwrap().push(start..start + bytes.len());
+    }
+}
+
+#[test]
+fn every_byte_of_a_weight_is_announced_and_nothing_once_nobody_watches() {
+    // One row is left over of a tile, and a packed weight has tiles of its own.
+    let (n, k) = (16 * 20 + 1, 256);
+    let formats = [Format::F32, Format::BF16, Format::Q4_1, Format::Q8_0, Format::Q4_K];
+    let packings = [Packing::Rows, Packing::Tiles16];
+    for (format, packing) in formats.into_iter().flat_map(|format| packings.map(|packing| (format, packing))) {
+        let taken = packing.bytes(format, n, k).filter(|_| kernels::takes(packing, format));
+        let Some(count) = taken else { continue };
+        let bytes = vec![0; count];
+        let bytes = bytes::Bytes::from(bytes);
+        let all = bytes.as_ptr() as usize..bytes.as_ptr() as usize + bytes.len();
+        let w = Matrix::packed(bytes, format, packing, n, k, &Device::flex()).unwrap();
+        for rows in [1, 3] {
+            let seen = std::sync::Arc::new(Seen(std::sync::Mutex::default()));
+            let watching = kernels::watch::Watching::begin(seen.clone());
+            drop(linear(tensor(wave(rows * k, 0.1), [rows, k]), &w));
+            drop(watching);
+            // Other tests multiply at the same time.
+            let of_this = |part: &std::ops::Range<usize>| all.contains(&part.start);
+            let mut parts: Vec<_> = seen.0.lock().unwrap().drain(..).filter(of_this).collect();
+            parts.sort_by_key(|part| part.start);
+            let mut at = all.start;
+            for part in &parts {
+                assert_eq!(part.start, at, "{format:?} {packing:?}: a gap, or twice");
+                at = part.end;
+            }
+            assert_eq!(at, all.end, "{format:?} {packing:?}");
+            assert!(parts.len() > 1, "piece by piece");
+            drop(linear(tensor(wave(rows * k, 0.1), [rows, k]), &w));
+            assert!(!seen.0.lock().unwrap().iter().any(of_this));
+        }
+    }
 }
 
 #[test]

@@ -97,8 +97,17 @@ async fn model(
 ) -> Failure {
     let ordered = Instant::now();
     let handed = None;
-    let order =
-        Order { file, model: None, kv_memory_bytes: None, verified: false, wrapped_key, ordered, guests, handed };
+    let order = Order {
+        file,
+        model: None,
+        kv_memory_bytes: None,
+        verified: false,
+        wrapped_key,
+        ordered,
+        guests,
+        handed,
+        ready: None,
+    };
     let restored = tokio::task::spawn_blocking(move || restore(order, &options)).await;
     let Restored { service, timings, gate, engine_ended, .. } = match restored {
         Ok(Ok(restored)) => restored,

@@ -12,6 +12,7 @@ use crate::{
     guests::{loader::Keeping, swap::Swap},
     http::{App, Phase, serve_sockets},
     process::Launch,
+    ready::Ready,
     restore::{Order, Restored, broken, corrupt, restore},
     service::Service,
 };
@@ -96,6 +97,8 @@ struct Child {
     ordered: bool,
     /// Guests that come later.
     swap: Swap,
+    /// For the model that will be ordered.
+    ready: Option<Ready>,
 }
 
 type Restoring = oneshot::Receiver<Result<Restored, Failure>>;
@@ -114,6 +117,7 @@ impl Child {
         let control = Control::start(control)?;
         let terminate = signal(SignalKind::terminate())?;
         let (reports, verifying, ordered, swap) = (None, None, false, Swap::default());
+        let ready = Some(options.ready_memory_bytes).filter(|bytes| *bytes > 0).and_then(Ready::begin);
         Ok(Self {
             control,
             connections,
@@ -127,6 +131,7 @@ impl Child {
             verifying,
             ordered,
             swap,
+            ready,
         })
     }
 
@@ -204,8 +209,9 @@ impl Child {
                 }
                 let ordered = Instant::now();
                 let (guests, handed) = (self.swap.loader.clone(), self.swap.take());
-                let model = Some(model);
-                let order = Order { file, model, kv_memory_bytes, verified, wrapped_key, ordered, guests, handed };
+                let (model, ready) = (Some(model), self.ready.take());
+                let order =
+                    Order { file, model, kv_memory_bytes, verified, wrapped_key, ordered, guests, handed, ready };
                 return self.restore(order).map(Some);
             }
             ToRuntime::Guests => {

@@ -12,6 +12,7 @@
 //! embedder  token ids → vectors                              (one thread, owns the encoder)
 //! engine    token ids → token ids: admit → step → sample     (one thread, owns the model)
 //! restore   snapshot → service, verified beside it
+//! ready     memory for it, asked for before it is ordered
 //! confine   what is given up before any of it
 //! ```
 #![deny(unsafe_code)]
@@ -31,6 +32,7 @@ mod http;
 mod kv_store;
 mod memory;
 mod process;
+mod ready;
 mod restore;
 mod service;
 mod share;
@@ -68,6 +70,8 @@ pub struct Options {
     pub device: models::ComputeDevice,
     /// Where keys and values are kept on disk, so that they outlive the process; `None`: nowhere.
     pub kv_folder: Option<Arc<Folder>>,
+    /// Memory to have ready for an encrypted snapshot before one is ordered; 0: none. Under an activator only, and of use where the process waits.
+    pub ready_memory_bytes: u64,
     /// Give up what an answer does not need, before anything foreign is read. Under an activator only: who has a port opens sockets.
     pub confined: bool,
 }
@@ -100,7 +104,7 @@ pub fn child(options: Options) -> ExitCode {
 /// `pilotlight run FILE`: one runtime alone on a TCP port, same API, no activator. Prints `listening on http://ADDR:PORT`
 /// on standard error once it accepts.
 pub fn alone(snapshot: PathBuf, listen: SocketAddr, options: Options) -> ExitCode {
-    let options = Options { confined: false, ..options };
+    let options = Options { confined: false, ready_memory_bytes: 0, ..options };
     run(options, async move |options| alone::run(&snapshot, listen, options).await)
 }
 

@@ -1,5 +1,5 @@
 //! Snapshot → a service that can answer. The weights become tensors on the engine's thread while the tokenizer is built
-//! on this one and the bytes are verified on others; no token leaves before they are sound ([`Gate`]).
+//! on this one; the bytes are verified by who multiplies them first, and the rest on threads of their own. No token leaves before they are sound ([`Gate`]).
 
 use crate::{
     Options, confine,
@@ -10,16 +10,17 @@ use crate::{
     guide::Guides,
     kv_store::{Folder, Identity, KvStore},
     process::program,
+    ready::Ready,
     service::{Generator, Service, Work},
 };
 use ::guests::Chain;
-use kernels::{BLOCK_TOKENS, KvFormat};
+use kernels::{BLOCK_TOKENS, KvFormat, watch::Watching};
 use models::{
     Batch, ChatTemplate, ComputeDevice, Encoder, Generation, Kv, Logits, Model, ModelConfig, Prefix, Tokenizer,
     Uploading,
 };
 use protocol::control::{FailureKind, RestoreTimings};
-use snapshot::{Header, SectionKind, Snapshot};
+use snapshot::{Header, SectionKind, Snapshot, Verification};
 use std::{
     fs::File,
     sync::{Arc, mpsc},
@@ -53,6 +54,8 @@ pub struct Order {
     pub guests: Loader,
     /// Guests in place of the snapshot's own.
     pub handed: Option<File>,
+    /// Memory for an encrypted snapshot.
+    pub ready: Option<Ready>,
 }
 
 /// A service, and what may still become of it.
@@ -74,9 +77,11 @@ pub fn restore(order: Order, options: &Options) -> Result<Restored, Failure> {
     let opening = Instant::now();
     let created = order.file.metadata().and_then(|m| m.modified()).ok();
     let created = created.and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map_or(0, |d| d.as_secs());
-    let snapshot = open(order.file, order.wrapped_key.as_deref(), options)?;
+    let snapshot = open(order.file, order.wrapped_key.as_deref(), order.ready, options)?;
     let (uploading, uploads) = mpsc::channel();
-    let gate = verify(&snapshot, order.verified, options, uploads)?;
+    let config = ModelConfig::from_snapshot(&snapshot).map_err(Failure::from)?;
+    let how = How::of(&config, order.verified, options);
+    let (gate, beside) = verify(&snapshot, how, options, uploads)?;
     let open_us = micros(opening);
 
     let model = order.model.unwrap_or_else(|| snapshot.model().to_owned());
@@ -84,13 +89,12 @@ pub fn restore(order: Order, options: &Options) -> Result<Restored, Failure> {
     let guests = load_guests(&snapshot, order.guests, order.handed, keeping)?;
 
     let (ended, engine_ended) = oneshot::channel();
-    let config = ModelConfig::from_snapshot(&snapshot).map_err(Failure::from)?;
     let started = if config.variant.encoder.is_some() {
         drop(uploading);
         on_cpu(options).and_then(|()| start_encoder(&snapshot, ended))
     } else {
         let bound = order.kv_memory_bytes.or(options.kv_memory_bytes);
-        start_engine(&snapshot, bound, options, (gate.clone(), uploading), ended)
+        start_engine(&snapshot, bound, options, (gate.clone(), uploading, beside), ended)
     };
     let Started { words, tokenizer_us, work, context, vocab, weights_us } = started?;
     let kv_format = options.kv_format.map_or("own", KvFormat::name);
@@ -156,7 +160,7 @@ fn start_engine(
     snapshot: &Arc<Snapshot>,
     kv_memory_bytes: Option<u64>,
     options: &Options,
-    (gate, uploading): (Gate, mpsc::Sender<Uploading>),
+    (gate, uploading, beside): (Gate, mpsc::Sender<Uploading>, Option<Verification>),
     ended: oneshot::Sender<Result<(), Panicked>>,
 ) -> Result<Started, Failure> {
     let (loaded, facts) = mpsc::sync_channel(1);
@@ -166,7 +170,7 @@ fn start_engine(
         let (device, folder) = (options.device, options.kv_folder.clone());
         let room = options.memory_bytes.map_or(KV_BYTES_MAX, |bytes| KV_BYTES_MAX.min(bytes / 2));
         let kv = LoadOptions { device, memory_bytes: kv_memory_bytes, room, format: options.kv_format, folder };
-        move || load(&snapshot, &kv, &loaded, &uploading)
+        move || load(&snapshot, &kv, (&loaded, &uploading), beside)
     };
     let engine = Engine::start(limits, gate, load, ended);
     let engine = engine.map_err(|e| Failure::internal(format!("starting the engine's thread: {e}")))?;
@@ -185,9 +189,20 @@ fn start_engine(
 }
 
 /// The snapshot, mapped; an encrypted one decrypted.
-fn open(file: File, wrapped_key: Option<&str>, options: &Options) -> Result<Arc<Snapshot>, Failure> {
+fn open(
+    file: File,
+    wrapped_key: Option<&str>,
+    ready: Option<Ready>,
+    options: &Options,
+) -> Result<Arc<Snapshot>, Failure> {
     let header = Header::read(&file).map_err(|e| Failure::from(&e))?;
     if header.tags.is_none() {
+        match (ready, options.memory_bytes) {
+            // What it is held to is soon asked for by others.
+            (Some(ready), Some(_)) => drop(ready.take()),
+            (Some(ready), None) => ready.release(),
+            (None, _) => {}
+        }
         confine::once_unwrapped(options);
         return Snapshot::from_file(file).map_err(|e| Failure::from(&e));
     }
@@ -196,7 +211,8 @@ fn open(file: File, wrapped_key: Option<&str>, options: &Options) -> Result<Arc<
     let wrapped = wrapped_key.ok_or_else(|| missing("its own key (FILE.key beside it) is not there any more"))?;
     let key = operator.unwrap(wrapped.as_bytes(), &header.digest).map_err(|e| Failure::from(&e))?;
     confine::once_unwrapped(options);
-    Snapshot::decrypt(&file, &key, threads(options)).map_err(|e| Failure::from(&e))
+    let room = ready.and_then(Ready::take);
+    Snapshot::decrypt_into(room, &file, &key, threads(options)).map_err(|e| Failure::from(&e))
 }
 
 fn threads(options: &Options) -> usize {
@@ -214,28 +230,64 @@ fn on_cpu(options: &Options) -> Result<(), Failure> {
     }
 }
 
+/// How the bytes are verified.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// Those of them that are not in memory.
+    Again,
+    /// Each chunk by the thread that is about to multiply it for the first time, and the rest behind.
+    Beside,
+    /// Beside the restore, or behind the device's own reading.
+    Apart,
+}
+
+impl How {
+    fn of(config: &ModelConfig, verified: bool, options: &Options) -> Self {
+        // Of a mixture of experts a step reads a part.
+        let is_read_whole = config.variant.encoder.is_none() && config.variant.experts.is_none();
+        match (verified, options.device) {
+            (true, _) => Self::Again,
+            (false, ComputeDevice::Cpu) if is_read_whole => Self::Beside,
+            (false, _) => Self::Apart,
+        }
+    }
+}
+
+/// Tells the verification of what is about to be multiplied.
+struct Beside(Verification);
+
+impl kernels::watch::Watch for Beside {
+    fn about_to_read(&self, bytes: &[u8]) {
+        self.0.look_at(bytes);
+    }
+}
+
 /// Starts the verification and a thread that waits for it. What is brought to a device is verified on its way there, and the rest behind it.
 fn verify(
     snapshot: &Arc<Snapshot>,
-    verified: bool,
+    how: How,
     options: &Options,
     uploads: mpsc::Receiver<Uploading>,
-) -> Result<Gate, Failure> {
+) -> Result<(Gate, Option<Verification>), Failure> {
     let (snapshot, threads) = (snapshot.clone(), threads(options));
-    let start = move || match verified {
-        false => snapshot.verify_in_background(threads),
-        true => snapshot.verify_again_in_background(threads),
+    let start = move || match how {
+        How::Again => snapshot.verify_again_in_background(threads),
+        How::Beside => snapshot.verify_beside(threads),
+        How::Apart => snapshot.verify_in_background(threads),
     };
     let begun = (options.device == ComputeDevice::Cpu).then(&start);
+    let beside = begun.clone().filter(|_| how == How::Beside);
+    let watching = beside.clone().map(|verification| Watching::begin(Arc::new(Beside(verification))));
     let (verdict, gate) = Gate::new();
     let wait = move || {
         let uploaded = uploads.iter().try_for_each(|upload| upload.wait().map_err(|e| e.to_string()));
         let found = uploaded.and_then(|()| begun.unwrap_or_else(start).wait().map_err(|e| e.to_string()));
         verdict.send_replace(found.map_or_else(Verdict::Corrupt, |()| Verdict::Sound));
+        drop(watching);
     };
     let started = thread::Builder::new().name("verdict".into()).spawn(wait);
     started.map_err(|e| Failure::internal(format!("starting a thread: {e}")))?;
-    Ok(gate)
+    Ok((gate, beside))
 }
 
 type Words = (Tokenizer, Option<ChatTemplate>, Generation);
@@ -270,8 +322,8 @@ struct LoadOptions {
 fn load(
     snapshot: &Arc<Snapshot>,
     options: &LoadOptions,
-    tell: &mpsc::SyncSender<Result<Facts, Failure>>,
-    uploading: &mpsc::Sender<Uploading>,
+    (tell, uploading): (&mpsc::SyncSender<Result<Facts, Failure>>, &mpsc::Sender<Uploading>),
+    beside: Option<Verification>,
 ) -> Option<Loaded<Computing>> {
     let start = Instant::now();
     let restored = options.device.open().and_then(|device| {
@@ -295,7 +347,7 @@ fn load(
         let config = model.config();
         let context = config.context_length.min(blocks as usize * BLOCK_TOKENS);
         let facts = Facts { context, vocab: config.vocab_size, weights_us: micros(start) };
-        let compute = Computing { model, kv, logits: Logits::default(), prefix };
+        let compute = Computing { model, kv, logits: Logits::default(), prefix, beside };
         Ok((Loaded { compute, blocks, keep }, facts))
     });
     let (loaded, told) = match made {
@@ -345,11 +397,14 @@ struct Computing {
     logits: Logits,
     /// What many prompts begin with, computed when the model was sealed.
     prefix: Option<Prefix>,
+    /// What sums the weights that the first step reads.
+    beside: Option<Verification>,
 }
 
 impl Compute for Computing {
     fn forward(&mut self, batch: &Batch, row: &mut dyn FnMut(usize, &[f32])) {
         self.model.forward_into(&mut self.kv, batch, &mut self.logits);
+        self.beside.take().inspect(Verification::go_on);
         (0..batch.wanted.len()).for_each(|i| row(i, self.logits.row(i)));
     }
 

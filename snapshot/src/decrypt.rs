@@ -1,15 +1,15 @@
 //! An encrypted file → its plain bytes in memory, as fast as they can be read: by one thread for each processor where the page cache has
 //! the file, else by enough of them to keep a disk busy.
 //!
-//! A piece is read into a thread's own buffer, which stays in the processor's cache, is decrypted there, and copied to its place: fresh memory
-//! is the dearest part, and is touched once.
+//! A piece is read to its place and decrypted there, while the processor's cache has it. The dearest part is fresh memory, so the room may have been
+//! made ready before.
 
 use crate::{
-    DataKey, Error, HEADER_BYTES, Header, Region,
+    CHUNK_BYTES, DataKey, Error, HEADER_BYTES, Header, Region,
     encrypt::{TAG_BYTES, open_piece, piece_ranges},
     mapping::Mapping,
+    room::Room,
 };
-use memmap2::MmapMut;
 use ring::aead::LessSafeKey;
 use std::{
     fs::File,
@@ -25,11 +25,16 @@ const DISK_THREADS: usize = 8;
 /// Most threads that decrypt.
 const THREADS_MAX: usize = 64;
 
-/// The plain bytes of an encrypted file, header and all, in memory that nobody can change any more.
+/// The plain bytes of an encrypted file, header and all, in `room` or in memory of its own, which nobody can change any more.
 ///
 /// # Errors
 /// Not encrypted; shorter than its header says; a piece that is not what was sealed with this key; I/O.
-pub(crate) fn decrypt(file: &File, key: &DataKey, threads: usize) -> Result<(Header, Mapping), Error> {
+pub(crate) fn decrypt(
+    file: &File,
+    key: &DataKey,
+    threads: usize,
+    room: Option<Room>,
+) -> Result<(Header, Mapping), Error> {
     let header = Header::read(file)?;
     let Some(tags_at) = header.tags else {
         return Err(Error::Key { problem: "it is not encrypted".into() });
@@ -37,9 +42,10 @@ pub(crate) fn decrypt(file: &File, key: &DataKey, threads: usize) -> Result<(Hea
     let tags = read_tags(file, &header, tags_at)?;
     let plain = Header { tags: None, ..header };
     let page = plain.encode();
-    let mut memory = room(plain.file_bytes)?;
+    let mut room = room.map_or_else(|| Room::new(plain.file_bytes), |room| room.resized(plain.file_bytes))?;
+    let memory = room.bytes_mut();
     memory[..HEADER_BYTES].copy_from_slice(&page);
-    let pieces = Mutex::new(pieces(&plain, &tags, &mut memory));
+    let pieces = Mutex::new(pieces(&plain, &tags, memory));
     let work = Work { file, key: key.cipher(), page: &page, pieces };
     let threads = threads_for(file, plain.file_bytes, threads)?.min(plain.chunks() as usize);
     thread::scope(|scope| {
@@ -48,7 +54,7 @@ pub(crate) fn decrypt(file: &File, key: &DataKey, threads: usize) -> Result<(Hea
         threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| panicked())?)
     })?;
     drop(work);
-    Ok((plain, Mapping::of_memory(memory).map_err(Error::io("sealing memory"))?))
+    Ok((plain, Mapping::of_memory(room.into_memory()).map_err(Error::io("sealing memory"))?))
 }
 
 /// The tags, which end the file; between them and what is encrypted are zeros.
@@ -67,13 +73,6 @@ fn read_tags(file: &File, header: &Header, at: Region) -> Result<Vec<u8>, Error>
         return Err(Error::Undecryptable { bytes: gap });
     }
     Ok(tags)
-}
-
-/// Memory for so many bytes.
-fn room(bytes: u64) -> Result<MmapMut, Error> {
-    let failed = || Error::io(format!("making room for {bytes} bytes"));
-    let bytes = usize::try_from(bytes).map_err(|error| failed()(io::Error::other(error)))?;
-    MmapMut::map_anon(bytes).map_err(failed())
 }
 
 /// A part of the file under one tag, and where it goes.
@@ -96,10 +95,11 @@ fn pieces<'a>(header: &Header, tags: &[u8], memory: &'a mut [u8]) -> vec::IntoIt
     pieces.collect::<Vec<_>>().into_iter()
 }
 
-/// How many threads read: few of what the page cache has, more where they wait for the disk.
+/// How many threads read: few of what the page cache has, more where they wait for the disk. One page of each piece tells.
 fn threads_for(file: &File, bytes: u64, threads: usize) -> Result<usize, Error> {
     let map = Mapping::new(file, bytes as usize).map_err(Error::io("mapping the snapshot"))?;
-    let is_there = Mapping::may_tell(file) && map.is_resident(&(0..bytes));
+    let mut some = (0..bytes).step_by(CHUNK_BYTES as usize).map(|at| at..at + 1);
+    let is_there = Mapping::may_tell(file) && some.all(|byte| map.is_resident(&byte));
     Ok(threads.clamp(if is_there { 1 } else { DISK_THREADS }, THREADS_MAX))
 }
 
@@ -124,9 +124,8 @@ impl<'a> Work<'a> {
     }
 
     fn run(&self) -> Result<(), Error> {
-        let mut buffer = None;
         while let Some((piece, is_last)) = self.next() {
-            let done = self.open(piece, is_last, &mut buffer);
+            let done = self.open(piece, is_last);
             if done.is_err() {
                 // No other piece is begun.
                 *self.lock() = Vec::new().into_iter();
@@ -136,19 +135,14 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    fn open(&self, piece: Piece<'_>, is_last: bool, buffer: &mut Option<MmapMut>) -> Result<(), Error> {
+    fn open(&self, piece: Piece<'_>, is_last: bool) -> Result<(), Error> {
         let Piece { number, range, tag, plain } = piece;
-        if buffer.as_ref().is_none_or(|buffer| buffer.len() < plain.len()) {
-            *buffer = Some(room(plain.len() as u64)?);
-        }
-        let bytes = buffer.as_mut().map_or(&mut [][..], |buffer| &mut buffer[..plain.len()]);
         let reading = Error::io(format!("reading bytes {:#x}..{:#x}", range.start, range.end));
-        self.file.read_exact_at(bytes, range.start).map_err(reading)?;
+        self.file.read_exact_at(plain, range.start).map_err(reading)?;
         let associated: &[u8] = if is_last { self.page } else { &[] };
-        if !open_piece(&self.key, number, associated, bytes, tag) {
-            return Err(Error::Undecryptable { bytes: range });
+        match open_piece(&self.key, number, associated, plain, tag) {
+            true => Ok(()),
+            false => Err(Error::Undecryptable { bytes: range }),
         }
-        plain.copy_from_slice(bytes);
-        Ok(())
     }
 }

@@ -25,9 +25,11 @@ mod encrypt;
 mod error;
 mod header;
 mod keys;
+mod limits;
 mod mapping;
 mod reader;
 mod restore;
+mod room;
 mod seal;
 mod table;
 mod verify;
@@ -38,8 +40,10 @@ mod tests;
 pub use error::Error;
 pub use header::{HEADER_BYTES, Header, MODEL_BYTES_MAX, Region, VERSION, WORD_BYTES_MAX};
 pub use keys::{DataKey, KEY_BYTES, OperatorKey, WRAPPED_KEY_BYTES_MAX};
+pub use limits::decryption_rate;
 pub use reader::Reader;
 pub use restore::Snapshot;
+pub use room::Room;
 pub use seal::{SealPlan, Sealed, TensorPlan, key_path, seal, wrapped_key};
 pub use table::{
     Extent, NAME_BYTES_MAX, RANK_MAX, SECTIONS_MAX, Section, SectionKind, TABLE_BYTES_MAX, TENSORS_MAX, Tensor,

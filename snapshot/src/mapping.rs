@@ -1,4 +1,4 @@
-//! A snapshot's bytes, read-only: its file's, mapped, or those of an encrypted one in memory. The only `unsafe` of the crate.
+//! A snapshot's bytes, read-only: its file's, mapped, or those of an encrypted one in memory. With `room`, the `unsafe` of the crate.
 
 use crate::{Error, PAGE_BYTES};
 use memmap2::{Advice, Mmap, MmapMut};
@@ -24,7 +24,7 @@ impl Mapping {
 
     /// What was written to memory, which is not written any more.
     ///
-    /// Huge pages are asked for now, not before it was written: a virtual machine gives large pages that nobody uses back to its host, and
+    /// Huge pages are asked for now, not before it was written, unless it was made ready so: a virtual machine gives large pages that nobody uses back to its host, and
     /// to fetch them again was seen to take five times as long as to decrypt into small ones. The kernel joins those as it finds time.
     pub(crate) fn of_memory(memory: MmapMut) -> io::Result<Self> {
         let map = memory.make_read_only()?;
@@ -34,6 +34,13 @@ impl Mapping {
 
     pub(crate) fn slice(&self, range: &Range<u64>) -> &[u8] {
         &self.map[range.start as usize..range.end as usize]
+    }
+
+    /// Where in the file `bytes` are, if they are of this mapping.
+    pub(crate) fn range_of(&self, bytes: &[u8]) -> Option<Range<u64>> {
+        let (map, part) = (self.map.as_ptr_range(), bytes.as_ptr_range());
+        let at = |place: *const u8| (place as usize - map.start as usize) as u64;
+        (map.start <= part.start && part.end <= map.end).then(|| at(part.start)..at(part.end))
     }
 
     /// Asks the disk for a range without waiting. One chunk a call: the kernel cuts longer requests short.

@@ -5,10 +5,10 @@
 //! whose checksum fits; whether the bytes *in* it fit is the matter of [`Verification`] or [`Snapshot::section`].
 
 use crate::{
-    DataKey, Error, Extent, Header, Section, SectionKind, TABLE_BYTES_MAX, Tensor, Verification, decrypt,
+    DataKey, Error, Extent, Header, Room, Section, SectionKind, TABLE_BYTES_MAX, Tensor, Verification, decrypt,
     mapping::Mapping,
     table::{Arena, Table},
-    verify,
+    verify::{self, Mode},
 };
 use bytes::Bytes;
 use std::{
@@ -86,7 +86,15 @@ impl Snapshot {
     /// # Errors
     /// Not encrypted; a byte that is not what was sealed with this key; else as [`Snapshot::from_file`].
     pub fn decrypt(file: &File, key: &DataKey, threads: usize) -> Result<Arc<Self>, Error> {
-        let (header, map) = decrypt::decrypt(file, key, threads)?;
+        Self::decrypt_into(None, file, key, threads)
+    }
+
+    /// The same, into memory that is there already; what it has too much is given back, and what it lacks is asked for.
+    ///
+    /// # Errors
+    /// As [`Snapshot::decrypt`].
+    pub fn decrypt_into(room: Option<Room>, file: &File, key: &DataKey, threads: usize) -> Result<Arc<Self>, Error> {
+        let (header, map) = decrypt::decrypt(file, key, threads, room)?;
         let read = |range: Range<u64>, content: &mut [u8]| {
             content.copy_from_slice(map.slice(&range));
             Ok(())
@@ -185,13 +193,19 @@ impl Snapshot {
 
     /// Reads ahead and verifies every chunk on `threads` threads (at least one), in file order.
     pub fn verify_in_background(self: &Arc<Self>, threads: usize) -> Verification {
-        Verification::start(self, threads, false)
+        Verification::start(self, threads, Mode::Apart)
     }
 
-    /// The same of a file of which every byte was found sound before and which nobody has changed since: chunks that are in memory count
+    /// The same beside a computation that calls [`Verification::look_at`] for what it is about to read, and [`Verification::go_on`] when it has been
+    /// through.
+    pub fn verify_beside(self: &Arc<Self>, threads: usize) -> Verification {
+        Verification::start(self, threads, Mode::Beside { patience: verify::PATIENCE })
+    }
+
+    /// The same as in the background of a file of which every byte was found sound before and which nobody has changed since: chunks that are in memory count
     /// as sound. Those that are not, and all where the system does not say (the file is another user's), are read and verified.
     pub fn verify_again_in_background(self: &Arc<Self>, threads: usize) -> Verification {
-        Verification::start(self, threads, self.tells_residence)
+        Verification::start(self, threads, if self.tells_residence { Mode::Again } else { Mode::Apart })
     }
 
     /// Every chunk and the digest of the whole, in one pass; `progress` is told bytes done and bytes in all.

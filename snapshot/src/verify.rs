@@ -2,8 +2,12 @@
 //!
 //! Threads take chunks in file order, which is the order of first use: what the first layer needs is sound first, and
 //! the disk reads front to back. Others only read in, far ahead: one that waits for a page of the mapping gets a huge page where the file
-//! system has such, which advice to read ahead does not, and so many of them at once keep a disk busy. Waiting is by condition variable. **Invariant:** every wait ends, because every worker
-//! either reaches the last chunk or records why not.
+//! system has such, which advice to read ahead does not, and so many of them at once keep a disk busy. Waiting is by condition variable.
+//!
+//! Beside a computation that reads all weights once, whoever is about to read some sums them ([`Verification::look_at`]): they come from memory once and
+//! not twice. The threads leave chunks to it until it has been through, or does nothing for a while.
+//!
+//! **Invariant:** every wait ends, because every worker either reaches the last chunk or records why not, and a chunk that was taken is summed.
 
 use crate::{ARENA_ALIGN, Error, HEADER_BYTES, Snapshot, header, hex};
 use sha2::{Digest, Sha256};
@@ -11,7 +15,7 @@ use std::{
     ops::Range,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -26,8 +30,25 @@ const DISK_LATENCY: Duration = Duration::from_micros(300);
 /// How far [`verify_all`] asks the disk ahead of the sums, in chunks.
 const READ_AHEAD_CHUNKS: usize = 16;
 
+/// How long nothing is looked at before the threads no longer leave it to others.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(100);
+
 /// Most threads one verification uses: memory bandwidth is reached long before.
 const THREADS_MAX: usize = 64;
+
+/// Who sums what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// The verification's own threads, all.
+    Apart,
+    /// The same, but what is in memory was verified before.
+    Again,
+    /// Who is about to read, and the threads what is left; these wait so long where nothing is looked at.
+    Beside {
+        /// So long.
+        patience: Duration,
+    },
+}
 
 /// A verification under way; cheap to clone, and waited for from any thread. It goes on when all handles are dropped.
 #[derive(Clone)]
@@ -41,23 +62,40 @@ struct Work {
     more: AtomicUsize,
     /// The next byte that nobody reads in.
     next_read: AtomicU64,
-    /// Next chunk nobody has taken.
+    /// The next chunk that no worker has come to.
     next: AtomicUsize,
+    /// Chunks that somebody sums or has summed.
+    taken: Box<[AtomicBool]>,
+    /// The workers wait: chunks are summed by who reads them. Changed and looked at by read-modify-writes alone, which have one order.
+    beside: AtomicBool,
+    /// How long they wait where nothing is looked at.
+    patience: Duration,
+    /// How often something was looked at.
+    looks: AtomicU64,
     failure: Mutex<Option<Arc<Error>>>,
-    /// A chunk was found sound, or a failure recorded.
+    /// A chunk was found sound, or a failure recorded; while the workers wait, failures alone.
     changed: Condvar,
+    /// The workers need not wait any more.
+    go_on: Condvar,
 }
 
 impl Verification {
-    pub(crate) fn start(snapshot: &Arc<Snapshot>, threads: usize, trusting: bool) -> Self {
+    pub(crate) fn start(snapshot: &Arc<Snapshot>, threads: usize, mode: Mode) -> Self {
+        let trusting = mode == Mode::Again;
+        let patience = if let Mode::Beside { patience } = mode { Some(patience) } else { None };
         let work = Arc::new(Work {
             snapshot: snapshot.clone(),
             trusting,
             more: AtomicUsize::new(0),
             next_read: AtomicU64::new(0),
             next: AtomicUsize::new(0),
+            taken: (0..snapshot.chunks()).map(|_| AtomicBool::new(false)).collect(),
+            beside: AtomicBool::new(patience.is_some()),
+            patience: patience.unwrap_or_default(),
+            looks: AtomicU64::new(0),
             failure: Mutex::new(None),
             changed: Condvar::new(),
+            go_on: Condvar::new(),
         });
         let threads = threads.clamp(1, THREADS_MAX).min(snapshot.chunks());
         if snapshot.are_sound() {
@@ -74,6 +112,28 @@ impl Verification {
         Self(work)
     }
 
+    /// Sums the chunks that hold `bytes`, if they are of this snapshot's mapping, where nobody does or has done. What is found is said to who waits.
+    pub fn look_at(&self, bytes: &[u8]) {
+        let work = &self.0;
+        let Some(range) = work.snapshot.mapping().range_of(bytes) else { return };
+        work.looks.fetch_add(1, Ordering::Relaxed);
+        for chunk in work.snapshot.chunks_of(&range) {
+            // While the workers wait, one of them tells of all of it in the end.
+            match work.sum(chunk) {
+                Ok(true) if !work.is_beside() => work.tell(),
+                Ok(_) => {}
+                Err(error) => return work.fail(error),
+            }
+        }
+    }
+
+    /// Nothing more will be looked at, or only what is left to be summed by the verification's own threads.
+    pub fn go_on(&self) {
+        self.0.leave_nothing();
+        drop(self.0.lock());
+        self.0.go_on.notify_all();
+    }
+
     /// Blocks until every chunk is verified, or one is found corrupt.
     ///
     /// # Errors
@@ -82,7 +142,8 @@ impl Verification {
         self.wait_chunks(0..self.0.snapshot.chunks())
     }
 
-    /// Blocks until the chunks that hold a range of the file are verified, or any chunk is found corrupt.
+    /// Blocks until the chunks that hold a range of the file are verified, or any chunk is found corrupt; beside a computation no sooner than the
+    /// workers go on.
     ///
     /// # Errors
     /// What was found, whichever chunk it is in.
@@ -162,6 +223,40 @@ impl Work {
         }
     }
 
+    /// Takes a chunk and sums it; whether it was found sound here.
+    fn sum(&self, chunk: usize) -> Result<bool, Error> {
+        if self.snapshot.is_sound(chunk) || self.taken[chunk].swap(true, Ordering::AcqRel) {
+            return Ok(false);
+        }
+        let summing = Summing(self);
+        let found = self.snapshot.check_chunk(chunk).map(|()| true);
+        drop(summing);
+        found
+    }
+
+    /// What whoever was told so before has found sound is seen by who is told otherwise.
+    fn is_beside(&self) -> bool {
+        self.beside.fetch_or(false, Ordering::AcqRel)
+    }
+
+    fn leave_nothing(&self) {
+        self.beside.swap(false, Ordering::AcqRel);
+    }
+
+    /// Waits as long as chunks are to be summed by who reads them.
+    fn wait_beside(&self) {
+        let mut failure = self.lock();
+        while failure.is_none() && self.is_beside() {
+            let looks = self.looks.load(Ordering::Relaxed);
+            let waited = self.go_on.wait_timeout(failure, self.patience).unwrap_or_else(PoisonError::into_inner);
+            failure = waited.0;
+            if waited.1.timed_out() && self.looks.load(Ordering::Relaxed) == looks {
+                self.leave_nothing();
+                self.go_on.notify_all();
+            }
+        }
+    }
+
     /// Wakes who waits for a chunk.
     fn tell(&self) {
         // Taken and released, so that a waiter that has just looked is asleep before it is woken.
@@ -174,6 +269,18 @@ impl Work {
         self.next.store(self.snapshot.chunks(), Ordering::Relaxed);
         self.lock().get_or_insert_with(|| Arc::new(error));
         self.changed.notify_all();
+        self.go_on.notify_all();
+    }
+}
+
+/// A chunk that was taken and is neither sound nor known to be corrupt yet.
+struct Summing<'a>(&'a Work);
+
+impl Drop for Summing<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.fail(Error::io("verifying")(std::io::Error::other("summing a chunk panicked")));
+        }
     }
 }
 
@@ -182,10 +289,12 @@ struct Worker(Arc<Work>);
 impl Worker {
     fn run(self) {
         let work = &self.0;
+        work.wait_beside();
         loop {
             let chunk = work.next.fetch_add(1, Ordering::Relaxed);
             if chunk >= work.snapshot.chunks() {
-                return;
+                // Of those, too, that others have summed meanwhile.
+                return work.tell();
             }
             if work.trusting {
                 if work.snapshot.trust_chunk(chunk) {
@@ -198,10 +307,11 @@ impl Worker {
                     work.start_workers(more);
                 }
             }
-            if let Err(error) = work.snapshot.check_chunk(chunk) {
-                return work.fail(error);
+            match work.sum(chunk) {
+                Ok(true) => work.tell(),
+                Ok(false) => {}
+                Err(error) => return work.fail(error),
             }
-            work.tell();
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The shape of `bench`.
 
-use super::serve::KvFormat;
+use super::{serve::KvFormat, values::size};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -49,7 +49,7 @@ pub struct ColdStart {
 /// dropped; where another process has it mapped they stay.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "EXAMPLES:\n  pilotlight bench restore\n  pilotlight bench restore my.snapshot --runs 20 --json"
+    after_help = "EXAMPLES:\n  pilotlight bench restore\n  pilotlight bench restore my.snapshot --runs 20 --json\n  pilotlight bench restore hidden.snapshot --decrypt-key operator.key --ready-memory 128MiB"
 )]
 pub struct Restore {
     /// The snapshot [default: that of smollm2, pulled and sealed if need be]
@@ -57,6 +57,12 @@ pub struct Restore {
     /// How often
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub runs: u32,
+    /// The operator's key of an encrypted snapshot: how fast this machine decrypts is the limit then
+    #[arg(long, value_name = "FILE|command:PROGRAM")]
+    pub decrypt_key: Option<PathBuf>,
+    /// Memory that is there before each run to be decrypted into, as `serve --standby-memory` has it
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "0", requires = "decrypt_key")]
+    pub ready_memory: u64,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

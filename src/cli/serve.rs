@@ -45,6 +45,10 @@ pub struct Serve {
     /// Processes that wait without a model, to save the launch [default: 0: nothing runs at zero]
     #[arg(long, value_name = "N")]
     pub standby: Option<usize>,
+    /// Memory that each of these has ready for an encrypted snapshot to be decrypted into: most of what encryption costs a first token is the
+    /// system's giving of memory. About as much as the snapshot has [default: 0]
+    #[arg(long, value_parser = size, value_name = "SIZE")]
+    pub standby_memory: Option<u64>,
     /// Requests held for one cold model at most; more are answered 429 [default: 10000]
     #[arg(long, value_name = "N")]
     pub hold_max: Option<usize>,
@@ -180,6 +184,7 @@ impl Engine {
             kv_folder: self.kv_dir.as_ref().map(folder).transpose()?.map(Arc::new),
             confined: false,
             memory_bytes: None,
+            ready_memory_bytes: 0,
         })
     }
 
@@ -215,6 +220,9 @@ pub struct RuntimeArgs {
     /// Memory of its slice
     #[arg(long, value_parser = size, value_name = "SIZE", hide = true)]
     pub memory_limit: Option<u64>,
+    /// Memory to have ready while it waits
+    #[arg(long, value_parser = size, value_name = "SIZE", hide = true, default_value = "0")]
+    pub ready_memory: u64,
 }
 
 impl RuntimeArgs {
@@ -258,9 +266,12 @@ mod tests {
 
     #[test]
     fn a_runtimes_slice_is_what_the_activator_says_of_it() {
-        let words = ["runtime", "--threads", "2", "--cores", "0-1,4", "--memory-limit", "4096"].map(OsString::from);
-        let share = RuntimeArgs::parse_alone(&words).unwrap().share();
-        assert_eq!(share, runtime::Share { cores: vec![0, 1, 4], memory_bytes: Some(4096) });
+        let words =
+            ["runtime", "--threads", "2", "--cores", "0-1,4", "--memory-limit", "4096", "--ready-memory", "8192"];
+        let words = words.map(OsString::from);
+        let arguments = RuntimeArgs::parse_alone(&words).unwrap();
+        assert_eq!(arguments.share(), runtime::Share { cores: vec![0, 1, 4], memory_bytes: Some(4096) });
+        assert_eq!(arguments.ready_memory, 8192);
         assert_eq!(RuntimeArgs::parse_alone(&words[..1]).unwrap().share(), runtime::Share::default());
     }
 

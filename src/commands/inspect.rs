@@ -2,14 +2,14 @@
 
 use crate::{
     cli::Inspect,
-    commands::operator_key,
+    commands::{encrypted, operator_key},
     exit::{Error, Result},
     output,
     progress::Progress,
 };
 use serde_json::{Value, json};
-use snapshot::{Header, SectionKind, Snapshot};
-use std::{fs::File, path::Path, sync::Arc};
+use snapshot::{SectionKind, Snapshot};
+use std::{path::Path, sync::Arc};
 
 /// Prints the snapshot's contents; with `--verify` after having read all of it.
 pub fn inspect(args: &Inspect) -> Result<()> {
@@ -27,18 +27,10 @@ pub fn inspect(args: &Inspect) -> Result<()> {
 
 /// The snapshot, or, where its key is given, what an encrypted one holds.
 fn open(args: &Inspect) -> Result<Arc<Snapshot>> {
-    let named = |source| Error::SnapshotFile { path: args.file.clone(), source };
-    let Some(operator) = operator_key(args.decrypt_key.as_deref())? else {
-        return Snapshot::open(&args.file).map_err(named);
-    };
-    let file = |path: &Path| Error::file(format!("opening {}", path.display()), std::io::ErrorKind::NotFound.into());
-    let (path, key_path) = (&args.file, snapshot::key_path(&args.file));
-    let encrypted = File::open(path).map_err(|_| file(path))?;
-    let wrapped = snapshot::wrapped_key(path).map_err(|_| file(&key_path))?;
-    let header = Header::read(&encrypted).map_err(named)?;
-    let key = operator.unwrap(wrapped.as_bytes(), &header.digest).map_err(named)?;
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    Snapshot::decrypt(&encrypted, &key, threads).map_err(named)
+    match operator_key(args.decrypt_key.as_deref())? {
+        Some(operator) => encrypted::open(&args.file, &operator, None),
+        None => Snapshot::open(&args.file).map_err(|source| Error::SnapshotFile { path: args.file.clone(), source }),
+    }
 }
 
 fn verify(snapshot: &Snapshot, file: &Path) -> std::result::Result<(), snapshot::Error> {

@@ -3,6 +3,7 @@
 mod bench;
 mod demo;
 mod doctor;
+mod encrypted;
 mod guest;
 mod guests;
 mod inspect;

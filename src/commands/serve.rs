@@ -116,6 +116,10 @@ fn resolve_with(args: &Serve, keeps: bool, environment: &Environment) -> Result<
         audit: args.audit.clone().or(file.audit.map(|path| folder.join(path))),
         idle: time(args.idle, file.idle, default.idle),
         standby: args.standby.or(file.standby).unwrap_or(default.standby),
+        standby_memory_bytes: args
+            .standby_memory
+            .or(file.standby_memory.map(|size| size.0))
+            .unwrap_or(default.standby_memory_bytes),
         hold_max: args.hold_max.or(file.hold_max).unwrap_or(default.hold_max),
         early_headers_after: time(args.early_headers_after, file.early_headers_after, default.early_headers_after),
         start_timeout: time(args.start_timeout, file.start_timeout, default.start_timeout),

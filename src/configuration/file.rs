@@ -22,6 +22,8 @@ pub struct File {
     pub idle: Option<Time>,
     /// Processes that wait without a model, to save the launch
     pub standby: Option<usize>,
+    /// Memory that each of these has ready for an encrypted snapshot to be decrypted into
+    pub standby_memory: Option<Size>,
     /// Requests held for one cold model at most
     pub hold_max: Option<usize>,
     /// When a held stream gets its headers

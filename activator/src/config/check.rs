@@ -18,6 +18,9 @@ impl Config {
                 return Err(ConfigError::ReservedPort(port));
             }
         }
+        if self.standby == 0 && self.standby_memory_bytes > 0 {
+            return Err(ConfigError::NoStandby);
+        }
         if self.runtime_command.is_empty() {
             return Err(ConfigError::NoRuntimeCommand);
         }

@@ -11,6 +11,9 @@ pub enum ConfigError {
     /// Knative uses the port.
     #[error("port {0} is one of those that Knative's own containers use ({PORTS_RESERVED:?}); choose another")]
     ReservedPort(u16),
+    /// Memory for what is not there.
+    #[error("standby_memory is what each standby has ready, and there is none; say how many: --standby N")]
+    NoStandby,
     /// Nothing to serve.
     #[error("no model to serve; name one with --model NAME=FILE")]
     NoModel,

@@ -63,7 +63,9 @@ impl Scaler {
                 }
             }
             (FromRuntime::Ready { restore }, Role::Slot(slot, launch)) => {
-                life.times.ready = Some(Instant::now());
+                let now = Instant::now();
+                life.times.ready = Some(now);
+                self.standby.keep_quiet(now);
                 let cold_start = life.cold_start(restore);
                 self.became_ready(slot, launch, cold_start);
                 self.step(slot, Event::BecameReady(launch));

@@ -96,7 +96,7 @@ impl Scaler {
             lives_begun: 0,
             runtime_command: config.runtime_command.clone(),
             start_timeout: config.start_timeout,
-            standby: Standby::new(config.standby),
+            standby: Standby::new(config.standby, config.standby_memory_bytes),
             history: History::default(),
             waiting_for_quiet: Vec::new(),
             closing: false,
@@ -257,7 +257,7 @@ impl Scaler {
             Role::Standby { give_up_at } => give_up_at,
             Role::Slot(..) | Role::Dismissed => None,
         });
-        slots.into_iter().chain(standbys).chain(self.standby.retry_at).min()
+        slots.into_iter().chain(standbys).chain(self.standby.deadline()).min()
     }
 
     fn tell_if_quiet(&mut self) {

@@ -1,8 +1,11 @@
 //! Standbys: launched processes that wait for a model.
 //!
-//! **Invariant:** one that is taken is replaced, but never while a slot starts, and after a failure only after a back-off.
+//! **Invariant:** one that is taken is replaced, but never while a slot starts, nor for a moment after that, and after a failure only after a back-off.
 
-use std::time::Instant;
+use std::{
+    ffi::OsString,
+    time::{Duration, Instant},
+};
 
 use super::{
     Scaler,
@@ -10,12 +13,29 @@ use super::{
 };
 use crate::slot::back_off;
 
-/// How many standbys are wanted, and when the next may be tried after one failed.
+/// How long after a slot has become ready no standby is launched: those who were held have better use for the processors.
+const QUIET: Duration = Duration::from_millis(300);
+
+/// How many standbys are wanted, and when the next may be tried.
 #[derive(Debug)]
 pub(super) struct Standby {
     pub(super) wanted: usize,
+    /// What each has ready for an encrypted snapshot.
+    pub(super) memory_bytes: u64,
     pub(super) failures: u32,
-    pub(super) retry_at: Option<Instant>,
+    pub(super) not_before: Option<Instant>,
+    quiet: Quiet,
+}
+
+/// Whether a replacement waits for those who were held to have their first tokens.
+#[derive(Debug)]
+enum Quiet {
+    /// Nobody has become ready since all standbys were there.
+    No,
+    /// It waits.
+    Until(Instant),
+    /// It has waited, and does not do so again: there is always somebody who becomes ready.
+    Over,
 }
 
 impl Scaler {
@@ -33,8 +53,11 @@ impl Scaler {
     /// Starts the standbys that are missing; not while a slot starts, which has better use for the processors.
     pub(super) async fn replenish_standbys(&mut self) {
         let now = Instant::now();
-        self.standby.retry_at = self.standby.retry_at.filter(|at| now < *at);
-        if self.closing || self.standby.wanted == 0 || self.standby.retry_at.is_some() || self.starting > 0 {
+        self.standby.not_before = self.standby.not_before.filter(|at| now < *at);
+        if matches!(self.standby.quiet, Quiet::Until(at) if at <= now) {
+            self.standby.quiet = Quiet::Over;
+        }
+        if self.closing || self.standby.wanted == 0 || self.standby.deadline().is_some() || self.starting > 0 {
             return;
         }
         let there = self.lives.values().filter(|life| matches!(life.role, Role::Standby { .. })).count();
@@ -45,6 +68,7 @@ impl Scaler {
                 return self.standby.failed(now);
             }
         }
+        self.standby.quiet = Quiet::No;
     }
 
     /// Where most is free, of those slices with the fewest standbys: a process sees its slice alone, from its beginning on.
@@ -68,13 +92,32 @@ impl Scaler {
 }
 
 impl Standby {
-    pub(super) fn new(wanted: usize) -> Self {
-        Self { wanted, failures: 0, retry_at: None }
+    pub(super) fn new(wanted: usize, memory_bytes: u64) -> Self {
+        Self { wanted, memory_bytes, failures: 0, not_before: None, quiet: Quiet::No }
+    }
+
+    /// What one is told that a runtime with a model at once is not.
+    pub(super) fn arguments(&self) -> Vec<OsString> {
+        let memory = (self.memory_bytes > 0).then(|| ["--ready-memory".into(), self.memory_bytes.to_string()]);
+        memory.into_iter().flatten().map(OsString::from).collect()
     }
 
     /// One failed to start, or ended before it was needed.
     pub(super) fn failed(&mut self, now: Instant) {
         self.failures = self.failures.saturating_add(1);
-        self.retry_at = Some(now + back_off(self.failures));
+        self.not_before = self.not_before.max(Some(now + back_off(self.failures)));
+    }
+
+    /// A slot has become ready.
+    pub(super) fn keep_quiet(&mut self, now: Instant) {
+        if self.wanted > 0 && matches!(self.quiet, Quiet::No) {
+            self.quiet = Quiet::Until(now + QUIET);
+        }
+    }
+
+    /// Until when nothing is launched, whatever happens.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let quiet = if let Quiet::Until(at) = self.quiet { Some(at) } else { None };
+        self.not_before.max(quiet)
     }
 }

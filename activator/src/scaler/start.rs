@@ -67,7 +67,9 @@ impl Scaler {
     /// Starts a process on a slice.
     pub(super) async fn begin(&mut self, role: Role, slice: Option<usize>) -> Result<LifeId, LaunchError> {
         let spawned = Instant::now();
-        let launched = launcher::launch(&self.runtime_command, slice.and_then(|slice| self.slices.get(slice))).await?;
+        let more = if matches!(role, Role::Standby { .. }) { self.standby.arguments() } else { Vec::new() };
+        let command = [self.runtime_command.as_slice(), &more].concat();
+        let launched = launcher::launch(&command, slice.and_then(|slice| self.slices.get(slice))).await?;
         self.lives_begun += 1;
         let id = LifeId(self.lives_begun);
         self.lives.insert(id, Life::new(&launched, role, slice, spawned));

@@ -25,8 +25,6 @@ use std::ops::Range;
 const TASK_ROWS: usize = 8;
 /// Positions of a span: its scores, keys and values of one head stay in a core's first cache.
 const SPAN: usize = 256;
-/// Values of so many positions are weighed at once.
-const WEIGHED: usize = 8;
 /// Tasks for each thread from which on none is cut along the positions.
 const ENOUGH_TASKS: usize = 4;
 /// Floats that the shares of a call take at most: where they would be more, none is cut. A prompt has rows enough for all threads
@@ -150,11 +148,14 @@ fn run_with<V: Vector, const N: usize, const Q: usize, T: Element>(
     shares: Option<&Shared<f32>>,
     out: &Shared<f32>,
 ) {
-    // With sixteen lanes there are registers for more.
-    if V::LANES == 16 && task.rows.len() * (input.heads.query / input.heads.kv) > Q {
-        tiles::<V, N, WIDE, T>(input, task, scratch, shares, out);
-    } else {
-        tiles::<V, N, Q, T>(input, task, scratch, shares, out);
+    // One new token has a query for each head of a group, and a query more than there are costs as much as one that is there. With sixteen lanes
+    // there are registers for more.
+    match task.rows.len() * (input.heads.query / input.heads.kv) {
+        1 => tiles::<V, N, 1, T>(input, task, scratch, shares, out),
+        2 if V::LANES == 16 => tiles::<V, N, 2, T>(input, task, scratch, shares, out),
+        3 if V::LANES == 16 => tiles::<V, N, 3, T>(input, task, scratch, shares, out),
+        many if V::LANES == 16 && many > Q => tiles::<V, N, WIDE, T>(input, task, scratch, shares, out),
+        _ => tiles::<V, N, Q, T>(input, task, scratch, shares, out),
     }
 }
 
@@ -385,15 +386,10 @@ impl<'a, T: Element, const Q: usize> Tile<'a, T, Q> {
                     if T::SCALES > 0 { &scaled[i] } else { &weights[i * SPAN + first..][..BLOCK_TOKENS] };
             }
             let next = self.next(span, block, false);
-            // A little at a time, so that few requests wait at once.
-            for first in (0..BLOCK_TOKENS).step_by(WEIGHED) {
-                let some = first * dim..(first + WEIGHED) * dim;
-                prefetch(next, some.start, some.len());
-                weigh_values::<V, N, Q, T>(&block_weights, values, dim, first.min(all)..all.min(first + WEIGHED), sums);
-            }
+            weigh_values::<V, N, Q, T>(&block_weights, (values, next), dim, 0..all, sums);
             for i in 0..Q {
                 let sums = &mut sums[i * dim..][..dim];
-                weigh_values::<V, N, 1, T>(&[block_weights[i]], values, dim, all..ends[i], sums);
+                weigh_values::<V, N, 1, T>(&[block_weights[i]], (values, &[]), dim, all..ends[i], sums);
             }
         }
     }

@@ -10,7 +10,7 @@ use super::shared::Shared;
 use super::weight::Weight;
 use super::{floats, portable, scratch};
 use crate::format::BLOCK;
-use crate::{Format, Packing};
+use crate::{Format, Packing, watch};
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -109,6 +109,7 @@ impl Part<'_> {
     /// Computes the outputs of the weight rows `rows`, which begin at a whole tile.
     fn run(&self, level: Level, rows: Range<usize>) {
         let (w, out) = (self.w, &self.out);
+        watch::announce(|| w.stored(rows.clone()));
         #[cfg(target_arch = "x86_64")]
         if w.packing() == Packing::Tiles16 {
             let tiles = rows.start / TILE..rows.end.div_ceil(TILE);

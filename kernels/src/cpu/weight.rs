@@ -5,7 +5,7 @@
 
 use super::scratch;
 use crate::packing::tile_bytes;
-use crate::{Format, Packing};
+use crate::{Format, Packing, TILE_ROWS};
 
 /// `[n, k]` in `format`, laid out as `packing` says.
 #[derive(Clone, Copy)]
@@ -71,6 +71,15 @@ impl<'a> Weight<'a> {
                 });
             }
         }
+    }
+
+    /// What is stored of some rows; of a packed weight, of the tiles that hold them.
+    pub fn stored(&self, rows: std::ops::Range<usize>) -> &'a [u8] {
+        let parts = match self.packing {
+            Packing::Rows => rows,
+            Packing::Tiles16 => rows.start / TILE_ROWS..rows.end.div_ceil(TILE_ROWS),
+        };
+        &self.bytes[parts.start * self.part_bytes..parts.end * self.part_bytes]
     }
 
     /// Rows of a weight that is not packed.

@@ -1,8 +1,8 @@
 //! Bits that flip, files that end early.
 
 use super::*;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
+use crate::verify::{Mode, Verification};
+use std::{os::unix::fs::FileExt, path::Path, time::Duration};
 
 #[test]
 fn a_bit_flipped_at_any_byte_is_found() {
@@ -95,6 +95,83 @@ fn a_range_is_waited_for_alone() {
     }
     verification.wait_range(0..u64::MAX).unwrap();
     verification.clone().wait().unwrap();
+}
+
+/// Beside a computation that nobody gives up.
+fn beside(snapshot: &std::sync::Arc<Snapshot>, threads: usize) -> Verification {
+    Verification::start(snapshot, threads, Mode::Beside { patience: Duration::from_secs(600) })
+}
+
+/// What a computation is about to read: a tensor's bytes.
+fn bytes_of<'a>(snapshot: &'a std::sync::Arc<Snapshot>, name: &str) -> &'a [u8] {
+    let tensor = snapshot.tensors().iter().find(|tensor| tensor.name == name).unwrap();
+    snapshot.mapping().slice(&tensor.range())
+}
+
+#[test]
+fn who_is_about_to_read_verifies_and_the_rest_follows() {
+    let sample = Sample::new(&small_draft());
+    let snapshot = Snapshot::open(&sample.path).unwrap();
+    let verification = beside(&snapshot, 2);
+    let tensor = snapshot.tensors()[1].clone();
+    verification.look_at(bytes_of(&snapshot, "layer.0"));
+    let chunks = snapshot.chunks_of(&tensor.range());
+    assert!(chunks.clone().all(|chunk| snapshot.is_sound(chunk)) && !snapshot.are_sound());
+    // Another's memory, an end of it behind the mapping, and what was looked at before.
+    verification.look_at(&sample.bytes);
+    verification.look_at(bytes_of(&snapshot, "layer.0"));
+    assert!(!snapshot.are_sound());
+    verification.go_on();
+    verification.wait().unwrap();
+    assert!(snapshot.are_sound());
+}
+
+#[test]
+fn who_does_not_read_is_not_waited_for() {
+    let sample = Sample::new(&small_draft());
+    for looks in [false, true] {
+        let snapshot = Snapshot::open(&sample.path).unwrap();
+        let verification = snapshot.verify_beside(2);
+        if looks {
+            verification.look_at(bytes_of(&snapshot, "embed"));
+        }
+        verification.wait().unwrap();
+    }
+}
+
+#[test]
+fn what_is_found_by_who_is_about_to_read_is_told_to_who_waits() {
+    let sample = Sample::new(&small_draft());
+    let at = Snapshot::open(&sample.path).unwrap().tensors()[1].offset as usize;
+    sample.put(at, &[sample.bytes[at] ^ 8]);
+    let snapshot = Snapshot::open(&sample.path).unwrap();
+    let verification = beside(&snapshot, 2);
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| verification.wait());
+        verification.look_at(bytes_of(&snapshot, "layer.0"));
+        // Nobody has to say that it goes on.
+        assert!(matches!(*waits.join().unwrap().unwrap_err(), Error::Corrupt { .. }));
+    });
+    verification.go_on();
+    assert!(verification.wait().is_err());
+}
+
+#[test]
+fn many_threads_that_read_and_go_on_at_any_moment_leave_nothing_out() {
+    let sample = Sample::new(&small_draft());
+    for round in 0..200 {
+        let snapshot = Snapshot::open(&sample.path).unwrap();
+        let verification = beside(&snapshot, 1 + round % 3);
+        std::thread::scope(|scope| {
+            for name in ["embed", "layer.0", "head"] {
+                let (snapshot, verification) = (&snapshot, &verification);
+                scope.spawn(move || verification.look_at(bytes_of(snapshot, name)));
+            }
+            scope.spawn(|| verification.go_on());
+            verification.wait().unwrap();
+        });
+        assert!(snapshot.are_sound());
+    }
 }
 
 #[test]

@@ -1,19 +1,22 @@
 //! `bench restore`: a snapshot from its file to a model whose bytes are all verified, beside how fast file and memory are read.
 //!
 //! Restore and limit take turns, from a page cache that has the file and from one that has none of it. Of the restore the median
-//! counts, of the limits the best pass. **Absent:** process, HTTP, the first token (`bench cold-start`).
+//! counts, of the limits the best pass. What is warm is set against how fast memory is read, or an encrypted file against how fast it could be decrypted
+//! in the processor's caches. **Absent:** process, HTTP, the first token (`bench cold-start`).
 
 use super::spread::Spread;
 use crate::{
     cli::Restore,
+    commands::{encrypted, operator_key},
     exit::{Error, Result},
     measure, output,
     progress::Progress,
 };
+use kernels::limits::Memory;
 use models::{Encoder, Model, ModelConfig};
 use rustix::fs::{Advice, fadvise};
 use serde_json::{Value, json};
-use snapshot::Snapshot;
+use snapshot::{OperatorKey, Room, Snapshot};
 use std::{fs::File, hint::black_box, path::Path, thread, time::Instant};
 
 /// Threads that verify, as in a runtime.
@@ -38,41 +41,100 @@ pub fn bench(args: &Restore, file: &Path) -> Result<()> {
     if !file.exists() {
         return Err(Error::NoFile(file.into()));
     }
-    let memory = measure::memory();
+    let how = How { key: operator_key(args.decrypt_key.as_deref())?, ready_bytes: args.ready_memory };
+    let limit = Limit::new(how.key.is_some());
     let (mut warm, mut cold) = (Runs::default(), Runs::default());
     let mut progress = Progress::new();
     progress.step("warming");
     let bytes = read_through(file)?;
-    memory.read();
-    restore(file)?;
+    limit.measure(file)?;
+    restore(file, &how)?;
     for run in 1..=args.runs {
         progress.step(&format!("run {run} of {}", args.runs));
         cold.limits.push(measured(file, measure::file_read(file))?);
         forget(file)?;
-        cold.spans.push(restore(file)?);
-        warm.spans.push(restore(file)?);
-        warm.limits.push(memory.read());
+        cold.spans.push(restore(file, &how)?);
+        warm.spans.push(restore(file, &how)?);
+        warm.limits.push(limit.measure(file)?);
     }
     drop(progress);
     let report = json!({
         "file_bytes": bytes,
         "runs": args.runs,
         "threads": threads(),
-        "page_cache_warm": warm.report(bytes, "memory_read_bytes_per_second"),
+        "ready_bytes": how.ready_bytes,
+        "page_cache_warm": warm.report(bytes, limit.name()),
         "page_cache_cold": cold.report(bytes, "file_read_bytes_per_second"),
     });
-    if args.json { output::json(&report) } else { print(&report) }
+    if args.json { output::json(&report) } else { print(&report, &limit) }
 }
 
 fn threads() -> usize {
     thread::available_parallelism().map_or(1, usize::from).min(VERIFY_THREADS_MAX)
 }
 
-fn restore(file: &Path) -> Result<Spans> {
+/// How it is opened.
+struct How {
+    /// Of an encrypted snapshot.
+    key: Option<OperatorKey>,
+    /// Memory that is there before.
+    ready_bytes: u64,
+}
+
+/// What a restore from memory is set against.
+enum Limit {
+    Memory(Memory),
+    Decryption,
+}
+
+impl Limit {
+    fn new(is_encrypted: bool) -> Self {
+        if is_encrypted { Self::Decryption } else { Self::Memory(measure::memory()) }
+    }
+
+    fn measure(&self, file: &Path) -> Result<f64> {
+        match self {
+            Self::Memory(memory) => Ok(memory.read()),
+            Self::Decryption => {
+                let named = |source| Error::SnapshotFile { path: file.into(), source };
+                snapshot::decryption_rate(threads()).map_err(named)
+            }
+        }
+    }
+
+    /// In the report.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Memory(_) => "memory_read_bytes_per_second",
+            Self::Decryption => "decryption_bytes_per_second",
+        }
+    }
+
+    /// For people.
+    fn words(&self) -> &'static str {
+        match self {
+            Self::Memory(_) => "memory read",
+            Self::Decryption => "decryption in the caches",
+        }
+    }
+}
+
+/// Memory as a standby has it.
+fn ready(bytes: u64) -> std::result::Result<Room, snapshot::Error> {
+    let mut room = Room::huge(bytes)?;
+    room.make_ready(0..bytes)?;
+    Ok(room)
+}
+
+fn restore(file: &Path, how: &How) -> Result<Spans> {
     let named = |source| Error::SnapshotFile { path: file.into(), source };
+    let room = (how.ready_bytes > 0).then(|| ready(how.ready_bytes)).transpose().map_err(named)?;
     let begun = Instant::now();
     let millis = || begun.elapsed().as_secs_f64() * 1e3;
-    let snapshot = Snapshot::open(file).map_err(named)?;
+    let snapshot = match &how.key {
+        Some(key) => encrypted::open(file, key, room)?,
+        None => Snapshot::open(file).map_err(named)?,
+    };
     let open = millis();
     let verification = snapshot.verify_in_background(threads());
     if ModelConfig::from_snapshot(&snapshot)?.variant.encoder.is_some() {
@@ -119,12 +181,12 @@ impl Runs {
     }
 }
 
-fn print(report: &Value) -> Result<()> {
+fn print(report: &Value, limit: &Limit) -> Result<()> {
     let number = |value: &Value| value.as_f64().unwrap_or_default();
     let bytes = output::bytes(report["file_bytes"].as_u64().unwrap_or_default());
     output::line(format_args!("{bytes}, {} runs, {} threads verify", report["runs"], report["threads"]))?;
     for (key, name, limit, of) in [
-        ("page_cache_warm", "page cache warm", "memory_read_bytes_per_second", "memory read"),
+        ("page_cache_warm", "page cache warm", limit.name(), limit.words()),
         ("page_cache_cold", "page cache cold", "file_read_bytes_per_second", "file read past the page cache"),
     ] {
         let part = &report[key];

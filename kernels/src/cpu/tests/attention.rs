@@ -169,6 +169,16 @@ fn in_chunks_alone_or_together_gives_the_same_bits() {
     same_bits::<i8>(Scores { scale: 0.2, window: Some(19) }, [77, 40], &[5, 6, 31, 32, 33]);
 }
 
+/// One row alone has as many queries as its group, several rows are worked on in other numbers of queries.
+#[test]
+fn groups_and_heads_of_all_sizes_give_the_same_bits() {
+    for (group, dim) in [(1, 64), (2, 112), (3, 64), (4, 120), (5, 128), (7, 80)] {
+        let heads = Heads { query: 2 * group, kv: 2, dim };
+        same_bits_of::<f16>(heads, Scores::scaled(0.2), [41, 34], &[1, 2, 3, 31, 32, 33]);
+        same_bits_of::<i8>(heads, Scores { scale: 0.2, window: Some(19) }, [41, 34], &[1, 2, 3, 31, 32, 33]);
+    }
+}
+
 /// Few rows behind many positions are cut among threads along the positions, many rows are not.
 #[test]
 fn over_several_spans_cut_or_not_gives_the_same_bits() {
@@ -196,7 +206,10 @@ fn a_row_in_eight_bits_is_as_near_as_said_and_has_no_surprises() {
 
 /// Both sequences at once on four threads, and each alone on one and on four, in pieces that begin at `cuts`.
 fn same_bits<T: Element>(scoring: Scores, lengths: [usize; 2], cuts: &[usize]) {
-    let heads = Heads { query: 6, kv: 2, dim: 32 };
+    same_bits_of::<T>(Heads { query: 6, kv: 2, dim: 32 }, scoring, lengths, cuts);
+}
+
+fn same_bits_of<T: Element>(heads: Heads, scoring: Scores, lengths: [usize; 2], cuts: &[usize]) {
     let sequences = [sequence(1, lengths[0], heads), sequence(5, lengths[1], heads)];
     let (one, four) = (pool(1), pool(4));
     for (level, threads) in Level::available().into_iter().flat_map(|level| [(level, one), (level, four)]) {
