@@ -22,7 +22,7 @@ const QUESTION: &str = "Write one sentence about a lighthouse that is dark until
 /// The first token is measured; a few more show that the model goes on.
 const ANSWER_TOKENS_MAX: u32 = 8;
 
-/// A standby that replaces one that was used is launched when nobody is served any more, and is there long before this.
+/// A standby that replaces one that was used is launched a moment after that has become ready, and is there long before this.
 const STANDBY_AFTER: Duration = Duration::from_millis(300);
 
 /// The same question from zero and of a model that is there; neither finds its prompt in a cache.
