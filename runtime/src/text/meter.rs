@@ -84,8 +84,9 @@ impl Totals {
             let since = at.saturating_duration_since(self.arrived).as_micros();
             u64::try_from(since).unwrap_or(u64::MAX).max(least)
         };
-        let queued = after(queued, 0);
-        let begun = after(begun, queued);
+        // The engine can have begun before that was noted, which takes nothing from what it measured.
+        let begun = after(begun, 0);
+        let queued = after(queued, 0).min(begun);
         let first = after(first, begun);
         Some(Steps { queued, begun, first, last: after(last, first) })
     }
@@ -154,8 +155,8 @@ mod tests {
         totals.add(&meter(5, 40, 95));
         let steps = |queued, begun, first, last| Some(Steps { queued, begun, first, last });
         assert_eq!(totals.steps(), steps(5_000, 10_000, 30_000, 95_000));
-        // The engine can be faster than who notes that it has begun.
-        assert_eq!(totals.traced(at(12)).steps(), steps(12_000, 12_000, 30_000, 95_000));
+        // The engine can be faster than who notes that it has the prompt.
+        assert_eq!(totals.traced(at(31)).steps(), steps(10_000, 10_000, 30_000, 95_000));
     }
 
     #[test]
