@@ -4,7 +4,7 @@
 //! at most `d / 2`. Rows are independent of one another. A block with an element that is no
 //! number gets the scale NaN, so that it is not lost.
 
-use super::dispatch::{On, leveled};
+use super::dispatch::{Level, On, leveled};
 use super::shared::Shared;
 use crate::format::BLOCK;
 use std::ops::Range;
@@ -98,7 +98,7 @@ impl Activations {
             let units = of.start * BLOCK / unit..of.end * BLOCK / unit;
             // SAFETY: as above.
             let (sum, start) = unsafe { (sum.part(of), start.part(units)) };
-            quantize(on.level, x, k, blocks, fours, d, sum, start, zero);
+            quantize(on.level, x, k, blocks, Blocks { fours, d, sum, start }, zero);
         });
     }
 
@@ -125,31 +125,28 @@ impl Activations {
     }
 }
 
-leveled! {
-    fn quantize(
-        x: &[f32],
-        k: usize,
-        blocks: Range<usize>,
-        fours: &mut [[i8; 4]],
-        d: &mut [f32],
-        sum: &mut [f32],
-        start: &mut [i32],
-        zero: i32,
-    ) = quantize_panel
+/// Where some blocks of a panel go: as in [`Panel`].
+pub(super) struct Blocks<'a> {
+    pub fours: &'a mut [[i8; 4]],
+    pub d: &'a mut [f32],
+    pub sum: &'a mut [f32],
+    pub start: &'a mut [i32],
 }
 
+fn quantize(level: Level, x: &[f32], k: usize, blocks: Range<usize>, to: Blocks, zero: i32) {
+    match level {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a level exists only where the processor has it.
+        Level::Avx512 => unsafe { super::activations_avx512::quantize(x, k, blocks, to, zero) },
+        _ => quantize_rows(level, x, k, blocks, to, zero),
+    }
+}
+
+leveled! { fn quantize_rows(x: &[f32], k: usize, blocks: Range<usize>, to: Blocks, zero: i32) = quantize_panel }
+
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
-fn quantize_panel<const L: usize, const FMA: bool>(
-    x: &[f32],
-    k: usize,
-    blocks: Range<usize>,
-    fours: &mut [[i8; 4]],
-    d: &mut [f32],
-    sum: &mut [f32],
-    start: &mut [i32],
-    zero: i32,
-) {
+fn quantize_panel<const L: usize, const FMA: bool>(x: &[f32], k: usize, blocks: Range<usize>, to: Blocks, zero: i32) {
+    let Blocks { fours, d, sum, start } = to;
     let rows = x.len() / k;
     let mut q = [0; BLOCK];
     let units = start.len() / d.len();
@@ -212,7 +209,7 @@ impl Pairs {
             let base = rows.start * per_row;
             // SAFETY: each task has its own columns of its own rows.
             let pairs = unsafe { pairs.part(base + columns.start * rows.len()..base + columns.end * rows.len()) };
-            round_panel(on.level, &x[rows.start * k..rows.end * k], k, columns, pairs);
+            round(on.level, &x[rows.start * k..rows.end * k], k, columns, pairs);
         });
     }
 
@@ -231,16 +228,31 @@ impl Pairs {
     }
 }
 
-leveled! { fn round_panel(x: &[f32], k: usize, columns: Range<usize>, pairs: &mut [u32]) = round_rows }
+fn round(level: Level, x: &[f32], k: usize, columns: Range<usize>, pairs: &mut [u32]) {
+    match level {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a level exists only where the processor has it.
+        Level::Avx512 => unsafe { super::activations_avx512::round(x, k, columns, pairs) },
+        _ => round_rows(level, x, k, columns, pairs),
+    }
+}
+
+leveled! { fn round_rows(x: &[f32], k: usize, columns: Range<usize>, pairs: &mut [u32]) = round_panel }
 
 #[inline(always)]
-fn round_rows<const L: usize, const FMA: bool>(x: &[f32], k: usize, columns: Range<usize>, pairs: &mut [u32]) {
+fn round_panel<const L: usize, const FMA: bool>(x: &[f32], k: usize, columns: Range<usize>, pairs: &mut [u32]) {
     let rows = x.len() / k;
     for (row, x) in x.chunks_exact(k).enumerate() {
-        for (c, [first, second]) in x.as_chunks::<2>().0[columns.clone()].iter().enumerate() {
-            pairs[c * rows + row] = rounded(*first) | rounded(*second) << 16;
+        for (c, x) in x.as_chunks::<2>().0[columns.clone()].iter().enumerate() {
+            pairs[c * rows + row] = rounded_pair(x);
         }
     }
+}
+
+/// Two columns of a row.
+#[inline(always)]
+pub(super) fn rounded_pair([first, second]: &[f32; 2]) -> u32 {
+    rounded(*first) | rounded(*second) << 16
 }
 
 /// The upper half of a binary32, to nearest, ties to even; what is no number stays none.

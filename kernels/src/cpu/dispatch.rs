@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** a [`Level`] other than `Portable` exists only on a processor that has it: they
 //! come from [`Level::available`] alone. Every call into a function that is compiled for an
-//! instruction set is made by [`leveled`] and stands on that.
+//! instruction set is made by [`leveled`], by `vectored`, or where a level is matched on, and stands on that.
 
 use super::pool::Pool;
 use crate::Format;

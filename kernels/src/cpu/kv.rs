@@ -6,17 +6,16 @@
 
 use super::dispatch::On;
 use super::shared::Shared;
-use super::vector::Vector;
+use super::vector::{Vector, vectored, within_halves};
 use crate::{BLOCK_TOKENS, Segment};
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 
 /// A number that keys and values are kept in.
 pub(crate) trait Element: Copy + Default + Send + Sync + 'static {
     /// Elements behind a head's block in which the scales of its positions are; 0: it has none.
     const SCALES: usize = 0;
     /// Rounds the row `from` into `into` and gives its scale.
-    fn narrow(from: &[f32], into: &mut [Self]) -> f32;
+    fn narrow<V: Vector>(from: &[f32], into: &mut [Self]) -> f32;
     /// It as f32.
     fn widen(self) -> f32;
     /// The first elements of `from` as f32.
@@ -30,7 +29,8 @@ pub(crate) trait Element: Copy + Default + Send + Sync + 'static {
 }
 
 impl Element for f32 {
-    fn narrow(from: &[f32], into: &mut [Self]) -> f32 {
+    #[inline(always)]
+    fn narrow<V: Vector>(from: &[f32], into: &mut [Self]) -> f32 {
         into.copy_from_slice(from);
         1.0
     }
@@ -46,15 +46,14 @@ impl Element for f32 {
 
 impl Element for f16 {
     /// What is beyond its range becomes the end of it: an infinity times a weight of 0 would be no number.
-    fn narrow(from: &[f32], into: &mut [Self]) -> f32 {
-        const AT_ONCE: usize = 64;
-        let mut within = [0.0; AT_ONCE];
-        for (from, into) in from.chunks(AT_ONCE).zip(into.chunks_mut(AT_ONCE)) {
-            let within = &mut within[..from.len()];
-            for (within, from) in within.iter_mut().zip(from) {
-                *within = from.clamp(f16::MIN.to_f32(), f16::MAX.to_f32());
-            }
-            into.convert_from_f32_slice(within);
+    #[inline(always)]
+    fn narrow<V: Vector>(from: &[f32], into: &mut [Self]) -> f32 {
+        let whole = from.len().min(into.len()) / V::LANES * V::LANES;
+        for (from, into) in from[..whole].chunks_exact(V::LANES).zip(into.chunks_exact_mut(V::LANES)) {
+            V::load(from).store_halves(into);
+        }
+        for (from, into) in from[whole..].iter().zip(&mut into[whole..]) {
+            *into = f16::from_f32(within_halves(*from));
         }
         1.0
     }
@@ -72,7 +71,8 @@ impl Element for i8 {
     const SCALES: usize = BLOCK_TOKENS * size_of::<f32>();
 
     /// The largest becomes 127 or -127. What is no number stays none: the scale is.
-    fn narrow(from: &[f32], into: &mut [Self]) -> f32 {
+    #[inline(always)]
+    fn narrow<V: Vector>(from: &[f32], into: &mut [Self]) -> f32 {
         let largest = from.iter().fold(0f32, |most, x| most.max(x.abs())).min(f32::MAX);
         let largest = if from.iter().any(|x| x.is_nan()) { f32::NAN } else { largest };
         let scale = largest / 127.0;
@@ -115,6 +115,11 @@ pub(crate) struct Heads {
 }
 
 impl Heads {
+    /// Query heads that read the keys of one head.
+    pub fn group(&self) -> usize {
+        self.query / self.kv
+    }
+
     /// Elements of one head in one block, scales left out.
     pub fn block_elements(&self) -> usize {
         self.dim * BLOCK_TOKENS
@@ -127,7 +132,7 @@ impl Heads {
 }
 
 /// Elements of keys from which on several threads write them.
-const ELEMENTS_ALONE: usize = 8192;
+const ELEMENTS_ALONE: usize = 1024;
 /// Elements of a head that are narrowed without asking the allocator.
 const NARROWED: usize = 512;
 
@@ -141,13 +146,24 @@ pub(crate) fn write<T: Element>(
 ) {
     let (keys, values) = (Shared::new(keys), Shared::new(values));
     if k.len() <= ELEMENTS_ALONE {
-        (0..heads.kv).for_each(|head| write_head((k, v), (&keys, &values), heads, head, segments));
+        (0..heads.kv).for_each(|head| write_head(on.level, (k, v), (&keys, &values), heads, head, segments));
     } else {
-        on.pool.run(heads.kv, &|head| write_head((k, v), (&keys, &values), heads, head, segments));
+        on.pool.run(heads.kv, &|head| write_head(on.level, (k, v), (&keys, &values), heads, head, segments));
     }
 }
 
-fn write_head<T: Element>(
+vectored! {
+    fn write_head<T: Element>(
+        rows: (&[f32], &[f32]),
+        cache: (&Shared<T>, &Shared<T>),
+        heads: Heads,
+        head: usize,
+        segments: &[Segment],
+    ) = write_head_with
+}
+
+#[inline(always)]
+fn write_head_with<V: Vector, const N: usize, const Q: usize, T: Element>(
     (k, v): (&[f32], &[f32]),
     (keys, values): (&Shared<T>, &Shared<T>),
     heads: Heads,
@@ -170,7 +186,7 @@ fn write_head<T: Element>(
             let row = ((segment.row + i) * heads.kv + head) * heads.dim;
             let block = heads.block_start::<T>(segment.blocks[block], head);
             let range = block..block + heads.block_elements() + T::SCALES;
-            let scale = T::narrow(&k[row..][..heads.dim], narrowed);
+            let scale = T::narrow::<V>(&k[row..][..heads.dim], narrowed);
             // SAFETY: no other call has this head.
             let (keys, values) = unsafe { (keys.part(range.clone()), values.part(range)) };
             let (keys, scales) = keys.split_at_mut(heads.block_elements());
@@ -179,7 +195,7 @@ fn write_head<T: Element>(
             }
             T::put_scale(scales, slot, scale);
             let (values, scales) = values.split_at_mut(heads.block_elements());
-            let scale = T::narrow(&v[row..][..heads.dim], &mut values[slot * heads.dim..][..heads.dim]);
+            let scale = T::narrow::<V>(&v[row..][..heads.dim], &mut values[slot * heads.dim..][..heads.dim]);
             T::put_scale(scales, slot, scale);
         }
     }

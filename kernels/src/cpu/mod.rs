@@ -7,10 +7,12 @@
 //!
 //! `unsafe` is in `pool` (a job is lent to threads), `shared` (threads write disjoint parts of one
 //! output; each use, in `activations`, `attention`, `elementwise`, `fused` and `kv`, says why), `tile` (unchecked reads), `vector`,
-//! `avx2`, `avx512`, `avx512_load` and `tiles` (intrinsics), and where a function of an instruction set is called: `dispatch`,
-//! `vector` and `linear`. The rest is safe code.
+//! `avx2`, `avx512`, `avx512_load`, `activations_avx512` and `tiles` (intrinsics), and where a function of an instruction set
+//! is called: `dispatch`, `vector`, `activations` and `linear`. The rest is safe code.
 
 pub(crate) mod activations;
+#[cfg(target_arch = "x86_64")]
+mod activations_avx512;
 pub(crate) mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -30,7 +32,6 @@ mod portable;
 mod scratch;
 pub(crate) mod shared;
 mod shares;
-mod spans;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
@@ -38,6 +39,5 @@ mod tile;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 pub(crate) mod topk;
-mod values;
 pub(crate) mod vector;
 pub(crate) mod weight;

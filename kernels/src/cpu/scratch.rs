@@ -32,6 +32,15 @@ impl Scratch {
         (&mut self.lines[..lines], &mut self.rows[..rows])
     }
 
+    /// Lines in two parts.
+    #[cfg(target_arch = "x86_64")]
+    pub fn lines(&mut self, first: usize, second: usize) -> (&mut [Line], &mut [Line]) {
+        if self.lines.len() < first + second {
+            self.lines.resize(first + second, Line([0; 64]));
+        }
+        self.lines[..first + second].split_at_mut(first)
+    }
+
     /// Bytes of one stored row.
     pub fn row(&mut self, count: usize) -> &mut [u8] {
         if self.rows.len() < count {

@@ -18,6 +18,8 @@ pub(crate) trait Vector: Copy {
     fn load_bytes(from: &[i8]) -> Self;
     /// Writes the first elements of `to`.
     fn store(self, to: &mut [f32]);
+    /// Writes the first elements of `to` as binary16, to nearest. What is beyond its range becomes the end of it; what is no number stays none.
+    fn store_halves(self, to: &mut [f16]);
     /// `self + a * b`, rounded once where the instruction set has it.
     fn add_product(self, a: Self, b: Self) -> Self;
     /// The greater in each lane.
@@ -30,21 +32,10 @@ pub(crate) trait Vector: Copy {
     fn fold(self) -> f32;
 }
 
-/// Asks the cache for `count` elements from `from` on, as far as they are there.
+/// The nearest number that binary16 has room for.
 #[inline(always)]
-pub(super) fn prefetch<T>(of: &[T], from: usize, count: usize) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        const LINE: usize = 64;
-        let end = of.len().min(from + count);
-        for at in (from..end).step_by((LINE / size_of::<T>()).max(1)) {
-            // SAFETY: a prefetch touches nothing, and the processors have had it for as long as they have 64 bits.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(of.as_ptr().wrapping_add(at).cast()) };
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (of, from, count);
+pub(super) fn within_halves(x: f32) -> f32 {
+    x.clamp(f16::MIN.to_f32_const(), f16::MAX.to_f32_const())
 }
 
 /// Plain code; eight lanes, so that the order of sums does not depend on the architecture.
@@ -83,6 +74,12 @@ impl Vector for Plain {
         to[..8].copy_from_slice(&self.0);
     }
     #[inline(always)]
+    fn store_halves(self, to: &mut [f16]) {
+        for (to, from) in to[..8].iter_mut().zip(self.0) {
+            *to = f16::from_f32(within_halves(from));
+        }
+    }
+    #[inline(always)]
     fn add_product(mut self, a: Self, b: Self) -> Self {
         for l in 0..8 {
             self.0[l] = Self::add_product_of_one(self.0[l], a.0[l], b.0[l]);
@@ -115,7 +112,7 @@ mod x86 {
 
     macro_rules! vector {
         ($name:ident, $lanes:literal, $inner:ty, $splat:ident, $load:ident, $store:ident, $fma:ident, $max:ident,
-         $halves:ty, $load_halves:ident, $widen:ident, $load_bytes:ident, $sign_extend:ident, $to_floats:ident) => {
+         $min:ident, $halves:ty, $load_halves:ident, $store_halves:ident, $widen:ident, $shorten:ident, $load_bytes:ident, $sign_extend:ident, $to_floats:ident) => {
             #[derive(Clone, Copy)]
             pub(crate) struct $name($inner);
 
@@ -152,6 +149,17 @@ mod x86 {
                     unsafe { $store(to.as_mut_ptr(), self.0) }
                 }
                 #[inline(always)]
+                fn store_halves(self, to: &mut [f16]) {
+                    let to: &mut [f16; $lanes] = to.first_chunk_mut().expect("a whole vector");
+                    let (least, most) = (Self::splat(f16::MIN.to_f32_const()), Self::splat(f16::MAX.to_f32_const()));
+                    // SAFETY: as many elements as lanes; the instructions as above. Of two numbers, one of which is none, the second is taken.
+                    unsafe {
+                        let within = $min(most.0, $max(least.0, self.0));
+                        let halves = $shorten::<_MM_FROUND_TO_NEAREST_INT>(within);
+                        $store_halves(to.as_mut_ptr().cast::<$halves>(), halves);
+                    }
+                }
+                #[inline(always)]
                 fn add_product(self, a: Self, b: Self) -> Self {
                     // SAFETY: called only where the processor has it, as the module says.
                     Self(unsafe { $fma(a.0, b.0, self.0) })
@@ -183,9 +191,12 @@ mod x86 {
         _mm256_storeu_ps,
         _mm256_fmadd_ps,
         _mm256_max_ps,
+        _mm256_min_ps,
         __m128i,
         _mm_loadu_si128,
+        _mm_storeu_si128,
         _mm256_cvtph_ps,
+        _mm256_cvtps_ph,
         _mm_loadl_epi64,
         _mm256_cvtepi8_epi32,
         _mm256_cvtepi32_ps
@@ -199,9 +210,12 @@ mod x86 {
         _mm512_storeu_ps,
         _mm512_fmadd_ps,
         _mm512_max_ps,
+        _mm512_min_ps,
         __m256i,
         _mm256_loadu_si256,
+        _mm256_storeu_si256,
         _mm512_cvtph_ps,
+        _mm512_cvtps_ph,
         _mm_loadu_si128,
         _mm512_cvtepi8_epi32,
         _mm512_cvtepi32_ps

@@ -2,6 +2,7 @@ use super::{at_every_level, numbers, pool};
 use crate::cpu::attention::attention;
 use crate::cpu::dispatch::{Level, On};
 use crate::cpu::kv::{self, Element, Heads};
+use crate::cpu::vector::Plain;
 use crate::{BLOCK_TOKENS, Scores, Segment};
 use half::f16;
 
@@ -66,7 +67,7 @@ fn pages<T: Element>(sequences: &[Sequence], heads: Heads) -> Pages<T> {
     }
     let len = free as usize * heads.kv * (heads.block_elements() + T::SCALES);
     let mut stale = vec![T::default(); len];
-    T::narrow(&vec![f32::NAN; len], &mut stale);
+    T::narrow::<Plain>(&vec![f32::NAN; len], &mut stale);
     for block in stale.chunks_exact_mut(heads.block_elements() + T::SCALES) {
         (0..BLOCK_TOKENS).for_each(|slot| T::put_scale(&mut block[heads.block_elements()..], slot, f32::NAN));
     }
@@ -189,11 +190,71 @@ fn over_several_spans_cut_or_not_gives_the_same_bits() {
     }
 }
 
+/// Where there are many heads of keys a task has several of them, and not always as many as the others.
+#[test]
+fn several_heads_and_spans_cut_or_not_give_the_same_bits() {
+    for (query, kv) in [(16, 8), (7, 7), (33, 11)] {
+        let heads = Heads { query, kv, dim: 32 };
+        for window in [None, Some(300)] {
+            let scoring = Scores { scale: 0.2, window };
+            same_bits_of::<f16>(heads, scoring, [1100, 800], &[760, 769, 770, 772, 776, 799]);
+        }
+    }
+}
+
+/// What a key or value is kept as in 16 bits, by every instruction set, in whole vectors and behind them.
+#[test]
+fn halves_are_the_nearest_that_there_are() {
+    let some = [
+        0.0,
+        -0.0,
+        1.0,
+        -1.5,
+        1e6,
+        -1e6,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        65504.0,
+        65519.0,
+        65520.0,
+        -65520.0,
+        1e-7,
+        -3e-8,
+        1e-40,
+        2048.0,
+        2049.0,
+        2051.0,
+        6e-5,
+        6.1e-5,
+        f32::MAX,
+        f32::MIN_POSITIVE,
+        0.1,
+        -0.3,
+        f32::NAN,
+        3.0,
+    ];
+    let heads = Heads { query: 1, kv: 1, dim: 42 };
+    at_every_level(1, |on| {
+        let row: Vec<f32> = (0..heads.dim).map(|i| some[i % some.len()]).collect();
+        let mut cache = [vec![f16::ZERO; heads.block_elements()], vec![f16::ZERO; heads.block_elements()]];
+        let [keys, values] = &mut cache;
+        let segment = Segment { row: 0, rows: 1, position: 0, blocks: vec![0] };
+        kv::write(on, (&row, &row), (keys, values), heads, &[segment]);
+        for (i, x) in row.iter().enumerate() {
+            let want = f16::from_f32(x.clamp(-65504.0, 65504.0));
+            for got in [keys[i * BLOCK_TOKENS], values[i]] {
+                let same = got.to_bits() == want.to_bits() || got.is_nan() && x.is_nan();
+                assert!(same, "{:?}: {x} became {got}, not {want}", on.level);
+            }
+        }
+    });
+}
+
 #[test]
 fn a_row_in_eight_bits_is_as_near_as_said_and_has_no_surprises() {
     let mut row = [0i8; 4];
     for values in [[0.0, -2.0, 1.0, 0.01], [1e-40, 0.0, 0.0, -1e-41], [f32::INFINITY, 1.0, 0.0, -1.0], [0.0; 4]] {
-        let scale = i8::narrow(&values, &mut row);
+        let scale = i8::narrow::<Plain>(&values, &mut row);
         assert!(scale.is_finite() && scale >= 0.0, "{values:?}");
         let largest = values.iter().fold(0f32, |most, x| most.max(x.abs())).min(f32::MAX);
         for (value, number) in values.iter().zip(row) {
@@ -201,7 +262,7 @@ fn a_row_in_eight_bits_is_as_near_as_said_and_has_no_surprises() {
             assert!(error <= largest * 1.0001 / 254.0 || largest < f32::MIN_POSITIVE, "{value} is {number} of {scale}");
         }
     }
-    assert!(i8::narrow(&[1.0, f32::NAN, 2.0, 3.0], &mut row).is_nan());
+    assert!(i8::narrow::<Plain>(&[1.0, f32::NAN, 2.0, 3.0], &mut row).is_nan());
 }
 
 /// Both sequences at once on four threads, and each alone on one and on four, in pieces that begin at `cuts`.

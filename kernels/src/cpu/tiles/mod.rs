@@ -24,7 +24,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 use store::Store;
 use units::{half_of_units, pair_of_units, run_of_units, unit};
-use unpacked::{unpack, unpacked};
+use unpacked::{Part, unpack, unpacked};
 
 /// Most rows of `x` in a panel: with two tiles their sums take 24 of the 32 registers.
 const WIDTH: usize = 6;
@@ -150,17 +150,18 @@ fn all_tiles<const F: u8>(x: &Activations, w: &Weight, tiles: Range<usize>, scra
     let shape = const { shape(F) };
     let lines = SLICE * shape.units * shape.unpacked();
     let unpacks = shape.is_superblock() && x.rows() > DIRECT_ROWS;
-    let (lines, _) = scratch.lines_and_rows(if unpacks { TILES * lines } else { 0 }, 0);
+    let (lines, waiting) =
+        if unpacks { scratch.lines(TILES * lines, TILES * x.rows()) } else { (&mut [][..], &mut [][..]) };
     let mut tile = tiles.start;
     while tile < tiles.end {
         let store = Store { out, n: w.n(), column: tile * TILE_ROWS };
         if tile + TILES <= tiles.end && !reads_alone(x.rows()) {
             let bytes: [&[u8]; TILES] = std::array::from_fn(|i| w.tile(tile + i));
-            panels::<F, TILES>(x, &bytes, lines, &store);
+            panels::<F, TILES>(x, &bytes, (lines, waiting), &store);
             tile += TILES;
         } else {
             let half = lines.len() / TILES;
-            panels::<F, 1>(x, &[w.tile(tile)], &mut lines[..half], &store);
+            panels::<F, 1>(x, &[w.tile(tile)], (&mut lines[..half], waiting), &store);
             tile += 1;
         }
     }
@@ -168,9 +169,14 @@ fn all_tiles<const F: u8>(x: &Activations, w: &Weight, tiles: Range<usize>, scra
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn panels<const F: u8, const T: usize>(x: &Activations, tiles: &[&[u8]; T], lines: &mut [Line], store: &Store) {
+fn panels<const F: u8, const T: usize>(
+    x: &Activations,
+    tiles: &[&[u8]; T],
+    (lines, waiting): (&mut [Line], &mut [Line]),
+    store: &Store,
+) {
     if !lines.is_empty() {
-        return slices::<F, T>(x, tiles, lines, store);
+        return slices::<F, T>(x, tiles, (lines, waiting), store);
     }
     // Later panels find the tiles in the cache.
     let mut ahead = ahead(tiles);
@@ -190,10 +196,15 @@ fn panels<const F: u8, const T: usize>(x: &Activations, tiles: &[&[u8]; T], line
 }
 
 /// Superblocks for many rows of `x`: a few of each tile are unpacked, multiplied with all rows, and so on to the end of the tiles;
-/// between, the sums wait where the outputs will be.
+/// between, the sums wait in the scratch.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn slices<const F: u8, const T: usize>(x: &Activations, tiles: &[&[u8]; T], lines: &mut [Line], store: &Store) {
+fn slices<const F: u8, const T: usize>(
+    x: &Activations,
+    tiles: &[&[u8]; T],
+    (lines, waiting): (&mut [Line], &mut [Line]),
+    store: &Store,
+) {
     let shape = const { shape(F) };
     let each = lines.len() / T;
     let chunks = tiles[0].len() / shape.chunk;
@@ -204,15 +215,16 @@ fn slices<const F: u8, const T: usize>(x: &Activations, tiles: &[&[u8]; T], line
         }
         let mut parts = lines.chunks_exact(each);
         let parts: [&[Line]; T] = std::array::from_fn(|_| parts.next().expect("as many as tiles"));
-        let units = slice.start * shape.units..slice.end * shape.units;
+        let part = &Part { units: slice.start * shape.units..slice.end * shape.units, of: chunks * shape.units };
         for x in x.panels() {
+            let waiting = &mut waiting[T * x.row..T * (x.row + x.rows)];
             match x.rows {
-                1 => unpacked::<F, T, 1>(&x, units.clone(), &parts, store),
-                2 => unpacked::<F, T, 2>(&x, units.clone(), &parts, store),
-                3 => unpacked::<F, T, 3>(&x, units.clone(), &parts, store),
-                4 => unpacked::<F, T, 4>(&x, units.clone(), &parts, store),
-                5 => unpacked::<F, T, 5>(&x, units.clone(), &parts, store),
-                _ => unpacked::<F, T, 6>(&x, units.clone(), &parts, store),
+                1 => unpacked::<F, T, 1>(&x, part, &parts, waiting, store),
+                2 => unpacked::<F, T, 2>(&x, part, &parts, waiting, store),
+                3 => unpacked::<F, T, 3>(&x, part, &parts, waiting, store),
+                4 => unpacked::<F, T, 4>(&x, part, &parts, waiting, store),
+                5 => unpacked::<F, T, 5>(&x, part, &parts, waiting, store),
+                _ => unpacked::<F, T, 6>(&x, part, &parts, waiting, store),
             }
         }
     }

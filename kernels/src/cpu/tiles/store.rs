@@ -1,4 +1,4 @@
-//! Sums of a few tiles and rows, written to the outputs and, where a tile goes on later, read again.
+//! Sums of a few tiles and rows, written to the outputs.
 
 use crate::cpu::shared::Shared;
 use crate::packing::TILE_ROWS;
@@ -23,30 +23,15 @@ impl Store<'_> {
                 let start = (row + r) * self.n + first;
                 // SAFETY: these columns of these rows are this task's alone.
                 let out = unsafe { self.out.part(start..start + count) };
+                if count == TILE_ROWS {
+                    // SAFETY: sixteen elements.
+                    unsafe { _mm512_storeu_ps(out.as_mut_ptr(), *sum) };
+                    continue;
+                }
                 let mask = ((1u32 << count) - 1) as __mmask16;
                 // SAFETY: the mask has one bit for each element of `out`.
                 unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr(), mask, *sum) };
             }
         }
-    }
-
-    /// What [`Store::put`] put there.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    pub fn take<const T: usize, const R: usize>(&self, row: usize) -> [[__m512; R]; T] {
-        let mut sums = [[_mm512_setzero_ps(); R]; T];
-        for (t, sums) in sums.iter_mut().enumerate() {
-            let first = self.column + t * TILE_ROWS;
-            let count = TILE_ROWS.min(self.n - first);
-            for (r, sum) in sums.iter_mut().enumerate() {
-                let start = (row + r) * self.n + first;
-                // SAFETY: these columns of these rows are this task's alone.
-                let out = unsafe { self.out.part(start..start + count) };
-                let mask = ((1u32 << count) - 1) as __mmask16;
-                // SAFETY: the mask has one bit for each element of `out`.
-                *sum = unsafe { _mm512_maskz_loadu_ps(mask, out.as_ptr()) };
-            }
-        }
-        sums
     }
 }

@@ -64,22 +64,39 @@ fn save(line: &mut Line, value: __m512i) {
     unsafe { _mm512_store_si512(line.0.as_mut_ptr().cast(), value) }
 }
 
-/// [`panel`](super::panel) over units that are unpacked; the same arithmetic. The first units begin the sums, others go on with
-/// them.
+/// Units of a row that are multiplied together, of so many.
+pub(super) struct Part {
+    pub units: Range<usize>,
+    pub of: usize,
+}
+
+/// [`panel`](super::panel) over units that are unpacked; the same arithmetic. The first units begin the sums, which then wait in `waiting`
+/// for the next; the last go to `store`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 pub(super) fn unpacked<const F: u8, const T: usize, const R: usize>(
     x: &Panel,
-    units: Range<usize>,
+    part: &Part,
     tiles: &[&[Line]; T],
+    waiting: &mut [Line],
     store: &Store,
 ) {
     let shape = const { shape(F) };
     let of_x = OfX::<R>::new(x);
+    let Part { units, of } = part;
     assert!(units.end <= of_x.fours.len() * GROUPS / shape.groups);
     assert!(tiles.iter().all(|tile| tile.len() >= units.len() * shape.unpacked()));
     let first_unit = units.start;
-    let mut sums = if first_unit == 0 { [[_mm512_setzero_ps(); R]; T] } else { store.take(x.row) };
-    for number in units {
+    let mut sums = [[_mm512_setzero_ps(); R]; T];
+    let waiting: &mut [[Line; R]; T] = waiting.as_chunks_mut().0.first_chunk_mut().expect("a line for each sum");
+    if first_unit > 0 {
+        for t in 0..T {
+            for r in 0..R {
+                // SAFETY: 64 bytes, aligned to 64.
+                sums[t][r] = unsafe { _mm512_load_ps(waiting[t][r].0.as_ptr().cast()) };
+            }
+        }
+    }
+    for number in units.clone() {
         let (block, first) = (number * shape.groups / GROUPS, number * shape.groups % GROUPS);
         // SAFETY: the lines of unit `number` are inside each tile, and the processor has the instructions.
         unsafe {
@@ -106,5 +123,12 @@ pub(super) fn unpacked<const F: u8, const T: usize, const R: usize>(
             }
         }
     }
-    store.put(x.row, &sums);
+    if units.end == *of {
+        return store.put(x.row, &sums);
+    }
+    for t in 0..T {
+        for r in 0..R {
+            save(&mut waiting[t][r], _mm512_castps_si512(sums[t][r]));
+        }
+    }
 }

@@ -1,18 +1,17 @@
 //! Values times their weights, added up position by position: what is common to few queries and to one.
 
-use super::kv::Element;
-use super::vector::{Vector, prefetch};
+use crate::cpu::kv::Element;
+use crate::cpu::vector::Vector;
 use std::ops::Range;
 
 /// So many vectors of each of four rows' sums stay in the registers where these have sixteen lanes.
 const BROAD: usize = 4;
 
-/// Adds `weights[position] * values[position]` for each position, in order, to `sums [R, dim]`, and asks for the same whole vectors of `next`,
-/// which is read afterwards.
+/// Adds `weights[position] * values[position]` for each position, in order, to `sums [R, dim]`.
 #[inline(always)]
 pub(super) fn weigh_values<V: Vector, const N: usize, const R: usize, T: Element>(
     weights: &[&[f32]; R],
-    (values, next): (&[T], &[T]),
+    values: &[T],
     dim: usize,
     positions: Range<usize>,
     sums: &mut [f32],
@@ -22,15 +21,15 @@ pub(super) fn weigh_values<V: Vector, const N: usize, const R: usize, T: Element
     }
     let mut at = 0;
     while V::LANES == 16 && R <= 4 && at + BROAD * V::LANES <= dim {
-        weigh_columns::<V, BROAD, R, T>(weights, (values, next), dim, positions.clone(), at, sums);
+        weigh_columns::<V, BROAD, R, T>(weights, values, dim, positions.clone(), at, sums);
         at += BROAD * V::LANES;
     }
     while at + N * V::LANES <= dim {
-        weigh_columns::<V, N, R, T>(weights, (values, next), dim, positions.clone(), at, sums);
+        weigh_columns::<V, N, R, T>(weights, values, dim, positions.clone(), at, sums);
         at += N * V::LANES;
     }
     while at + V::LANES <= dim {
-        weigh_columns::<V, 1, R, T>(weights, (values, next), dim, positions.clone(), at, sums);
+        weigh_columns::<V, 1, R, T>(weights, values, dim, positions.clone(), at, sums);
         at += V::LANES;
     }
     for i in 0..R {
@@ -48,7 +47,7 @@ pub(super) fn weigh_values<V: Vector, const N: usize, const R: usize, T: Element
 #[inline(always)]
 fn weigh_columns<V: Vector, const N: usize, const R: usize, T: Element>(
     weights: &[&[f32]; R],
-    (values, next): (&[T], &[T]),
+    values: &[T],
     dim: usize,
     positions: Range<usize>,
     at: usize,
@@ -61,7 +60,6 @@ fn weigh_columns<V: Vector, const N: usize, const R: usize, T: Element>(
         }
     }
     for position in positions {
-        prefetch(next, position * dim + at, N * V::LANES);
         let values = &values[position * dim + at..][..N * V::LANES];
         let mut value = [V::splat(0.0); N];
         for n in 0..N {

@@ -1,8 +1,8 @@
 //! Online softmax: what a query has made of the positions so far, and what another span of them adds.
 
-use super::lanes::exp;
-use super::vector::Vector;
 use crate::BLOCK_TOKENS;
+use crate::cpu::lanes::exp;
+use crate::cpu::vector::Vector;
 use std::ops::Range;
 
 /// `[values so far (dim), greatest score, sum of the exponentials against it]` of one query.
@@ -16,8 +16,9 @@ impl Row<'_> {
 
     /// Nothing seen, of values that are 0.
     pub fn empty(self) {
-        if let [.., greatest, sum] = self.0 {
-            (*greatest, *sum) = (f32::NEG_INFINITY, 0.0);
+        self.0.fill(0.0);
+        if let [.., greatest, _] = self.0 {
+            *greatest = f32::NEG_INFINITY;
         }
     }
 
