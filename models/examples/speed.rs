@@ -1,10 +1,11 @@
 //! How fast a sealed model computes, without engine, HTTP or processes: `speed FILE.snapshot [PROMPT] [DECODE] [SEQUENCES…]`.
 //!
 //! Prints restore time, prefill and decode rates, where the time of a step goes (its matrices and its attention timed
-//! alone, the rest by difference), and the resident memory at the end.
+//! alone, the rest by difference), what a step costs more behind the prompt than behind nothing, and the resident memory at the end.
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::{Device, Tensor, TensorData};
+use kernels::limits::Memory;
 use kernels::{BLOCK_TOKENS, Format, KvFormat, KvLayer, Matrix, Packing, Scores};
 use models::{Batch, Kv, Logits, Model, ModelConfig, Segment};
 use snapshot::Snapshot;
@@ -14,6 +15,8 @@ use std::time::{Duration, Instant};
 
 /// The best of so many repetitions counts: the others shared the machine.
 const REPETITIONS: usize = 5;
+/// Read to see how fast memory is: more than caches hold.
+const READ_BYTES: usize = 256 << 20;
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
@@ -36,6 +39,7 @@ fn main() {
     report("prefill", prompt, prefill, parts.time(prompt, 0));
     let step = typical((prompt..prompt + decode).map(|position| run.step(1, 1, position)));
     report("decode", 1, step, parts.time(1, prompt + decode / 2));
+    run.far_and_near(prompt, decode);
     let others: Vec<usize> = arguments.map(|a| a.parse().unwrap()).collect();
     for sequences in if others.is_empty() { vec![2, 4, 8] } else { others } {
         let step = typical((0..decode).map(|position| run.step(sequences, 1, position)));
@@ -76,6 +80,34 @@ impl<'a> Run<'a> {
         std::hint::black_box(self.logits.row(0)[0]);
         start.elapsed()
     }
+}
+
+impl Run<'_> {
+    /// What a step behind `far` positions takes more than one behind none, beside reading their keys and values once at the rate at which memory is
+    /// read: all by turns, medians.
+    fn far_and_near(&mut self, far: usize, rounds: usize) {
+        let memory = Memory::new(READ_BYTES);
+        let (mut more, mut rates) = (Vec::new(), Vec::new());
+        for i in 0..rounds {
+            let (far, near) = (self.step(1, 1, far + i), self.step(1, 1, i));
+            more.push(millis(far) - millis(near));
+            rates.push(memory.read());
+        }
+        let bytes = (far / BLOCK_TOKENS * self.model.kv_block_bytes()) as f64;
+        let (more, rate) = (median(more), median(rates));
+        let read = bytes / rate * 1e3;
+        println!(
+            "keys and values    {more:8.2} ms more at {far} positions; {read:.2} ms to read {:.1} MB once at {:.1} GB/s: {:.2} times",
+            bytes / 1e6,
+            rate / 1e9,
+            more / read
+        );
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// The model's matrices and an attention layer of its shape, to be timed alone.
