@@ -112,7 +112,8 @@ mod x86 {
 
     macro_rules! vector {
         ($name:ident, $lanes:literal, $inner:ty, $splat:ident, $load:ident, $store:ident, $fma:ident, $max:ident,
-         $min:ident, $halves:ty, $load_halves:ident, $store_halves:ident, $widen:ident, $shorten:ident, $load_bytes:ident, $sign_extend:ident, $to_floats:ident) => {
+         $min:ident, $halves:ty, $load_halves:ident, $store_halves:ident, $widen:ident, $shorten:ident, $load_bytes:ident,
+         $sign_extend:ident, $to_floats:ident) => {
             #[derive(Clone, Copy)]
             pub(crate) struct $name($inner);
 
