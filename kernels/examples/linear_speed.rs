@@ -5,6 +5,7 @@
 //! which other load on the machine disturbs less.
 
 use burn::tensor::{Device, Tensor};
+use bytes::Bytes;
 use kernels::{Format, Matrix, Packing, TILE_ROWS, linear};
 use std::time::Instant;
 
@@ -35,7 +36,15 @@ fn matrix(format: Format, packing: Packing, (n, k): (usize, usize), device: &Dev
         }
     };
     let bytes = packing.bytes(format, n, k).expect("whole chunks");
-    Matrix::packed(tile.repeat(bytes / tile.len()).into(), format, packing, n, k, device).expect("right size")
+    Matrix::packed(aligned(&tile.repeat(bytes / tile.len())), format, packing, n, k, device).expect("right size")
+}
+
+/// In memory that begins with a cache line, as in a snapshot.
+fn aligned(bytes: &[u8]) -> Bytes {
+    let mut memory = vec![0; bytes.len() + 63];
+    let start = memory.as_ptr().align_offset(64);
+    memory[start..][..bytes.len()].copy_from_slice(bytes);
+    Bytes::from(memory).slice(start..start + bytes.len())
 }
 
 fn main() {

@@ -67,10 +67,10 @@ pub fn instruction_sets() -> Vec<&'static str> {
 }
 
 /// Whether [`linear`] multiplies weights that are packed so, on this processor.
-pub fn takes(packing: Packing, format: Format) -> bool {
+pub fn takes(packing: Packing) -> bool {
     match packing {
         Packing::Rows => true,
-        Packing::Tiles16 => cpu::dispatch::Level::best().takes_tiles(format),
+        Packing::Tiles16 => cpu::dispatch::Level::best().takes_tiles(),
     }
 }
 

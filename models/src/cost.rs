@@ -106,5 +106,5 @@ fn arithmetic(tensor: &snapshot::Tensor) -> Result<Arithmetic, Error> {
     let unknown = |what: &str| Error::Unsupported(format!("tensor {}: {what}", tensor.name));
     let format = Format::from_name(&tensor.dtype).ok_or_else(|| unknown(&tensor.dtype))?;
     let packing = Packing::from_name(&tensor.layout).ok_or_else(|| unknown(&tensor.layout))?;
-    Ok(Arithmetic::of(if kernels::takes(packing, format) { packing } else { Packing::Rows }, format))
+    Ok(Arithmetic::of(if kernels::takes(packing) { packing } else { Packing::Rows }, format))
 }

@@ -216,7 +216,7 @@ impl<'a> Weights<'a> {
         let matrix = if is_uploaded && packing == Packing::Rows {
             let planned = self.plan.borrow_mut().matrix(range, format, n, k, self.device);
             planned.map(|matrix| matrix.expect("a device that takes uploads"))
-        } else if !is_uploaded && kernels::takes(packing, format) {
+        } else if !is_uploaded && kernels::takes(packing) {
             Matrix::packed(bytes, format, packing, n, k, self.device)
         } else {
             self.warn_of_repacking(if is_uploaded { Target::Gpu } else { Target::here() });

@@ -355,7 +355,22 @@ fn load(
         Err(e) => (None, Err(e)),
     };
     // Nobody listens any more: the restore has failed elsewhere.
-    tell.send(told).ok().and(loaded)
+    tell.send(told).ok()?;
+    if options.device == ComputeDevice::Cpu {
+        advise(snapshot);
+    }
+    loaded
+}
+
+/// Says where the model would be faster sealed otherwise.
+fn advise(snapshot: &Snapshot) {
+    if let Some(target) = Target::faster(snapshot) {
+        let (model, sealed, target) = (snapshot.model(), snapshot.target(), target.name());
+        tracing::warn!(
+            "{model} is sealed for {sealed} in rows, which this processor multiplies more slowly than tiles; seal it once more: pilotlight \
+             seal MODEL --target {target}"
+        );
+    }
 }
 
 /// Where blocks are kept on disk. Without it the model answers as well, from the beginning of each prompt.

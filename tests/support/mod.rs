@@ -18,7 +18,7 @@ pub mod server;
 pub mod tools;
 
 pub use client::{Body, Response, request};
-pub use models::{golden, minilm, smollm2, with_tools};
+pub use models::{golden, golden_portable, minilm, smollm2, with_tools};
 pub use process::{ended_within, pilotlight};
 pub use server::Serve;
 pub use tools::{in_ci, test_tools};

@@ -16,6 +16,21 @@ pub fn golden(name: &str, weights: &str) -> PathBuf {
     sealed(&golden_folder(name), name, weights)
 }
 
+/// The golden model `name` in rows, for any processor.
+#[allow(dead_code)]
+pub fn golden_portable(name: &str, weights: &str) -> PathBuf {
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.{weights}.portable.snapshot"));
+    let mut seal = pilotlight();
+    seal.arg("seal").arg(golden_folder(name)).arg("-o").arg(&file).args([
+        "--weights",
+        weights,
+        "--target",
+        "cpu:portable",
+    ]);
+    assert!(seal.status().unwrap().success(), "{seal:?}");
+    file
+}
+
 /// SmolLM2-135M-Instruct sealed `native`. `None`, with a line that says so, where the model cannot be had; never with `CI=true`.
 pub fn smollm2() -> Option<PathBuf> {
     let folder = script("test-models")?;

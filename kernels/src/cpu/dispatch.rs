@@ -5,7 +5,6 @@
 //! instruction set is made by [`leveled`], by `vectored`, or where a level is matched on, and stands on that.
 
 use super::pool::Pool;
-use crate::Format;
 use std::sync::OnceLock;
 
 /// An instruction set the kernels are written for. Results of different levels differ in the last
@@ -55,14 +54,17 @@ impl Level {
         if *BEST.get_or_init(|| level) == level { Ok(()) } else { Err("the kernels are in use already".into()) }
     }
 
-    /// Packed weights in this format are multiplied at this level.
-    pub fn takes_tiles(self, format: Format) -> bool {
+    /// Packed weights are multiplied at this level.
+    pub fn takes_tiles(self) -> bool {
+        self != Self::Portable
+    }
+
+    /// bfloat16 is multiplied as it is, two columns at a time; elsewhere in float32.
+    pub fn multiplies_pairs(self) -> bool {
         match self {
-            Self::Portable => false,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => false,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => format != Format::BF16 || std::arch::is_x86_feature_detected!("avx512bf16"),
+            Self::Avx512 => std::arch::is_x86_feature_detected!("avx512bf16"),
+            _ => false,
         }
     }
 

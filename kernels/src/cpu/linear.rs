@@ -112,13 +112,18 @@ impl Part<'_> {
         watch::announce(|| w.stored(rows.clone()));
         #[cfg(target_arch = "x86_64")]
         if w.packing() == Packing::Tiles16 {
-            let tiles = rows.start / TILE..rows.end.div_ceil(TILE);
+            let numbers = rows.start / TILE..rows.end.div_ceil(TILE);
             return scratch::with(|scratch| match self.x {
-                // SAFETY: packed weights are taken only where the processor has AVX-512 and VNNI ([`Takes::of`]).
-                Prepared::Blocks(x) => unsafe { tiles::blocks(x, w, tiles, scratch, out) },
-                // SAFETY: as above, with BF16.
-                Prepared::Pairs(x) => unsafe { tiles::bf16(x, w, tiles, out) },
-                Prepared::Floats(_) => unreachable!("no packed weight takes floats"),
+                // SAFETY: a level exists only where the processor has it.
+                Prepared::Blocks(x) if level == Level::Avx512 => unsafe {
+                    tiles::avx512::blocks(x, w, numbers, scratch, out)
+                },
+                // SAFETY: packed weights are taken only where the processor has AVX2 or more ([`Takes::of`]).
+                Prepared::Blocks(x) => unsafe { tiles::avx2::blocks(x, w, numbers, scratch, out) },
+                // SAFETY: pairs are taken only where the processor has AVX-512 with BF16 ([`Takes::of`]).
+                Prepared::Pairs(x) => unsafe { tiles::avx512::bf16(x, w, numbers, out) },
+                // SAFETY: as for blocks with AVX2.
+                Prepared::Floats(x) => unsafe { tiles::avx2::bf16(x, w, numbers, out) },
             });
         }
         scratch::with(|scratch| match (self.x, level) {
@@ -217,14 +222,12 @@ impl Takes {
 
     #[cfg(target_arch = "x86_64")]
     fn of_tiles(format: Format, level: Level, rows: usize) -> Self {
-        assert!(level.takes_tiles(format), "packed weights of {} for another processor", format.name());
+        assert!(level.takes_tiles(), "packed weights of {} for another processor", format.name());
+        let width = if level == Level::Avx512 { tiles::avx512::width(rows) } else { tiles::avx2::WIDTH };
         match format {
-            Format::BF16 => Self::Pairs { width: tiles::width(rows) },
-            _ => Self::Blocks(Wanted {
-                width: tiles::width(rows),
-                zero: tiles::zero(format),
-                unit: tiles::unit_columns(format),
-            }),
+            Format::BF16 if level.multiplies_pairs() => Self::Pairs { width },
+            Format::BF16 => Self::Floats,
+            _ => Self::Blocks(Wanted { width, zero: tiles::zero(format), unit: tiles::unit_columns(format) }),
         }
     }
 

@@ -7,7 +7,7 @@
 //!
 //! `unsafe` is in `pool` (a job is lent to threads), `shared` (threads write disjoint parts of one
 //! output; each use, in `activations`, `attention`, `elementwise`, `fused` and `kv`, says why), `tile` (unchecked reads), `vector`,
-//! `avx2`, `avx512`, `avx512_load`, `activations_avx512` and `tiles` (intrinsics), and where a function of an instruction set
+//! `avx2`, `avx512`, `avx512_load`, `activations_avx512` and `tiles` (intrinsics, and with AVX2 two lines of assembly), and where a function of an instruction set
 //! is called: `dispatch`, `vector`, `activations` and `linear`. The rest is safe code.
 
 pub(crate) mod activations;

@@ -20,7 +20,7 @@ const BYTES: usize = 32;
 /// The numbers that a matrix is multiplied in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Arithmetic {
-    /// 8 bits, added up in 32.
+    /// 8 bits, added up in 32, with AVX2 in 16 as far as that goes.
     Int8,
     /// bfloat16, added up in float32.
     Bf16,
@@ -32,7 +32,8 @@ impl Arithmetic {
     /// What the kernels multiply weights in that are packed so, on this processor.
     pub fn of(packing: Packing, format: Format) -> Self {
         match (packing, format) {
-            (Packing::Tiles16, Format::BF16) => Self::Bf16,
+            (Packing::Tiles16, Format::BF16) if Level::best().multiplies_pairs() => Self::Bf16,
+            (Packing::Tiles16, Format::BF16) => Self::F32,
             (Packing::Tiles16, _) => Self::Int8,
             (Packing::Rows, _) if zero(format, Level::best()).is_some() => Self::Int8,
             (Packing::Rows, _) => Self::F32,
@@ -77,8 +78,8 @@ impl Arithmetic {
             // SAFETY: as above; the level has VNNI.
             (Self::Int8, Level::Avx512) => (64, |_, rounds| unsafe { x86::bytes_avx512(rounds) }),
             #[cfg(target_arch = "x86_64")]
-            (Self::Bf16, Level::Avx512) if level.takes_tiles(Format::BF16) => {
-                // SAFETY: as above; tiles in BF16 are taken only where its instructions are.
+            (Self::Bf16, Level::Avx512) if level.multiplies_pairs() => {
+                // SAFETY: as above, with BF16.
                 (32, |_, rounds| unsafe { x86::pairs_avx512(rounds) })
             }
             #[cfg(target_arch = "x86_64")]
@@ -153,8 +154,9 @@ mod x86 {
     }
 
     tile!(
-        /// Unsigned by signed bytes, pairs in 16 bits, fours in 32: three instructions.
-        bytes_avx2, "avx2", __m256i, _mm256_set1_epi8(1), __m256i, _mm256_setzero_si256(), fours
+        /// Unsigned by signed bytes, pairs in 16 bits, where they are added up: two instructions. Widening them now and
+        /// then is not counted, nor that weights of 8 bits are multiplied nibble by nibble, which takes twice as many.
+        bytes_avx2, "avx2", __m256i, _mm256_set1_epi8(1), __m256i, _mm256_setzero_si256(), twos
     );
     tile!(
         /// Unsigned by signed bytes, fours in 32 bits.
@@ -168,8 +170,8 @@ mod x86 {
 
     #[inline]
     #[target_feature(enable = "avx2")]
-    fn fours(sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
-        _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1)))
+    fn twos(sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
+        _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, x))
     }
 
     #[inline]
@@ -198,7 +200,8 @@ mod tests {
     fn blocks_are_multiplied_in_bytes_and_what_has_no_kernel_in_floats() {
         assert_eq!(Arithmetic::of(Packing::Rows, Format::Q4_1), Arithmetic::Int8);
         assert_eq!(Arithmetic::of(Packing::Tiles16, Format::Q6_K), Arithmetic::Int8);
-        assert_eq!(Arithmetic::of(Packing::Tiles16, Format::BF16), Arithmetic::Bf16);
+        let pairs = if Level::best().multiplies_pairs() { Arithmetic::Bf16 } else { Arithmetic::F32 };
+        assert_eq!(Arithmetic::of(Packing::Tiles16, Format::BF16), pairs);
         assert_eq!(Arithmetic::of(Packing::Rows, Format::BF16), Arithmetic::F32);
         assert_eq!(Arithmetic::of(Packing::Rows, Format::Q2_K), Arithmetic::F32);
     }

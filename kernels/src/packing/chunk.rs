@@ -145,7 +145,7 @@ impl Chunk {
         }
     }
 
-    /// Where in a row's part the numbers are, in their order, and what they are changed by: `vpdpbusd` takes weights unsigned.
+    /// Where in a row's part the numbers are, in their order, and what they are changed by: `vpdpbusd` and `vpmaddubsw` take weights unsigned.
     fn pieces(&self) -> (&'static [(usize, usize)], u8) {
         match self.format {
             Format::Q8_0 => (&[(2, 34), (36, 68)], 0x80),

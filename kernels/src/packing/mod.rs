@@ -19,7 +19,7 @@ pub enum Packing {
     /// Row after row, each as its [`Format`] says.
     Rows,
     /// Tiles of sixteen rows, within a tile column after column: 64 bytes are four bytes of each row, in the order in which
-    /// AVX-512 multiplies them. Rows are filled up to whole tiles with zeros. See [`Chunk`].
+    /// they are multiplied: AVX-512 takes them at once, AVX2 half by half. Rows are filled up to whole tiles with zeros. See [`Chunk`].
     Tiles16,
 }
 

@@ -68,13 +68,20 @@ fn what_is_packed_for_a_processor_is_what_is_sealed_for_any() {
     let model = Llama { hidden: 128, inner: 192, vocab: 300, ..Llama::default() };
     let paths = both(&model, folder.path());
     for weights in ALL {
-        let [portable, packed] =
-            [Target::Portable, Target::Avx512].map(|target| sealed_for(&paths[0], weights, target));
+        let [portable, packed, avx2] =
+            [Target::Portable, Target::Avx512, Target::Avx2].map(|target| sealed_for(&paths[0], weights, target));
         assert_eq!(rows(&portable), rows(&packed), "{weights:?}");
+        assert_eq!(rows(&portable), rows(&avx2), "{weights:?}");
+        let layouts =
+            |snapshot: &Snapshot| snapshot.tensors().iter().map(|tensor| tensor.layout.clone()).collect::<Vec<_>>();
+        assert_eq!(layouts(&packed), layouts(&avx2), "one layout for both");
         let tiles = packed.tensors().iter().filter(|tensor| tensor.layout == "tiles16").count();
         let floats = matches!(weights, Weights::F32 | Weights::Native);
         assert_eq!(tiles > 0, !floats, "{weights:?}: float32 stays in rows");
         assert!(portable.tensors().iter().all(|tensor| tensor.layout == "row-major"));
+        let here = Some(Target::here()).filter(|_| tiles > 0 && kernels::takes(Packing::Tiles16));
+        assert_eq!(Target::faster(&portable), here, "{weights:?}: rows where this processor has kernels for tiles");
+        assert_eq!(Target::faster(&packed), None, "{weights:?}");
     }
 }
 

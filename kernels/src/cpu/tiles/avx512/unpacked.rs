@@ -1,11 +1,10 @@
 //! Superblocks unpacked into the scratch once for many rows of `x`.
 
 use super::units::{integers, scales};
-use super::{OfX, Q4_K, Q6_K, SLICE, Store, add, multiply, prefetch, read, shape};
+use super::{OfX, Part, Q4_K, Q6_K, SLICE, Store, add, multiply, prefetch, read, shape};
 use crate::cpu::activations::{GROUPS, Panel};
 use crate::cpu::scratch::Line;
 use std::arch::x86_64::*;
-use std::ops::Range;
 
 /// Writes chunks of a tile to `lines`: of each unit its scale, its minimum, its integers.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
@@ -62,12 +61,6 @@ unsafe fn unpack_nibbles(body: *const u8, lines: &mut [Line]) {
 fn save(line: &mut Line, value: __m512i) {
     // SAFETY: 64 bytes, aligned to 64.
     unsafe { _mm512_store_si512(line.0.as_mut_ptr().cast(), value) }
-}
-
-/// Units of a row that are multiplied together, of so many.
-pub(super) struct Part {
-    pub units: Range<usize>,
-    pub of: usize,
 }
 
 /// [`panel`](super::panel) over units that are unpacked; the same arithmetic. The first units begin the sums, which then wait in `waiting`
