@@ -46,6 +46,7 @@ pub(in crate::cpu) unsafe fn bf16(x: &[f32], w: &Weight, tiles: Range<usize>, ou
 }
 
 /// `R` rows of `x` with `T` tiles, column after column.
+#[allow(clippy::needless_range_loop)] // several arrays share an index
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn products<const T: usize, const R: usize>(x: &[f32], tiles: [&[u8]; T]) -> [[[__m256; R]; HALVES]; T] {

@@ -11,6 +11,7 @@ use std::arch::x86_64::*;
 
 /// Some units of a tile with a panel of `R` rows of `x`. The first units begin the sums, which then wait in `waiting` for the next; the
 /// last go to `store`.
+#[allow(clippy::needless_range_loop)] // several arrays share an index
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn unpacked<const F: u8, const R: usize>(
     x: &Panel,
