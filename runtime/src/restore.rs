@@ -364,7 +364,7 @@ fn load(
 
 /// Says where the model would be faster sealed otherwise.
 fn advise(snapshot: &Snapshot) {
-    if let Some(target) = Target::faster(snapshot) {
+    if let Some(target) = models::Target::faster(snapshot) {
         let (model, sealed, target) = (snapshot.model(), snapshot.target(), target.name());
         tracing::warn!(
             "{model} is sealed for {sealed} in rows, which this processor multiplies more slowly than tiles; seal it once more: pilotlight \
