@@ -3,9 +3,10 @@
 //! A tile's sixteen rows are two vectors of eight. AVX2 multiplies unsigned by signed bytes and adds pairs in 16 bits; as many
 //! groups as cannot reach the end of 16 bits are added up there before they are widened. Both halves of a tile and a panel of rows of
 //! `x` are worked on together. For up to eight rows the integers of Q8_0, Q4_0, Q4_1 and Q4_K, which are nibbles of a byte, are taken out
-//! as they are multiplied; those of other formats, and for more rows all, are unpacked into the scratch before.
+//! as they are multiplied, and for one row those of Q6_K; those of other formats, and for more rows all, are unpacked into the scratch before.
 
 mod floats;
+mod six;
 mod store;
 mod units;
 mod unpack;
@@ -75,6 +76,12 @@ fn all_tiles<const F: u8>(x: &Activations, w: &Weight, tiles: Range<usize>, scra
     if const { units::is_direct(F) } && x.rows() <= DIRECT_ROWS {
         for tile in tiles {
             direct_panels::<F>(x, w.tile(tile), &Store { out, n: w.n(), column: tile * TILE_ROWS });
+        }
+        return;
+    }
+    if F == Q6_K && x.rows() == 1 {
+        for (tile, x) in tiles.flat_map(|tile| x.panels().map(move |x| (tile, x))) {
+            six::one_row(&x, w.tile(tile), &Store { out, n: w.n(), column: tile * TILE_ROWS });
         }
         return;
     }

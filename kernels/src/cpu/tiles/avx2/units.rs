@@ -10,7 +10,7 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 /// So many groups of a row's products, two in each lane, are added up in 16 bits: integers up to 15, 31 and 63 times 127.
-const fn span(format: u8) -> usize {
+pub(super) const fn span(format: u8) -> usize {
     match format {
         Q6_K => 2,
         Q5_K => 4,
@@ -126,7 +126,7 @@ pub(super) unsafe fn multiply<const F: u8, const R: usize, W: Weights>(
 /// such sums may be taken in any order, otherwise takes them in one that needs more registers than there are.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn add_pairs(mut sums: __m256i, weights: __m256i, four: __m256i) -> __m256i {
+pub(super) fn add_pairs(mut sums: __m256i, weights: __m256i, four: __m256i) -> __m256i {
     // SAFETY: registers alone are read and written, and the processor has the instructions.
     unsafe {
         asm!(
@@ -162,14 +162,23 @@ pub(super) unsafe fn add<const F: u8, const R: usize>(
             // SAFETY: the caller's promise.
             unsafe {
                 let (scale, minimum) = scales[h];
-                let scale = _mm256_mul_ps(scale, _mm256_set1_ps(x.d[block][r]));
-                sums[h][r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(ints[h][r]), scale, sums[h][r]);
+                sums[h][r] = scaled(ints[h][r], scale, x.d[block][r], sums[h][r]);
                 if shape.has_minimum {
                     sums[h][r] = _mm256_fmadd_ps(minimum, _mm256_set1_ps(x.sum[block][r]), sums[h][r]);
                 }
             }
         }
     }
+}
+
+/// `sum + ints * (scale * d)`.
+///
+/// # Safety
+/// The processor has AVX2 and FMA.
+#[inline(always)]
+pub(super) unsafe fn scaled(ints: __m256i, scale: __m256, d: f32, sum: __m256) -> __m256 {
+    // SAFETY: the caller's promise.
+    unsafe { _mm256_fmadd_ps(_mm256_cvtepi32_ps(ints), _mm256_mul_ps(scale, _mm256_set1_ps(d)), sum) }
 }
 
 /// What unit `u` of the rows of half `half` is multiplied by, and what is added for each of its columns.

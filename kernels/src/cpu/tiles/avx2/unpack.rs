@@ -116,28 +116,36 @@ unsafe fn six_bits<const F: u8>(body: *const u8, lines: *mut Line) {
     // Of each half of 128 columns: four runs of 32, which are two units each.
     for (part, g) in (0..2).flat_map(|part| (0..GROUPS).map(move |g| (part, g))) {
         for half in 0..HALVES {
-            // SAFETY: the caller's promise; the vectors of the chunk as `packing::chunk` has them.
+            // SAFETY: the caller's promise.
             unsafe {
-                let vectors = body.add(32 * half);
-                let a = read(vectors.add(64 * (part * 16 + g)));
-                let b = read(vectors.add(64 * (part * 16 + GROUPS + g)));
-                let top = read(vectors.add(64 * (32 + part * GROUPS + g)));
-                let upper = _mm256_set1_epi8(0x30);
-                let runs = [
-                    _mm256_or_si256(low(a), _mm256_and_si256(_mm256_slli_epi16::<4>(top), upper)),
-                    _mm256_or_si256(low(b), _mm256_and_si256(_mm256_slli_epi16::<2>(top), upper)),
-                    _mm256_or_si256(low(_mm256_srli_epi16::<4>(a)), _mm256_and_si256(top, upper)),
-                    _mm256_or_si256(
-                        low(_mm256_srli_epi16::<4>(b)),
-                        _mm256_and_si256(_mm256_srli_epi16::<2>(top), upper),
-                    ),
-                ];
-                for (run, integers) in runs.into_iter().enumerate() {
+                for (run, integers) in runs_of_six_bits(body, part, g, half).into_iter().enumerate() {
                     let unit = part * 8 + 2 * run + g / groups;
                     save(lines.add(unit * each + SCALES + g % groups), half, integers);
                 }
             }
         }
+    }
+}
+
+/// Group `g` of each run of 32 columns of half `part` of the Q6_K chunk whose vectors are at `body`.
+///
+/// # Safety
+/// The chunk is there, and the processor has AVX2.
+#[inline(always)]
+pub(super) unsafe fn runs_of_six_bits(body: *const u8, part: usize, g: usize, half: usize) -> [__m256i; 4] {
+    // SAFETY: the caller's promise; the vectors of the chunk as `packing::chunk` has them.
+    unsafe {
+        let vectors = body.add(32 * half);
+        let a = read(vectors.add(64 * (part * 16 + g)));
+        let b = read(vectors.add(64 * (part * 16 + GROUPS + g)));
+        let top = read(vectors.add(64 * (32 + part * GROUPS + g)));
+        let upper = _mm256_set1_epi8(0x30);
+        [
+            _mm256_or_si256(low(a), _mm256_and_si256(_mm256_slli_epi16::<4>(top), upper)),
+            _mm256_or_si256(low(b), _mm256_and_si256(_mm256_slli_epi16::<2>(top), upper)),
+            _mm256_or_si256(low(_mm256_srli_epi16::<4>(a)), _mm256_and_si256(top, upper)),
+            _mm256_or_si256(low(_mm256_srli_epi16::<4>(b)), _mm256_and_si256(_mm256_srli_epi16::<2>(top), upper)),
+        ]
     }
 }
 
