@@ -47,6 +47,7 @@ pub(super) fn one_row(x: &Panel, tile: &[u8], store: &Store) {
 /// # Safety
 /// The chunk is there, and the processor has AVX2.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // a group is that of several runs
 unsafe fn integers(body: *const u8, part: usize, half: usize, number: usize, x: &OfX<1>) -> [__m256i; UNITS] {
     let (groups, span) = (const { shape(Q6_K) }.groups, const { span(Q6_K) });
     let fours: &[_; RUNS] = x.fours[number / 2..].first_chunk().expect("half a chunk is four blocks");
