@@ -17,18 +17,8 @@ pub fn golden(name: &str, weights: &str) -> PathBuf {
 }
 
 /// The golden model `name` in rows, for any processor.
-#[allow(dead_code)]
 pub fn golden_portable(name: &str, weights: &str) -> PathBuf {
-    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.{weights}.portable.snapshot"));
-    let mut seal = pilotlight();
-    seal.arg("seal").arg(golden_folder(name)).arg("-o").arg(&file).args([
-        "--weights",
-        weights,
-        "--target",
-        "cpu:portable",
-    ]);
-    assert!(seal.status().unwrap().success(), "{seal:?}");
-    file
+    sealed_with(&golden_folder(name), &format!("{name}-portable"), weights, &["--target", "cpu:portable"])
 }
 
 /// SmolLM2-135M-Instruct sealed `native`. `None`, with a line that says so, where the model cannot be had; never with `CI=true`.
@@ -57,9 +47,13 @@ pub fn with_tools() -> PathBuf {
     sealed(folder.path(), "caller", "native")
 }
 
+fn sealed(source: &Path, name: &str, weights: &str) -> PathBuf {
+    sealed_with(source, name, weights, &[])
+}
+
 /// Seals under a lock between the test processes. The file's name holds the binary's identity, so that a snapshot is
 /// never older than the code that reads it; those of older builds are removed.
-fn sealed(source: &Path, name: &str, weights: &str) -> PathBuf {
+fn sealed_with(source: &Path, name: &str, weights: &str, options: &[&str]) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("sealed");
     fs::create_dir_all(&folder).unwrap();
     let lock = File::create(folder.join(format!("{name}.{weights}.lock"))).unwrap();
@@ -74,7 +68,7 @@ fn sealed(source: &Path, name: &str, weights: &str) -> PathBuf {
             }
         }
         let mut seal = pilotlight();
-        seal.arg("seal").arg(source).arg("-o").arg(&file).args(["--weights", weights]);
+        seal.arg("seal").arg(source).arg("-o").arg(&file).args(["--weights", weights]).args(options);
         let output = seal.output().unwrap();
         assert!(output.status.success(), "{seal:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
     }

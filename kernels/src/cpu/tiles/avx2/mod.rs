@@ -67,8 +67,8 @@ pub(in crate::cpu) unsafe fn blocks(
     }
 }
 
-/// Some columns of a tile are unpacked, multiplied with all rows, and so on to the end of the tile; between, the sums wait in the
-/// scratch.
+/// Tiles one after the other: multiplied as their bytes are read, or some columns are unpacked, multiplied with all rows, and so on to the
+/// end of the tile; between, the sums wait in the scratch.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn all_tiles<const F: u8>(x: &Activations, w: &Weight, tiles: Range<usize>, scratch: &mut Scratch, out: &Shared<f32>) {
