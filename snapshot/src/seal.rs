@@ -4,9 +4,9 @@
 //! **Invariant:** the target name shows a whole, synced, read-only file or what it showed before.
 
 use crate::{
-    CHUNK_BYTES, DataKey, EXTENT_BYTES, Error, Extent, HEADER_BYTES, Header, MODEL_BYTES_MAX, NAME_BYTES_MAX,
-    OperatorKey, PAGE_BYTES, RANK_MAX, Region, SECTIONS_MAX, Section, SectionKind, TABLE_BYTES_MAX, TENSOR_ALIGN,
-    TENSORS_MAX, Tensor, WORD_BYTES_MAX, WRAPPED_KEY_BYTES_MAX, align_up,
+    ARENA_ALIGN, CHUNK_BYTES, DataKey, EXTENT_BYTES, Error, Extent, HEADER_BYTES, Header, MODEL_BYTES_MAX,
+    NAME_BYTES_MAX, OperatorKey, PAGE_BYTES, RANK_MAX, Region, SECTIONS_MAX, Section, SectionKind, TABLE_BYTES_MAX,
+    TENSOR_ALIGN, TENSORS_MAX, Tensor, WORD_BYTES_MAX, WRAPPED_KEY_BYTES_MAX, align_up,
     encrypt::seal_piece,
     hex,
     table::{Arena, Table, arena_align},
@@ -398,10 +398,15 @@ impl Write for Exact<'_, '_> {
     }
 }
 
-/// Everything between header and checksum table. The buffer is the current chunk, so a chunk is summed once, whole.
+/// Everything between header and checksum table. The buffer ends with the current chunk, so a chunk is summed once, whole.
+///
+/// It goes to the file up to a huge page's border at a time: file systems that keep large folios keep what one call writes in one of them, and a file that lies
+/// in the page cache in huge pages is mapped a hundred times faster, from its first restore on.
 struct Body<'a> {
     file: &'a mut File,
     buffer: Vec<u8>,
+    /// Where in the buffer the current chunk begins; what is before it waits to be written.
+    chunk: usize,
     chunk_bytes: u64,
     position: u64,
     total: u64,
@@ -431,7 +436,8 @@ impl<'a> Body<'a> {
         let chunk_bytes = u64::from(chunk_bytes);
         let mut body = Self {
             file,
-            buffer: Vec::with_capacity(chunk_bytes as usize),
+            buffer: Vec::with_capacity(chunk_bytes.max(ARENA_ALIGN) as usize),
+            chunk: 0,
             chunk_bytes,
             position: HEADER_BYTES as u64,
             total,
@@ -459,22 +465,33 @@ impl<'a> Body<'a> {
     }
 
     fn end_chunk(&mut self) -> io::Result<()> {
-        self.sums.push(XxHash3_64::oneshot(&self.buffer));
-        self.digest.update(&self.buffer);
+        let chunk = &mut self.buffer[self.chunk..];
+        self.sums.push(XxHash3_64::oneshot(chunk));
+        self.digest.update(&*chunk);
         if let Some(key) = &self.key {
             let piece = self.sums.len() as u64 - 1;
-            self.tags.extend(seal_piece(key, piece, &[], &mut self.buffer)?);
+            self.tags.extend(seal_piece(key, piece, &[], chunk)?);
         }
-        self.file.write_all(&self.buffer)?;
-        self.buffer.clear();
+        self.chunk = self.buffer.len();
+        if self.position.is_multiple_of(ARENA_ALIGN) || self.chunk as u64 >= ARENA_ALIGN {
+            self.write_out()?;
+        }
         (self.progress)(self.position, self.total);
         Ok(())
     }
 
+    fn write_out(&mut self) -> io::Result<()> {
+        self.file.write_all(&self.buffer)?;
+        self.buffer.clear();
+        self.chunk = 0;
+        Ok(())
+    }
+
     fn finish(mut self) -> io::Result<Written> {
-        if !self.buffer.is_empty() {
+        if self.buffer.len() > self.chunk {
             self.end_chunk()?;
         }
+        self.write_out()?;
         Ok(Written { sums: self.sums, digest: self.digest, tags: self.tags })
     }
 }

@@ -8,8 +8,8 @@ use std::{
     path::Path,
 };
 
-/// Bytes moved between two reports.
-const PIECE_BYTES: usize = 1 << 20;
+/// Bytes moved between two reports: a huge page, in which the file then lies in the page cache where the file system keeps large folios.
+const PIECE_BYTES: usize = 2 << 20;
 
 /// Where progress goes.
 pub(crate) struct Sink<'a>(pub(crate) &'a mut dyn FnMut(Progress));
