@@ -1,12 +1,14 @@
 //! Times `linear` on the shapes of SmolLM2-135M (30 layers in Q4_1, head in Q8_0), or with `1b` on those of four layers of
 //! Llama-3.2-1B, all weights apart in memory as in the model:
-//! `cargo run --release --workspace --example linear_speed [FORMAT] [tiles16] [1b] [layers=N] [threads=N] [ROWS…]`.
+//! `cargo run --release --workspace --example linear_speed [FORMAT] [tiles16] [1b] [layers=N] [threads=N] [INSTRUCTIONS] [ROWS…]`,
+//! where INSTRUCTIONS are `avx2`, say, for another kernel than the processor's best.
 //! Prints the best of several passes over the whole model, and the sum of each operation's best,
 //! which other load on the machine disturbs less.
 
 use burn::tensor::{Device, Tensor};
 use bytes::Bytes;
 use kernels::{Format, Matrix, Packing, TILE_ROWS, linear};
+use memmap2::{Advice, MmapMut};
 use std::time::Instant;
 
 const LAYERS: usize = 30;
@@ -36,15 +38,16 @@ fn matrix(format: Format, packing: Packing, (n, k): (usize, usize), device: &Dev
         }
     };
     let bytes = packing.bytes(format, n, k).expect("whole chunks");
-    Matrix::packed(aligned(&tile.repeat(bytes / tile.len())), format, packing, n, k, device).expect("right size")
+    Matrix::packed(in_huge_pages(&tile.repeat(bytes / tile.len())), format, packing, n, k, device).expect("right size")
 }
 
-/// In memory that begins with a cache line, as in a snapshot.
-fn aligned(bytes: &[u8]) -> Bytes {
-    let mut memory = vec![0; bytes.len() + 63];
-    let start = memory.as_ptr().align_offset(64);
-    memory[start..][..bytes.len()].copy_from_slice(bytes);
-    Bytes::from(memory).slice(start..start + bytes.len())
+/// In huge pages where the system has them, as a snapshot is: in small ones a processor foresees no further than to a page's end.
+fn in_huge_pages(bytes: &[u8]) -> Bytes {
+    let mut memory = MmapMut::map_anon(bytes.len()).expect("memory for the weights");
+    // Advice.
+    let _ = memory.advise(Advice::HugePage);
+    memory.copy_from_slice(bytes);
+    Bytes::from_owner(memory)
 }
 
 fn main() {
@@ -59,6 +62,8 @@ fn main() {
             format = named;
         } else if let Some(named) = Packing::from_name(&argument) {
             packing = named;
+        } else if kernels::instruction_sets().contains(&argument.as_str()) {
+            kernels::set_instruction_set(&argument).expect("instructions of this processor");
         } else if let Some(count) = argument.strip_prefix("layers=") {
             layers.0 = count.parse().expect("a number of layers");
         } else if argument == "1b" {

@@ -4,6 +4,7 @@
 //! share a scale) is exact; units are added in their order, by the same instructions for any number of tiles and rows of `x`, so a
 //! result has the same bits in any company.
 
+mod ahead;
 pub(super) mod avx2;
 pub(super) mod avx512;
 mod operands;

@@ -57,7 +57,7 @@ fn products<const T: usize, const R: usize>(x: &[f32], tiles: [&[u8]; T]) -> [[[
     for pair in 0..k / 2 {
         let mut columns = [[[_mm256_setzero_ps(); HALVES]; T]; 2];
         for t in 0..T {
-            prefetch(tiles[t].as_ptr().wrapping_add(AHEAD + 64 * pair));
+            prefetch(tiles[t].as_ptr().wrapping_add(AHEAD + 64 * pair), 64, R == 1);
             for h in 0..HALVES {
                 // SAFETY: vector `pair` is inside the tile, as was just checked.
                 let two = unsafe { read(tiles[t].as_ptr().add(64 * pair + 32 * h)) };

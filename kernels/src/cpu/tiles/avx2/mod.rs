@@ -14,6 +14,7 @@ mod unpacked;
 
 pub(in crate::cpu) use floats::bf16;
 
+use super::ahead::prefetch;
 use super::operands::{OfX, Part};
 use super::shape::{Q4_0, Q4_1, Q4_K, Q5_K, Q6_K, Q8_0, lines_of, shape};
 use crate::Format;
@@ -177,16 +178,8 @@ unsafe fn unit<const F: u8, const R: usize, const ODD: bool>(
 #[inline(always)]
 fn ask<const F: u8>(at: *const u8, u: usize) {
     let (shape, lines) = (const { shape(F) }, const { lines_of::<F>() });
-    for line in u * lines / shape.units..(u + 1) * lines / shape.units {
-        prefetch(at.wrapping_add(AHEAD + 64 * line));
-    }
-}
-
-/// Asks the cache for the line at `at`, wherever that is.
-#[inline(always)]
-fn prefetch(at: *const u8) {
-    // SAFETY: a prefetch touches nothing.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
+    let some = 64 * (u * lines / shape.units)..64 * ((u + 1) * lines / shape.units);
+    prefetch(at.wrapping_add(AHEAD + some.start), some.len(), false);
 }
 
 /// # Safety

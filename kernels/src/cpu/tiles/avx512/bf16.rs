@@ -65,7 +65,7 @@ fn bf16_panel<const T: usize, const R: usize>(
         let mut weights = [_mm512_setzero_si512(); T];
         for t in 0..T {
             if ahead > 0 {
-                prefetch(tiles[t].as_ptr().wrapping_add(c * 64 + ahead), 64);
+                prefetch(tiles[t].as_ptr().wrapping_add(c * 64 + ahead), 64, R == 1);
             }
             // SAFETY: vector `c` is inside the tile, as was just checked; the processor has the instructions.
             weights[t] = unsafe { read(tiles[t].as_ptr().add(c * 64)) };
@@ -80,5 +80,6 @@ fn bf16_panel<const T: usize, const R: usize>(
             }
         }
     }
-    store.put(row, &sums);
+    // SAFETY: the processor has the instructions.
+    unsafe { store.put(row, &sums) };
 }

@@ -9,6 +9,7 @@ mod unpacked;
 
 pub(in crate::cpu) use bf16::bf16;
 
+use super::ahead::prefetch;
 use super::operands::{OfX, Part};
 use super::shape::{Q4_0, Q4_1, Q4_K, Q5_K, Q6_K, Q8_0, Shape, lines_of, shape};
 use crate::Format;
@@ -181,15 +182,6 @@ fn ahead(tiles: &[&[u8]]) -> usize {
     if bytes <= SHORT_BYTES { tiles.len() * bytes } else { AHEAD / tiles.len() }
 }
 
-/// Asks the cache for `bytes` bytes from `at` on, wherever that is.
-#[inline(always)]
-fn prefetch(at: *const u8, bytes: usize) {
-    for line in (0..bytes).step_by(64) {
-        // SAFETY: a prefetch touches nothing, wherever it points.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(line).cast()) };
-    }
-}
-
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn panel<const F: u8, const T: usize, const R: usize>(x: &Panel, tiles: &[&[u8]; T], ahead: usize, store: &Store) {
     let shape = const { shape(F) };
@@ -206,7 +198,7 @@ fn panel<const F: u8, const T: usize, const R: usize>(x: &Panel, tiles: &[&[u8];
             if ahead > 0 {
                 let lines = lines_of::<F>();
                 let some = part * lines / parts * 64..(part + 1) * lines / parts * 64;
-                at.iter().for_each(|at| prefetch(at.wrapping_add(ahead + some.start), some.len()));
+                at.iter().for_each(|at| prefetch(at.wrapping_add(ahead + some.start), some.len(), F == Q8_0 && R == 1));
             }
         };
         if (F == Q4_K || F == Q5_K) && T * R <= WIDE {
@@ -248,7 +240,8 @@ fn panel<const F: u8, const T: usize, const R: usize>(x: &Panel, tiles: &[&[u8];
             unsafe { unit::<F, T, R>(&at, u, c * shape.units + u, &of_x, &mut sums) };
         }
     }
-    store.put(x.row, &sums);
+    // SAFETY: the processor has the instructions.
+    unsafe { store.put(x.row, &sums) };
 }
 
 /// Adds a unit's products to a tile's sums.

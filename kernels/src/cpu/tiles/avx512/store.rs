@@ -13,9 +13,12 @@ pub(super) struct Store<'a> {
 }
 
 impl Store<'_> {
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    pub fn put<const T: usize, const R: usize>(&self, row: usize, sums: &[[__m512; R]; T]) {
+    /// Part of its caller, so that the sums stay in registers.
+    ///
+    /// # Safety
+    /// The processor has AVX-512.
+    #[inline(always)]
+    pub unsafe fn put<const T: usize, const R: usize>(&self, row: usize, sums: &[[__m512; R]; T]) {
         for (t, sums) in sums.iter().enumerate() {
             let first = self.column + t * TILE_ROWS;
             let count = TILE_ROWS.min(self.n - first);
@@ -24,12 +27,12 @@ impl Store<'_> {
                 // SAFETY: these columns of these rows are this task's alone.
                 let out = unsafe { self.out.part(start..start + count) };
                 if count == TILE_ROWS {
-                    // SAFETY: sixteen elements.
+                    // SAFETY: sixteen elements; the caller's promise.
                     unsafe { _mm512_storeu_ps(out.as_mut_ptr(), *sum) };
                     continue;
                 }
                 let mask = ((1u32 << count) - 1) as __mmask16;
-                // SAFETY: the mask has one bit for each element of `out`.
+                // SAFETY: the mask has one bit for each element of `out`; the caller's promise.
                 unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr(), mask, *sum) };
             }
         }

@@ -13,7 +13,7 @@ pub(super) fn unpack<const F: u8>(chunks: &[u8], lines: &mut [Line]) {
     let each = shape.unpacked();
     for (bytes, lines) in chunks.chunks_exact(shape.chunk).zip(lines.chunks_exact_mut(shape.units * each)) {
         // What comes next, while this is unpacked.
-        prefetch(bytes.as_ptr().wrapping_add(SLICE * shape.chunk), shape.chunk);
+        prefetch(bytes.as_ptr().wrapping_add(SLICE * shape.chunk), shape.chunk, false);
         let at = bytes.as_ptr();
         // SAFETY: `bytes` is a chunk, and the processor has the instructions.
         unsafe {
@@ -79,14 +79,14 @@ pub(super) fn unpacked<const F: u8, const T: usize, const R: usize>(
     assert!(units.end <= of_x.fours.len() * GROUPS / shape.groups);
     assert!(tiles.iter().all(|tile| tile.len() >= units.len() * shape.unpacked()));
     let first_unit = units.start;
-    let mut sums = [[_mm512_setzero_ps(); R]; T];
     let waiting: &mut [[Line; R]; T] = waiting.as_chunks_mut().0.first_chunk_mut().expect("a line for each sum");
-    if first_unit > 0 {
-        for t in 0..T {
-            for r in 0..R {
-                // SAFETY: 64 bytes, aligned to 64.
-                sums[t][r] = unsafe { _mm512_load_ps(waiting[t][r].0.as_ptr().cast()) };
-            }
+    // By a mask and not by a branch: with one the compiler keeps the sums in memory.
+    let goes_on: __mmask16 = if first_unit > 0 { !0 } else { 0 };
+    let mut sums = [[_mm512_setzero_ps(); R]; T];
+    for t in 0..T {
+        for r in 0..R {
+            // SAFETY: 64 bytes, aligned to 64.
+            sums[t][r] = unsafe { _mm512_maskz_load_ps(goes_on, waiting[t][r].0.as_ptr().cast()) };
         }
     }
     for number in units.clone() {
@@ -117,7 +117,8 @@ pub(super) fn unpacked<const F: u8, const T: usize, const R: usize>(
         }
     }
     if units.end == *of {
-        return store.put(x.row, &sums);
+        // SAFETY: the processor has the instructions.
+        return unsafe { store.put(x.row, &sums) };
     }
     for t in 0..T {
         for r in 0..R {
