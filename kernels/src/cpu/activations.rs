@@ -76,12 +76,9 @@ impl Activations {
         // As many panels as there have to be, all about the same.
         let width = m.div_ceil(m.div_ceil(wanted.width).max(1)).max(1);
         (self.m, self.k, self.width, self.unit) = (m, k, width, unit);
-        self.fours.resize(x.len() / 4, [0; 4]);
-        self.d.resize(blocks, 0.0);
-        self.sum.resize(blocks, 0.0);
-        self.start.resize(x.len() / unit, 0);
-        let (fours, d) = (Shared::new(&mut self.fours), Shared::new(&mut self.d));
-        let (sum, start) = (Shared::new(&mut self.sum), Shared::new(&mut self.start));
+        let fours = Shared::new(grown(&mut self.fours, x.len() / 4));
+        let (d, sum) = (Shared::new(grown(&mut self.d, blocks)), Shared::new(grown(&mut self.sum, blocks)));
+        let start = Shared::new(grown(&mut self.start, x.len() / unit));
         let per_row = k / BLOCK;
         let together = (ELEMENTS_PER_TASK / (width * BLOCK)).clamp(1, per_row.max(1));
         let parts = per_row.div_ceil(together);
@@ -123,6 +120,14 @@ impl Activations {
             }
         })
     }
+}
+
+/// The first `len` elements, which are all written: what is there of an earlier call stays until then.
+fn grown<T: Copy + Default>(memory: &mut Vec<T>, len: usize) -> &mut [T] {
+    if memory.len() < len {
+        memory.resize(len, T::default());
+    }
+    &mut memory[..len]
 }
 
 /// Where some blocks of a panel go: as in [`Panel`].
@@ -197,8 +202,7 @@ impl Pairs {
         let m = x.len() / k;
         let width = m.div_ceil(m.div_ceil(width).max(1)).max(1);
         (self.m, self.k, self.width) = (m, k, width);
-        self.pairs.resize(x.len() / 2, 0);
-        let pairs = Shared::new(&mut self.pairs);
+        let pairs = Shared::new(grown(&mut self.pairs, x.len() / 2));
         let per_row = k / 2;
         let together = (ELEMENTS_PER_TASK / (2 * width)).clamp(1, per_row.max(1));
         let parts = per_row.div_ceil(together);

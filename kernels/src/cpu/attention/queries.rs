@@ -40,10 +40,15 @@ impl<'a, T: Element, const Q: usize> Queries<'a, T, Q> {
     pub fn scale(input: &Input<T>, task: &Task, tile: usize, q: &mut [f32]) {
         let dim = input.heads.dim;
         for (head, q) in q.as_chunks_mut::<Q>().0.chunks_exact_mut(dim).enumerate() {
+            let mut queries: [&[f32]; Q] = [&[]; Q];
             for i in 0..Q {
                 let start = start_of(input, task, head, Self::number(input, task, tile, i));
-                for (to, from) in q.iter_mut().zip(&input.q[start..][..dim]) {
-                    to[i] = from * input.scoring.scale;
+                queries[i] = &input.q[start..][..dim];
+            }
+            // All queries of an element, not all elements of a query: the compiler would scatter those, which is slow.
+            for (at, to) in q.iter_mut().enumerate() {
+                for i in 0..Q {
+                    to[i] = queries[i][at] * input.scoring.scale;
                 }
             }
         }
