@@ -400,10 +400,10 @@ impl Write for Exact<'_, '_> {
 
 /// Everything between header and checksum table. The buffer ends with the current chunk, so a chunk is summed once, whole.
 ///
-/// It goes to the file up to a huge page's border at a time: file systems that keep large folios keep what one call writes in one of them, and a file that lies
-/// in the page cache in huge pages is mapped a hundred times faster, from its first restore on.
+/// It goes to the file up to a huge page's border at a time, or a chunk where that is larger: file systems that keep large folios keep what one call
+/// writes in one of them, and a file that lies in the page cache in huge pages is mapped a hundred times faster, from its first restore on.
 struct Body<'a> {
-    file: &'a mut File,
+    file: &'a mut dyn Write,
     buffer: Vec<u8>,
     /// Where in the buffer the current chunk begins; what is before it waits to be written.
     chunk: usize,
@@ -418,6 +418,7 @@ struct Body<'a> {
 }
 
 /// What was written between header and checksum table.
+#[derive(Debug)]
 struct Written {
     sums: Vec<u64>,
     digest: Sha256,
@@ -427,7 +428,7 @@ struct Written {
 
 impl<'a> Body<'a> {
     fn new(
-        file: &'a mut File,
+        file: &'a mut dyn Write,
         chunk_bytes: u32,
         total: u64,
         key: Option<&DataKey>,
@@ -473,13 +474,14 @@ impl<'a> Body<'a> {
             self.tags.extend(seal_piece(key, piece, &[], chunk)?);
         }
         self.chunk = self.buffer.len();
-        if self.position.is_multiple_of(ARENA_ALIGN) || self.chunk as u64 >= ARENA_ALIGN {
+        if self.position.is_multiple_of(ARENA_ALIGN) || self.position == self.total {
             self.write_out()?;
         }
         (self.progress)(self.position, self.total);
         Ok(())
     }
 
+    /// Also the last of the body, before it is said to be done.
     fn write_out(&mut self) -> io::Result<()> {
         self.file.write_all(&self.buffer)?;
         self.buffer.clear();
@@ -491,7 +493,7 @@ impl<'a> Body<'a> {
         if self.buffer.len() > self.chunk {
             self.end_chunk()?;
         }
-        self.write_out()?;
+        debug_assert!(self.buffer.is_empty(), "the body is as long as was said");
         Ok(Written { sums: self.sums, digest: self.digest, tags: self.tags })
     }
 }
@@ -510,5 +512,70 @@ impl Write for Body<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// How long each write was.
+    struct Writes(Vec<usize>, Vec<u8>);
+
+    impl Write for Writes {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.push(bytes.len());
+            self.1.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_body_is_written_up_to_the_borders_of_huge_pages_and_said_to_be_done_when_it_is() {
+        const HUGE: usize = ARENA_ALIGN as usize;
+        let content: Vec<u8> = (0..3 * HUGE + 5000 - HEADER_BYTES).map(|i| (i ^ (i >> 9)) as u8).collect();
+        let total = (HEADER_BYTES + content.len()) as u64;
+        for (chunk, expected) in [
+            (4096, vec![HUGE - HEADER_BYTES, HUGE, HUGE, 5000]),
+            (CHUNK_BYTES, vec![HUGE - HEADER_BYTES, HUGE, HUGE, 5000]),
+            (4 << 20, vec![2 * HUGE - HEADER_BYTES, HUGE + 5000]),
+        ] {
+            let (mut writes, mut last) = (Writes(Vec::new(), Vec::new()), 0);
+            let mut progress = |done, all| {
+                assert_eq!(all, total);
+                last = done;
+            };
+            let mut body = Body::new(&mut writes, chunk, total, None, &mut progress).unwrap();
+            content.chunks(70_001).for_each(|some| body.write_all(some).unwrap());
+            let written = body.finish().unwrap();
+            assert_eq!(writes.0, expected, "chunks of {chunk}");
+            assert!(writes.1 == content);
+            assert_eq!((last, written.sums.len() as u64), (total, total.div_ceil(u64::from(chunk))));
+        }
+    }
+
+    #[test]
+    fn a_body_that_cannot_be_written_to_its_end_is_not_said_to_be_done() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (mut full, mut last) = (Full, 0);
+        let mut progress = |done, _| last = done;
+        let mut body = Body::new(&mut full, 8192, 20_000, None, &mut progress).unwrap();
+        body.write_all(&[1; 20_000 - HEADER_BYTES]).unwrap();
+        assert_eq!(body.finish().unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert!(last < 20_000, "{last}");
     }
 }

@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 
-/// Bytes moved between two reports: a huge page, in which the file then lies in the page cache where the file system keeps large folios.
+/// Bytes moved between two reports, but for the last: a huge page, in which the file then lies in the page cache where the file system keeps large folios.
 const PIECE_BYTES: usize = 2 << 20;
 
 /// Where progress goes.
@@ -37,17 +37,29 @@ pub(crate) fn pump(
     let mut digest = Sha256::new();
     let mut done = 0;
     loop {
-        let got = match reader.read(&mut buffer) {
-            Ok(0) => return Ok((done, hex(&digest.finalize()))),
-            Ok(got) => got,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
+        let got = fill(reader, &mut buffer)?;
+        if got == 0 {
+            return Ok((done, hex(&digest.finalize())));
+        }
         digest.update(&buffer[..got]);
         writer.write_all(&buffer[..got])?;
         done += got as u64;
         sink.say(step, done, total);
     }
+}
+
+/// Reads until `buffer` is full or `reader` at its end: how much there is of it.
+fn fill(reader: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut got = 0;
+    while got < buffer.len() {
+        match reader.read(&mut buffer[got..]) {
+            Ok(0) => break,
+            Ok(more) => got += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(got)
 }
 
 /// How a file of the user's, or of a cache, comes into the store.
@@ -83,4 +95,37 @@ fn copy(source: &mut File, to: &Path, step: &str, total: u64, sink: &mut Sink<'_
     };
     target.sync_all()?;
     Ok(copied)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Gives a little at a time, and now and then nothing for the moment.
+    struct Slow<'a>(&'a [u8], usize);
+
+    impl Read for Slow<'_> {
+        fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+            self.1 += 1;
+            if self.1.is_multiple_of(3) {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let some = self.0.len().min(100_003);
+            let some = some.min(to.len());
+            self.0.read(&mut to[..some])
+        }
+    }
+
+    #[test]
+    fn whatever_a_reader_gives_at_once_whole_pieces_are_moved() {
+        let content: Vec<u8> = (0..2 * PIECE_BYTES + 1).map(|i| (i ^ (i >> 7)) as u8).collect();
+        let (mut copied, mut reports) = (Vec::new(), Vec::new());
+        let mut report = |progress: Progress| reports.push(progress.done);
+        let (bytes, digest) =
+            pump(&mut Slow(&content, 0), &mut copied, "copying", None, &mut Sink(&mut report)).unwrap();
+        assert!(copied == content);
+        assert_eq!((bytes, digest), (content.len() as u64, hex(&Sha256::digest(&content))));
+        assert_eq!(reports, [PIECE_BYTES as u64, 2 * PIECE_BYTES as u64, content.len() as u64]);
+    }
 }

@@ -111,7 +111,7 @@ fn put_fours<const R: usize>(rows: &[__m256i; R], to: &mut [[[i8; 4]; R]; GROUPS
     for r in count..R {
         vectors[r - count] = _mm512_inserti64x4::<1>(vectors[r - count], rows[r]);
     }
-    // SAFETY: as many numbers are there.
+    // SAFETY: `to` are as many numbers; the processor has the instructions.
     unsafe { put_turned::<R, GROUPS>(&vectors, to.as_mut_ptr().cast()) };
 }
 

@@ -41,6 +41,50 @@ mod avx512 {
     use crate::cpu::tests::pool;
     use proptest::prelude::*;
 
+    /// Of every panel what plain code makes of it, at every level; the activations have the memory of a larger call that had no numbers.
+    fn check_quantised(x: &[f32], k: usize, wanted: Wanted) {
+        let plain = Activations::new(On { level: Level::Portable, pool: pool(2) }, x, k, wanted);
+        for level in Level::available() {
+            let on = On { level, pool: pool(2) };
+            let mut ours = Activations::default();
+            ours.fill(on, &vec![f32::NAN; 2 * x.len()], k, Wanted { unit: 16, ..wanted });
+            ours.fill(on, x, k, wanted);
+            for (ours, plain) in ours.panels().zip(plain.panels()) {
+                assert_eq!(
+                    (ours.row, ours.fours, ours.start),
+                    (plain.row, plain.fours, plain.start),
+                    "{level:?} {wanted:?}"
+                );
+                assert_eq!((ours.d, ours.sum), (plain.d, plain.sum));
+            }
+        }
+    }
+
+    #[test]
+    fn panels_of_any_width_are_quantised_and_rounded_as_by_plain_code() {
+        let x: Vec<f32> = (0..8 * 96).map(|i| (i as f32 * 0.37).sin() * (i % 11) as f32).collect();
+        for rows in 1..=8 {
+            for (blocks, unit) in (1..=3).flat_map(|blocks| [(blocks, 16), (blocks, 32)]) {
+                let k = blocks * BLOCK;
+                check_quantised(&x[..rows * k], k, Wanted { width: rows, zero: 32, unit });
+            }
+            for pairs in 1..=33 {
+                let k = 2 * pairs;
+                for level in Level::available() {
+                    let mut rounded = Pairs::default();
+                    let on = On { level, pool: pool(2) };
+                    rounded.fill(on, &[f32::NAN; 8 * 96], 96, rows);
+                    rounded.fill(on, &x[..rows * k], k, rows);
+                    let (_, _, pairs) = rounded.panels().next().unwrap();
+                    let plain = |at: usize| &x[at % rows * k + at / rows * 2..];
+                    let plain: Vec<u32> =
+                        (0..rows * k / 2).map(|at| rounded_pair(&[plain(at)[0], plain(at)[1]])).collect();
+                    assert_eq!(pairs, plain, "{level:?}, {rows} rows of {k}");
+                }
+            }
+        }
+    }
+
     /// Numbers of which few are odd: ends, ties between two integers, ties between two of 16 bits, what is no number.
     fn numbers() -> impl Strategy<Value = Vec<f32>> {
         let plain = prop_oneof![4 => -4f32..4.0, 1 => (-127i32..127).prop_map(|n| n as f32 + 0.5), 1 => Just(127.0)];
