@@ -20,6 +20,7 @@
 //! outside the promise.
 #![deny(unsafe_code)]
 
+mod body;
 mod decrypt;
 mod encrypt;
 mod error;

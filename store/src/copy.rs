@@ -33,33 +33,19 @@ pub(crate) fn pump(
     total: Option<u64>,
     sink: &mut Sink<'_>,
 ) -> io::Result<(u64, String)> {
-    let mut buffer = vec![0; PIECE_BYTES];
+    let mut buffer = Vec::with_capacity(PIECE_BYTES);
     let mut digest = Sha256::new();
     let mut done = 0;
     loop {
-        let got = fill(reader, &mut buffer)?;
-        if got == 0 {
+        buffer.clear();
+        if reader.take(PIECE_BYTES as u64).read_to_end(&mut buffer)? == 0 {
             return Ok((done, hex(&digest.finalize())));
         }
-        digest.update(&buffer[..got]);
-        writer.write_all(&buffer[..got])?;
-        done += got as u64;
+        digest.update(&buffer);
+        writer.write_all(&buffer)?;
+        done += buffer.len() as u64;
         sink.say(step, done, total);
     }
-}
-
-/// Reads until `buffer` is full or `reader` at its end: how much there is of it.
-fn fill(reader: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut got = 0;
-    while got < buffer.len() {
-        match reader.read(&mut buffer[got..]) {
-            Ok(0) => break,
-            Ok(more) => got += more,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(got)
 }
 
 /// How a file of the user's, or of a cache, comes into the store.
