@@ -9,7 +9,7 @@ use twox_hash::XxHash3_64;
 /// Everything between header and checksum table. The buffer ends with the current chunk, so a chunk is summed once, whole.
 ///
 /// It goes to the file up to a huge page's border at a time, or a chunk where that is larger: file systems that keep large folios keep what one call
-/// writes in one of them, and a file that lies in the page cache in huge pages is mapped a hundred times faster, from its first restore on.
+/// writes in one of them, and a file that lies in the page cache in huge pages is mapped in a fraction of the time, from its first restore on.
 pub(crate) struct Body<'a> {
     file: &'a mut dyn Write,
     buffer: Vec<u8>,
