@@ -1,9 +1,9 @@
 //! Somebody who is told of weights just before they are multiplied, by the thread that will do it: what is to be looked at in them is read from
 //! memory once then, and not once to be looked at and once to be multiplied.
 //!
-//! **Contract:** as long as there is a [`Watching`] every byte of a weight that `linear` multiplies on the CPU is announced before it is read, in pieces
-//! of some hundred KB, each to the thread that reads it next. Rows that are gathered (embeddings) and vectors are not. It is the process's own, as its
-//! threads are: a process has one model, and of several only the last one's watch is told. Without anybody it costs the look at a flag.
+//! **Contract:** as long as there is a [`Watching`] every byte of a [`crate::Matrix`] that is multiplied or gathered from on the CPU is announced before it is read, in
+//! pieces of some hundred KB at most, each by the thread that reads it next, and is not read before the watch's call has returned. Vectors are not announced. Watches are
+//! the process's own, as its threads are: each is told of all weights, whosever they are. Without any it costs the look at a flag.
 
 use std::sync::{
     Arc, PoisonError, RwLock,
@@ -12,48 +12,63 @@ use std::sync::{
 
 /// Is told.
 pub trait Watch: Send + Sync {
-    /// `bytes` are about to be read.
+    /// `bytes` are about to be multiplied; what they hold is not looked at by who calls this.
     fn about_to_read(&self, bytes: &[u8]);
+
+    /// The same of `bytes` that a single row is taken out of.
+    fn about_to_gather(&self, bytes: &[u8]);
 }
 
-static IS_WATCHED: AtomicBool = AtomicBool::new(false);
-static WATCH: RwLock<Option<Arc<dyn Watch>>> = RwLock::new(None);
+type Watches = Arc<[Arc<dyn Watch>]>;
 
-/// While it lives its watch is told, unless a younger one is.
+static IS_WATCHED: AtomicBool = AtomicBool::new(false);
+static WATCHES: RwLock<Option<Watches>> = RwLock::new(None);
+
+/// While it lives its watch is told.
 pub struct Watching(Arc<dyn Watch>);
 
 impl Watching {
-    /// Tells `watch` from now on, and nobody else.
+    /// Tells `watch` from now on.
     pub fn begin(watch: Arc<dyn Watch>) -> Self {
-        let before = replace(Some(watch.clone()), |_| true);
-        drop(before);
+        change(|watches| watches.push(watch.clone()));
         Self(watch)
     }
 }
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        drop(replace(None, |now| Arc::ptr_eq(now, &self.0)));
+        change(|watches| watches.retain(|watch| !Arc::ptr_eq(watch, &self.0)));
     }
 }
 
-/// Puts `watch` in place of what is there, if that is `wanted` or nothing; what was there, so that it is forgotten while nobody waits.
-fn replace(watch: Option<Arc<dyn Watch>>, wanted: impl Fn(&Arc<dyn Watch>) -> bool) -> Option<Arc<dyn Watch>> {
-    let mut now = WATCH.write().unwrap_or_else(PoisonError::into_inner);
-    if now.as_ref().is_some_and(|now| !wanted(now)) {
-        return None;
-    }
-    IS_WATCHED.store(watch.is_some(), Ordering::Release);
-    std::mem::replace(&mut *now, watch)
+/// Others in place of those that are there, which are forgotten while nobody waits.
+fn change(by: impl FnOnce(&mut Vec<Arc<dyn Watch>>)) {
+    let mut now = WATCHES.write().unwrap_or_else(PoisonError::into_inner);
+    let mut watches = now.as_ref().map_or_else(Vec::new, |watches| watches.to_vec());
+    by(&mut watches);
+    IS_WATCHED.store(!watches.is_empty(), Ordering::Release);
+    let before = now.replace(watches.into());
+    drop(now);
+    drop(before);
 }
 
-/// Announces what `bytes` gives.
+/// Announces what `bytes` gives and is about to be multiplied.
 #[inline]
 pub(crate) fn announce<'a>(bytes: impl FnOnce() -> &'a [u8]) {
     if IS_WATCHED.load(Ordering::Acquire) {
-        let watch = WATCH.read().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(watch) = watch {
-            watch.about_to_read(bytes());
-        }
+        tell(bytes(), |watch, bytes| watch.about_to_read(bytes));
     }
+}
+
+/// Announces what `bytes` gives and a row is taken out of.
+#[inline]
+pub(crate) fn announce_gathered<'a>(bytes: impl FnOnce() -> &'a [u8]) {
+    if IS_WATCHED.load(Ordering::Acquire) {
+        tell(bytes(), |watch, bytes| watch.about_to_gather(bytes));
+    }
+}
+
+fn tell(bytes: &[u8], how: impl Fn(&dyn Watch, &[u8])) {
+    let watches = WATCHES.read().unwrap_or_else(PoisonError::into_inner).clone();
+    watches.iter().flat_map(|watches| watches.iter()).for_each(|watch| how(&**watch, bytes));
 }

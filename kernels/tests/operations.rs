@@ -55,12 +55,24 @@ fn a_matrix_in_a_mapping_is_not_copied() {
 }
 
 /// Collects what is announced.
-struct Seen(std::sync::Mutex<Vec<std::ops::Range<usize>>>);
+#[derive(Default)]
+struct Seen {
+    read: std::sync::Mutex<Vec<std::ops::Range<usize>>>,
+    gathered: std::sync::Mutex<Vec<std::ops::Range<usize>>>,
+}
+
+fn places(bytes: &[u8]) -> std::ops::Range<usize> {
+    let start = bytes.as_ptr() as usize;
+    start..start + bytes.len()
+}
 
 impl kernels::watch::Watch for Seen {
     fn about_to_read(&self, bytes: &[u8]) {
-        let start = bytes.as_ptr() as usize;
-        self.0.lock().unwrap().push(start..start + bytes.len());
+        self.read.lock().unwrap().push(places(bytes));
+    }
+
+    fn about_to_gather(&self, bytes: &[u8]) {
+        self.gathered.lock().unwrap().push(places(bytes));
     }
 }
 
@@ -78,14 +90,20 @@ fn every_byte_of_a_weight_is_announced_and_nothing_once_nobody_watches() {
         let all = bytes.as_ptr() as usize..bytes.as_ptr() as usize + bytes.len();
         let w = Matrix::packed(bytes, format, packing, n, k, &Device::flex()).unwrap();
         for rows in [1, 3] {
-            let seen = std::sync::Arc::new(Seen(std::sync::Mutex::default()));
+            let [seen, other] = [(); 2].map(|()| std::sync::Arc::<Seen>::default());
             let watching = kernels::watch::Watching::begin(seen.clone());
+            let also = kernels::watch::Watching::begin(other.clone());
             drop(linear(tensor(wave(rows * k, 0.1), [rows, k]), &w));
             drop(watching);
             // Other tests multiply at the same time.
             let of_this = |part: &std::ops::Range<usize>| all.contains(&part.start);
-            let mut parts: Vec<_> = seen.0.lock().unwrap().drain(..).filter(of_this).collect();
-            parts.sort_by_key(|part| part.start);
+            let drain = |seen: &Seen| -> Vec<_> {
+                let mut parts: Vec<_> = seen.read.lock().unwrap().drain(..).filter(of_this).collect();
+                parts.sort_by_key(|part| part.start);
+                parts
+            };
+            let parts = drain(&seen);
+            assert_eq!(parts, drain(&other), "each is told of all");
             let mut at = all.start;
             for part in &parts {
                 assert_eq!(part.start, at, "{format:?} {packing:?}: a gap, or twice");
@@ -94,9 +112,28 @@ fn every_byte_of_a_weight_is_announced_and_nothing_once_nobody_watches() {
             assert_eq!(at, all.end, "{format:?} {packing:?}");
             assert!(parts.len() > 1, "piece by piece");
             drop(linear(tensor(wave(rows * k, 0.1), [rows, k]), &w));
-            assert!(!seen.0.lock().unwrap().iter().any(of_this));
+            assert!(drain(&seen).is_empty() && drain(&other).len() == parts.len(), "one has gone, one is there");
+            drop(also);
+            check_gather(&w, &all);
         }
     }
+}
+
+/// The rows 0, 17 and the last are announced, or what is stored with them, before they are taken out.
+fn check_gather(w: &Matrix, all: &std::ops::Range<usize>) {
+    let seen = std::sync::Arc::<Seen>::default();
+    let watching = kernels::watch::Watching::begin(seen.clone());
+    let rows = [0, 17, w.n() - 1];
+    drop(gather(w, &rows.map(|row| row as u32)));
+    drop(watching);
+    let (parts, rows_together) = match w.packing() {
+        Packing::Rows => (w.n(), 1),
+        Packing::Tiles16 => (w.n().div_ceil(16), 16),
+    };
+    let part = all.len() / parts;
+    let expected = rows.map(|row| all.start + row / rows_together * part).map(|start| start..start + part);
+    let found: Vec<_> = seen.gathered.lock().unwrap().drain(..).filter(|part| all.contains(&part.start)).collect();
+    assert_eq!(found, expected);
 }
 
 #[test]

@@ -62,7 +62,7 @@ impl Prefix {
     /// # Errors
     /// [`Error::BadModel`]: the section is none.
     pub fn from_snapshot(snapshot: &Arc<Snapshot>, model: &Model) -> Result<Option<Self>, Error> {
-        let Some(section) = snapshot.section_bytes_unverified(SectionKind::PrefixKv) else { return Ok(None) };
+        let Some(section) = snapshot.section_bytes_unverified(SectionKind::PrefixKv)? else { return Ok(None) };
         let Head { tokens, identity } = SECTION.head(&section)?;
         let here = Identity::of(model);
         if identity != here {

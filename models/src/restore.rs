@@ -11,12 +11,10 @@ use crate::import::plan::{EMBEDDING, HEAD, NORM};
 use crate::upload::Plan;
 use crate::{Error, ModelConfig, Target};
 use burn::tensor::{Device, Tensor, TensorData};
-use bytes::Bytes;
 use kernels::{Format, KvFormat, Matrix, Packing, Scores};
 use snapshot::Snapshot;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::Arc;
 
 impl Model {
@@ -211,14 +209,16 @@ impl<'a> Weights<'a> {
     }
 
     fn matrix(&self, name: &str, n: usize, k: usize) -> Result<Matrix, Error> {
-        let Found { format, packing, bytes, range } = self.stored(name, &[n, k], k)?;
+        let Found { format, packing, tensor } = self.stored(name, &[n, k], k)?;
         let is_uploaded = kernels::takes_uploads(self.device);
         let matrix = if is_uploaded && packing == Packing::Rows {
-            let planned = self.plan.borrow_mut().matrix(range, format, n, k, self.device);
+            let planned = self.plan.borrow_mut().matrix(tensor.range(), format, n, k, self.device);
             planned.map(|matrix| matrix.expect("a device that takes uploads"))
         } else if !is_uploaded && kernels::takes(packing) {
-            Matrix::packed(bytes, format, packing, n, k, self.device)
+            // Its kernels announce what they read.
+            Matrix::packed(self.snapshot.tensor_in_place(tensor), format, packing, n, k, self.device)
         } else {
+            let bytes = self.snapshot.tensor_bytes(tensor);
             self.warn_of_repacking(if is_uploaded { Target::Gpu } else { Target::here() });
             Matrix::from_bytes(unpacked(&bytes, format, packing, n, k).into(), format, n, k, self.device)
         };
@@ -249,17 +249,16 @@ impl<'a> Weights<'a> {
 
     /// `[n] f32`: a few kilobytes, read into float32 whatever they are stored as.
     fn vector(&self, name: &str, n: usize) -> Result<Vec<f32>, Error> {
-        let Found { format, bytes, .. } = self.stored(name, &[n], n)?;
+        let Found { format, tensor, .. } = self.stored(name, &[n], n)?;
         let mut values = vec![0.0; n];
-        format.dequantize_row(&bytes, &mut values);
+        format.dequantize_row(&self.snapshot.tensor_bytes(tensor), &mut values);
         Ok(values)
     }
 
     /// The tensor `name`, which must have `shape` in rows of `k` elements.
-    fn stored(&self, name: &str, shape: &[usize], k: usize) -> Result<Found, Error> {
+    fn stored(&self, name: &str, shape: &[usize], k: usize) -> Result<Found<'_>, Error> {
         let bad = |what: String| Error::BadModel(format!("tensor {name}: {what}"));
         let stored = *self.tensors.get(name).ok_or_else(|| bad("missing".into()))?;
-        let bytes = self.snapshot.tensor_bytes(stored);
         let Some(format) = Format::from_name(&stored.dtype) else {
             return Err(Error::Unsupported(format!("tensor {name}: dtype {}", stored.dtype)));
         };
@@ -278,21 +277,19 @@ impl<'a> Weights<'a> {
             )));
         }
         let rows: usize = shape.iter().product::<usize>() / k;
-        if packing.bytes(format, rows, k) != Some(bytes.len()) {
+        if packing.bytes(format, rows, k).map(|bytes| bytes as u64) != Some(stored.bytes) {
             let expected = format!("{rows} rows of {k} {} are expected", format.name());
-            return Err(bad(format!("{} bytes, where {expected}", bytes.len())));
+            return Err(bad(format!("{} bytes, where {expected}", stored.bytes)));
         }
-        Ok(Found { format, packing, bytes, range: stored.range() })
+        Ok(Found { format, packing, tensor: stored })
     }
 }
 
 /// A tensor of the snapshot, checked.
-struct Found {
+struct Found<'a> {
     format: Format,
     packing: Packing,
-    bytes: Bytes,
-    /// Where they are in the file.
-    range: Range<u64>,
+    tensor: &'a snapshot::Tensor,
 }
 
 /// The same matrix row by row.

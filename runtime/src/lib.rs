@@ -12,6 +12,7 @@
 //! embedder  token ids → vectors                              (one thread, owns the encoder)
 //! engine    token ids → token ids: admit → step → sample     (one thread, owns the model)
 //! restore   snapshot → service, verified beside it
+//! verify    its bytes, while they are used
 //! ready     memory for it, asked for before it is ordered
 //! confine   what is given up before any of it
 //! ```
@@ -38,6 +39,7 @@ mod service;
 mod share;
 mod text;
 pub mod tools;
+mod verify;
 
 pub use confine::{Given, probe as confinement};
 pub use engine::{SEQUENCES_DEFAULT, SEQUENCES_MAX};

@@ -4,7 +4,7 @@
 use crate::{
     Options, confine,
     embedder::Embedder,
-    engine::{Compute, Engine, Gate, Keep, Limits, Loaded, Panicked, Verdict},
+    engine::{Compute, Engine, Gate, Keep, Limits, Loaded, Panicked},
     failure::Failure,
     guests::loader::{Keeping, Loader},
     guide::Guides,
@@ -12,9 +12,10 @@ use crate::{
     process::program,
     ready::Ready,
     service::{Generator, Service, Work},
+    verify::{How, verify},
 };
 use ::guests::Chain;
-use kernels::{BLOCK_TOKENS, KvFormat, watch::Watching};
+use kernels::{BLOCK_TOKENS, KvFormat};
 use models::{
     Batch, ChatTemplate, ComputeDevice, Encoder, Generation, Kv, Logits, Model, ModelConfig, Prefix, Tokenizer,
     Uploading,
@@ -33,8 +34,6 @@ use tokio::sync::oneshot;
 const KV_CONTEXTS: usize = 16;
 /// … but no more than this. Memory is touched only as it is used.
 const KV_BYTES_MAX: u64 = 2 << 30;
-/// Threads that verify while others restore and compute.
-const VERIFY_THREADS_MAX: usize = 8;
 
 /// What to restore.
 pub struct Order {
@@ -80,7 +79,7 @@ pub fn restore(order: Order, options: &Options) -> Result<Restored, Failure> {
     let snapshot = open(order.file, order.wrapped_key.as_deref(), order.ready, options)?;
     let (uploading, uploads) = mpsc::channel();
     let config = ModelConfig::from_snapshot(&snapshot).map_err(Failure::from)?;
-    let how = How::of(&config, order.verified, options);
+    let how = How::of(&config, order.verified && snapshot.seems_resident(), options.device);
     let (gate, beside) = verify(&snapshot, how, options, uploads)?;
     let open_us = micros(opening);
 
@@ -188,7 +187,8 @@ fn start_engine(
     Ok(Started { words, tokenizer_us, work, context, vocab, weights_us })
 }
 
-/// The snapshot, mapped; an encrypted one decrypted.
+/// The snapshot, mapped; an encrypted one is decrypted as it is read, of which [`verify`] tells.
+#[allow(unsafe_code)]
 fn open(
     file: File,
     wrapped_key: Option<&str>,
@@ -212,12 +212,9 @@ fn open(
     let key = operator.unwrap(wrapped.as_bytes(), &header.digest).map_err(|e| Failure::from(&e))?;
     confine::once_unwrapped(options);
     let room = ready.and_then(Ready::take);
-    Snapshot::decrypt_into(room, &file, &key, threads(options)).map_err(|e| Failure::from(&e))
-}
-
-fn threads(options: &Options) -> usize {
-    let threads = options.threads.or_else(|| thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
-    threads.clamp(1, VERIFY_THREADS_MAX)
+    // SAFETY: tensors in place are matrices on the CPU, of which `kernels::watch` announces every byte before it is read; and [`verify`] watches from before the model is
+    // put together until all bytes are there.
+    unsafe { Snapshot::decrypt_as_read(room, file, &key) }.map_err(|e| Failure::from(&e))
 }
 
 /// What computes here runs on the CPU alone.
@@ -228,66 +225,6 @@ fn on_cpu(options: &Options) -> Result<(), Failure> {
             Err(Failure::new(FailureKind::Unsupported, format!("an encoder on {device}: it runs on the CPU alone")))
         }
     }
-}
-
-/// How the bytes are verified.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum How {
-    /// Those of them that are not in memory.
-    Again,
-    /// Each chunk by the thread that is about to multiply it for the first time, and the rest behind.
-    Beside,
-    /// Beside the restore, or behind the device's own reading.
-    Apart,
-}
-
-impl How {
-    fn of(config: &ModelConfig, verified: bool, options: &Options) -> Self {
-        // Of a mixture of experts a step reads a part.
-        let is_read_whole = config.variant.encoder.is_none() && config.variant.experts.is_none();
-        match (verified, options.device) {
-            (true, _) => Self::Again,
-            (false, ComputeDevice::Cpu) if is_read_whole => Self::Beside,
-            (false, _) => Self::Apart,
-        }
-    }
-}
-
-/// Tells the verification of what is about to be multiplied.
-struct Beside(Verification);
-
-impl kernels::watch::Watch for Beside {
-    fn about_to_read(&self, bytes: &[u8]) {
-        self.0.look_at(bytes);
-    }
-}
-
-/// Starts the verification and a thread that waits for it. What is brought to a device is verified on its way there, and the rest behind it.
-fn verify(
-    snapshot: &Arc<Snapshot>,
-    how: How,
-    options: &Options,
-    uploads: mpsc::Receiver<Uploading>,
-) -> Result<(Gate, Option<Verification>), Failure> {
-    let (snapshot, threads) = (snapshot.clone(), threads(options));
-    let start = move || match how {
-        How::Again => snapshot.verify_again_in_background(threads),
-        How::Beside => snapshot.verify_beside(threads),
-        How::Apart => snapshot.verify_in_background(threads),
-    };
-    let begun = (options.device == ComputeDevice::Cpu).then(&start);
-    let beside = begun.clone().filter(|_| how == How::Beside);
-    let watching = beside.clone().map(|verification| Watching::begin(Arc::new(Beside(verification))));
-    let (verdict, gate) = Gate::new();
-    let wait = move || {
-        let uploaded = uploads.iter().try_for_each(|upload| upload.wait().map_err(|e| e.to_string()));
-        let found = uploaded.and_then(|()| begun.unwrap_or_else(start).wait().map_err(|e| e.to_string()));
-        verdict.send_replace(found.map_or_else(Verdict::Corrupt, |()| Verdict::Sound));
-        drop(watching);
-    };
-    let started = thread::Builder::new().name("verdict".into()).spawn(wait);
-    started.map_err(|e| Failure::internal(format!("starting a thread: {e}")))?;
-    Ok((gate, beside))
 }
 
 type Words = (Tokenizer, Option<ChatTemplate>, Generation);

@@ -1,11 +1,13 @@
-//! An encrypted file → its plain bytes in memory, as fast as they can be read: by one thread for each processor where the page cache has
-//! the file, else by enough of them to keep a disk busy.
+//! An encrypted file → its plain bytes in memory, piece by piece, in whatever order they are wanted.
 //!
-//! A piece is read to its place and decrypted there, while the processor's cache has it. The dearest part is fresh memory, so the room may have been
-//! made ready before.
+//! **Contract:** a piece is read to its place and decrypted there once, by whoever comes for it first, while that processor's cache has it; whoever else comes
+//! for it meanwhile waits. The last piece, with which the header is authenticated, is there from the beginning. A piece that is not what was sealed, or
+//! cannot be read, is an error for each who comes for it, and what lies in its place is of no use.
+//!
+//! The dearest part is fresh memory, so the room may have been made ready before.
 
 use crate::{
-    CHUNK_BYTES, DataKey, Error, HEADER_BYTES, Header, Region,
+    DataKey, Error, HEADER_BYTES, Header, Region,
     encrypt::{TAG_BYTES, open_piece, piece_ranges},
     mapping::Mapping,
     room::Room,
@@ -16,45 +18,115 @@ use std::{
     io,
     ops::Range,
     os::unix::fs::FileExt,
-    sync::{Mutex, MutexGuard, PoisonError},
-    thread, vec,
+    sync::{
+        OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
-/// Least threads that decrypt what a disk gives: as many requests wait there.
-const DISK_THREADS: usize = 8;
-/// Most threads that decrypt.
-const THREADS_MAX: usize = 64;
+/// An encrypted file under way to memory.
+pub(crate) struct Decryption {
+    file: File,
+    /// The encrypted bytes, which are where the plain ones go.
+    source: Mapping,
+    key: LessSafeKey,
+    pieces: Box<[Piece]>,
+    /// The last piece's associated data.
+    page: Box<[u8; HEADER_BYTES]>,
+    /// How many pieces are not there yet.
+    left: AtomicUsize,
+}
 
-/// The plain bytes of an encrypted file, header and all, in `room` or in memory of its own, which nobody can change any more.
-///
-/// # Errors
-/// Not encrypted; shorter than its header says; a piece that is not what was sealed with this key; I/O.
-pub(crate) fn decrypt(
-    file: &File,
-    key: &DataKey,
-    threads: usize,
-    room: Option<Room>,
-) -> Result<(Header, Mapping), Error> {
-    let header = Header::read(file)?;
-    let Some(tags_at) = header.tags else {
-        return Err(Error::Key { problem: "it is not encrypted".into() });
-    };
-    let tags = read_tags(file, &header, tags_at)?;
-    let plain = Header { tags: None, ..header };
-    let page = plain.encode();
-    let mut room = room.map_or_else(|| Room::new(plain.file_bytes), |room| room.resized(plain.file_bytes))?;
-    let memory = room.bytes_mut();
-    memory[..HEADER_BYTES].copy_from_slice(&page);
-    let pieces = Mutex::new(pieces(&plain, &tags, memory));
-    let work = Work { file, key: key.cipher(), page: &page, pieces };
-    let threads = threads_for(file, plain.file_bytes, threads)?.min(plain.chunks() as usize);
-    thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(|| work.run())).collect();
-        let panicked = || Error::io("decrypting")(io::Error::other("a thread panicked"));
-        threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| panicked())?)
-    })?;
-    drop(work);
-    Ok((plain, Mapping::of_memory(room.into_memory()).map_err(Error::io("sealing memory"))?))
+/// A part of the file under one tag.
+struct Piece {
+    range: Range<u64>,
+    tag: [u8; TAG_BYTES],
+    /// It is at its place, or why it will not be.
+    there: OnceLock<Result<(), Missing>>,
+}
+
+/// Why a piece is not there.
+#[derive(Debug)]
+enum Missing {
+    Undecryptable,
+    Unreadable(io::ErrorKind, String),
+}
+
+impl Decryption {
+    /// The plain header, and memory in which header and checksums are there, and all else is still to come.
+    ///
+    /// # Errors
+    /// Not encrypted; shorter than its header says; a header that is not what was sealed with this key; no memory; I/O.
+    pub(crate) fn begin(file: File, key: &DataKey, room: Option<Room>) -> Result<(Header, Mapping, Self), Error> {
+        let header = Header::read(&file)?;
+        let Some(tags_at) = header.tags else {
+            return Err(Error::Key { problem: "it is not encrypted".into() });
+        };
+        let tags = read_tags(&file, &header, tags_at)?;
+        let plain = Header { tags: None, ..header };
+        let page = Box::new(plain.encode());
+        let mut room = room.map_or_else(|| Room::new(plain.file_bytes), |room| room.resized(plain.file_bytes))?;
+        room.bytes_mut()[..HEADER_BYTES].copy_from_slice(&*page);
+        let pieces = piece_ranges(&plain).zip(tags.as_chunks::<TAG_BYTES>().0);
+        let pieces: Box<[_]> = pieces.map(|(range, tag)| Piece { range, tag: *tag, there: OnceLock::new() }).collect();
+        let source = Mapping::new(&file, plain.file_bytes as usize).map_err(Error::io("mapping the snapshot"))?;
+        let left = AtomicUsize::new(pieces.len());
+        let decryption = Self { file, source, key: key.cipher(), pieces, page, left };
+        let memory = Mapping::of_memory(room.into_memory());
+        decryption.bring(decryption.pieces.len() - 1, &memory)?;
+        Ok((plain, memory, decryption))
+    }
+
+    /// The encrypted bytes, each where its plain one goes.
+    pub(crate) fn source(&self) -> &Mapping {
+        &self.source
+    }
+
+    /// The page cache has a page of each piece, as far as can be found out.
+    pub(crate) fn is_resident(&self) -> bool {
+        let first = |piece: &Piece| piece.range.start..piece.range.start + 1;
+        Mapping::may_tell(&self.file) && self.pieces.iter().all(|piece| self.source.is_resident(&first(piece)))
+    }
+
+    /// Returns when a piece is at its place in `memory`, the one that was begun with.
+    ///
+    /// # Errors
+    /// It cannot be read, or is not what was sealed.
+    #[allow(unsafe_code)]
+    pub(crate) fn bring(&self, number: usize, memory: &Mapping) -> Result<(), Error> {
+        let piece = &self.pieces[number];
+        let there = piece.there.get_or_init(|| {
+            // SAFETY: the memory is not sealed, as this piece is not there. Pieces do not overlap, of each one thread comes here once (a second time only after a panic
+            // of the first), and nobody reads it before, by the invariant of `mapping`.
+            let opened = self.open(number, unsafe { memory.place(&piece.range) });
+            if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+                memory.seal();
+            }
+            opened
+        });
+        there.as_ref().copied().map_err(|missing| missing.error(&piece.range))
+    }
+
+    fn open(&self, number: usize, place: &mut [u8]) -> Result<(), Missing> {
+        let Piece { range, tag, .. } = &self.pieces[number];
+        let read = self.file.read_exact_at(place, range.start);
+        read.map_err(|error| Missing::Unreadable(error.kind(), error.to_string()))?;
+        let associated: &[u8] = if number + 1 == self.pieces.len() { &*self.page } else { &[] };
+        let is_sealed = open_piece(&self.key, number as u64, associated, place, *tag);
+        if is_sealed { Ok(()) } else { Err(Missing::Undecryptable) }
+    }
+}
+
+impl Missing {
+    fn error(&self, range: &Range<u64>) -> Error {
+        match self {
+            Self::Undecryptable => Error::Undecryptable { bytes: range.clone() },
+            Self::Unreadable(kind, why) => {
+                let reading = format!("reading bytes {:#x}..{:#x}", range.start, range.end);
+                Error::io(reading)(io::Error::new(*kind, why.clone()))
+            }
+        }
+    }
 }
 
 /// The tags, which end the file; between them and what is encrypted are zeros.
@@ -73,76 +145,4 @@ fn read_tags(file: &File, header: &Header, at: Region) -> Result<Vec<u8>, Error>
         return Err(Error::Undecryptable { bytes: gap });
     }
     Ok(tags)
-}
-
-/// A part of the file under one tag, and where it goes.
-struct Piece<'a> {
-    number: u64,
-    range: Range<u64>,
-    tag: [u8; TAG_BYTES],
-    plain: &'a mut [u8],
-}
-
-fn pieces<'a>(header: &Header, tags: &[u8], memory: &'a mut [u8]) -> vec::IntoIter<Piece<'a>> {
-    let (mut rest, mut at) = (memory, 0);
-    let numbered = piece_ranges(header).zip(tags.as_chunks::<TAG_BYTES>().0).zip(0..);
-    let pieces = numbered.map(|((range, tag), number)| {
-        let (_, behind) = std::mem::take(&mut rest).split_at_mut((range.start - at) as usize);
-        let (plain, behind) = behind.split_at_mut((range.end - range.start) as usize);
-        (rest, at) = (behind, range.end);
-        Piece { number, range, tag: *tag, plain }
-    });
-    pieces.collect::<Vec<_>>().into_iter()
-}
-
-/// How many threads read: few of what the page cache has, more where they wait for the disk. One page of each piece tells.
-fn threads_for(file: &File, bytes: u64, threads: usize) -> Result<usize, Error> {
-    let map = Mapping::new(file, bytes as usize).map_err(Error::io("mapping the snapshot"))?;
-    let mut some = (0..bytes).step_by(CHUNK_BYTES as usize).map(|at| at..at + 1);
-    let is_there = Mapping::may_tell(file) && some.all(|byte| map.is_resident(&byte));
-    Ok(threads.clamp(if is_there { 1 } else { DISK_THREADS }, THREADS_MAX))
-}
-
-struct Work<'a> {
-    file: &'a File,
-    key: LessSafeKey,
-    /// The last piece's associated data.
-    page: &'a [u8; HEADER_BYTES],
-    pieces: Mutex<vec::IntoIter<Piece<'a>>>,
-}
-
-impl<'a> Work<'a> {
-    fn lock(&self) -> MutexGuard<'_, vec::IntoIter<Piece<'a>>> {
-        self.pieces.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The next piece nobody has taken, and whether it is the last.
-    fn next(&self) -> Option<(Piece<'a>, bool)> {
-        let mut pieces = self.lock();
-        let piece = pieces.next()?;
-        Some((piece, pieces.len() == 0))
-    }
-
-    fn run(&self) -> Result<(), Error> {
-        while let Some((piece, is_last)) = self.next() {
-            let done = self.open(piece, is_last);
-            if done.is_err() {
-                // No other piece is begun.
-                *self.lock() = Vec::new().into_iter();
-                return done;
-            }
-        }
-        Ok(())
-    }
-
-    fn open(&self, piece: Piece<'_>, is_last: bool) -> Result<(), Error> {
-        let Piece { number, range, tag, plain } = piece;
-        let reading = Error::io(format!("reading bytes {:#x}..{:#x}", range.start, range.end));
-        self.file.read_exact_at(plain, range.start).map_err(reading)?;
-        let associated: &[u8] = if is_last { self.page } else { &[] };
-        match open_piece(&self.key, number, associated, plain, tag) {
-            true => Ok(()),
-            false => Err(Error::Undecryptable { bytes: range }),
-        }
-    }
 }

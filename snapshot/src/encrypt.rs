@@ -6,7 +6,7 @@
 //! the last one's associated data is the plain header, and with it the digest.
 //!
 //! **Contract:** what [`crate::Snapshot::decrypt`] gives is the plain file, bit for bit, in this process's memory, read-only; or an
-//! error that says which bytes are not what was sealed.
+//! error that says which bytes are not what was sealed. [`crate::Snapshot::decrypt_as_read`] gives the same, piece by piece.
 
 use crate::{Header, keys::NONCE_BYTES};
 use ring::aead::{Aad, LessSafeKey, Nonce};

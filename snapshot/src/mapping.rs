@@ -1,13 +1,18 @@
-//! A snapshot's bytes, read-only: its file's, mapped, or those of an encrypted one in memory. With `room`, the `unsafe` of the crate.
+//! A snapshot's bytes: its file's, mapped read-only, or those of an encrypted one in memory, which are written once. With `room` and [`Snapshot::decrypt_as_read`], the
+//! `unsafe` of the crate.
+//!
+//! **Invariant:** what is written of memory is written before anybody reads it, by one thread, and never again ([`Mapping::place`]).
+//!
+//! [`Snapshot::decrypt_as_read`]: crate::Snapshot::decrypt_as_read
 
 use crate::{Error, PAGE_BYTES};
-use memmap2::{Advice, Mmap, MmapMut};
+use memmap2::{Advice, MmapMut, MmapRaw};
 use rustix::io::Errno;
 use std::{fs::File, io, ops::Range, os::unix::fs::MetadataExt};
 
 /// The whole file. Ranges given to it are within its length, which the header was checked against.
 pub(crate) struct Mapping {
-    map: Mmap,
+    map: MmapRaw,
 }
 
 impl Mapping {
@@ -19,28 +24,55 @@ impl Mapping {
         let map = unsafe { memmap2::MmapOptions::new().len(bytes).map(file)? };
         // Advice: file systems that keep large folios read the file into huge pages then, of which a restore maps and decode walks few.
         let _ = map.advise(Advice::HugePage);
-        Ok(Self { map })
+        Ok(Self { map: map.into() })
     }
 
-    /// What was written to memory, which is not written any more.
+    /// Memory that is to be written, by [`Mapping::place`], and then sealed.
+    pub(crate) fn of_memory(memory: MmapMut) -> Self {
+        Self { map: memory.into() }
+    }
+
+    /// Memory all of which is written, and is read-only from now on.
     ///
     /// Huge pages are asked for now, not before it was written, unless it was made ready so: a virtual machine gives large pages that nobody uses back to its host, and
     /// to fetch them again was seen to take five times as long as to decrypt into small ones. The kernel joins those as it finds time.
-    pub(crate) fn of_memory(memory: MmapMut) -> io::Result<Self> {
-        let map = memory.make_read_only()?;
-        let _ = map.advise(Advice::HugePage);
-        Ok(Self { map })
+    #[allow(unsafe_code)]
+    pub(crate) fn seal(&self) {
+        // SAFETY: the range is this mapping. Nobody writes it any more, and it stays readable. Where it is refused, it only stays writable.
+        unsafe { libc::mprotect(self.map.as_mut_ptr().cast(), self.map.len(), libc::PROT_READ) };
+        let _ = self.map.advise(Advice::HugePage);
     }
 
+    /// A place in memory that is to be written.
+    ///
+    /// # Safety
+    /// The mapping is [`Mapping::of_memory`] and not sealed, and until the place is gone nobody else reads from it or has another.
+    #[allow(unsafe_code, clippy::mut_from_ref)]
+    pub(crate) unsafe fn place(&self, range: &Range<u64>) -> &mut [u8] {
+        assert!(range.start <= range.end && range.end <= self.map.len() as u64, "{range:?} of {}", self.map.len());
+        // SAFETY: within the mapping, by the assertion, and nobody else's meanwhile, by the contract.
+        unsafe {
+            let start = self.map.as_mut_ptr().add(range.start as usize);
+            std::slice::from_raw_parts_mut(start, (range.end - range.start) as usize)
+        }
+    }
+
+    #[allow(unsafe_code)]
     pub(crate) fn slice(&self, range: &Range<u64>) -> &[u8] {
-        &self.map[range.start as usize..range.end as usize]
+        assert!(range.start <= range.end && range.end <= self.map.len() as u64, "{range:?} of {}", self.map.len());
+        // SAFETY: within the mapping, by the assertion, which is readable and lives as long as `self`. What is to be written of it is written before it is
+        // read, by the module's invariant.
+        unsafe {
+            let start = self.map.as_ptr().add(range.start as usize);
+            std::slice::from_raw_parts(start, (range.end - range.start) as usize)
+        }
     }
 
     /// Where in the file `bytes` are, if they are of this mapping.
     pub(crate) fn range_of(&self, bytes: &[u8]) -> Option<Range<u64>> {
-        let (map, part) = (self.map.as_ptr_range(), bytes.as_ptr_range());
-        let at = |place: *const u8| (place as usize - map.start as usize) as u64;
-        (map.start <= part.start && part.end <= map.end).then(|| at(part.start)..at(part.end))
+        let start = self.map.as_ptr() as usize;
+        let (from, end) = ((bytes.as_ptr() as usize).checked_sub(start)?, bytes.as_ptr_range().end as usize);
+        (end - start <= self.map.len()).then(|| from as u64..(end - start) as u64)
     }
 
     /// Asks the disk for a range without waiting. One chunk a call: the kernel cuts longer requests short.

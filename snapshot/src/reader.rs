@@ -54,7 +54,10 @@ impl Reader {
         assert_eq!(to.len() as u64, range.end - range.start, "bytes of a range");
         match self.snapshot.file() {
             Some(file) => self.read_file(file, range, to)?,
-            None => to.copy_from_slice(self.snapshot.mapping().slice(range)),
+            None => {
+                self.snapshot.chunks_of(range).try_for_each(|chunk| self.snapshot.check_chunk(chunk))?;
+                to.copy_from_slice(self.snapshot.mapping().slice(range));
+            }
         }
         for chunk in self.snapshot.chunks_of(range) {
             let bytes = self.snapshot.header().chunk_range(chunk as u64);

@@ -5,7 +5,8 @@
 //! whose checksum fits; whether the bytes *in* it fit is the matter of [`Verification`] or [`Snapshot::section`].
 
 use crate::{
-    DataKey, Error, Extent, Header, Room, Section, SectionKind, TABLE_BYTES_MAX, Tensor, Verification, decrypt,
+    DataKey, Error, Extent, Header, Room, Section, SectionKind, TABLE_BYTES_MAX, Tensor, Verification,
+    decrypt::Decryption,
     mapping::Mapping,
     table::{Arena, Table},
     verify::{self, Mode},
@@ -13,7 +14,6 @@ use crate::{
 use bytes::Bytes;
 use std::{
     fs::File,
-    io,
     ops::Range,
     os::unix::fs::FileExt,
     path::Path,
@@ -30,9 +30,11 @@ pub struct Snapshot {
     table: Table,
     /// XXH3-64 of each chunk.
     sums: Box<[u64]>,
-    /// Which chunks were found to fit their sum. Only ever set.
+    /// Which chunks were found to fit their sum, or decrypted. Only ever set.
     sound: Box<[AtomicBool]>,
     map: Mapping,
+    /// What `map` is decrypted from.
+    decryption: Option<Decryption>,
     /// What is mapped; none where the bytes were decrypted.
     file: Option<File>,
     /// It can be found out which pages are in memory.
@@ -73,19 +75,22 @@ impl Snapshot {
             return Err(Error::invalid("end of file", header.file_bytes, problem));
         }
         // Read, not touched in the mapping: a file that was cut short is an error then.
-        let read = |range: Range<u64>, content: &mut [u8]| file.read_exact_at(content, range.start);
+        let read = |range: Range<u64>, content: &mut [u8]| {
+            let reading = Error::io(format!("reading bytes {:#x}..{:#x}", range.start, range.end));
+            file.read_exact_at(content, range.start).map_err(reading)
+        };
         let (table, sums) = read_tables(&header, &read)?;
         let map = Mapping::new(&file, header.file_bytes as usize).map_err(Error::io("mapping the snapshot"))?;
         let sound = sums.iter().map(|_| AtomicBool::new(false)).collect();
         let tells_residence = Mapping::may_tell(&file);
-        Ok(Arc::new(Self { header, table, sums, sound, map, file: Some(file), tells_residence }))
+        Ok(Arc::new(Self { header, table, sums, sound, map, decryption: None, file: Some(file), tells_residence }))
     }
 
     /// Decrypts an encrypted file into this process's memory on `threads` threads, as fast as it can be read; every byte of it is sound then.
     ///
     /// # Errors
     /// Not encrypted; a byte that is not what was sealed with this key; else as [`Snapshot::from_file`].
-    pub fn decrypt(file: &File, key: &DataKey, threads: usize) -> Result<Arc<Self>, Error> {
+    pub fn decrypt(file: File, key: &DataKey, threads: usize) -> Result<Arc<Self>, Error> {
         Self::decrypt_into(None, file, key, threads)
     }
 
@@ -93,15 +98,42 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Snapshot::decrypt`].
-    pub fn decrypt_into(room: Option<Room>, file: &File, key: &DataKey, threads: usize) -> Result<Arc<Self>, Error> {
-        let (header, map) = decrypt::decrypt(file, key, threads, room)?;
+    pub fn decrypt_into(room: Option<Room>, file: File, key: &DataKey, threads: usize) -> Result<Arc<Self>, Error> {
+        let snapshot = Self::begin_decryption(room, file, key)?;
+        if snapshot.verify_in_background(threads).wait().is_err() {
+            // What is there is not decrypted again, and what is not says why.
+            (0..snapshot.chunks()).try_for_each(|chunk| snapshot.check_chunk(chunk))?;
+        }
+        Ok(snapshot)
+    }
+
+    /// An encrypted file that is decrypted as it is read: of tensors in place ([`Snapshot::tensor_in_place`]) a part is there once
+    /// [`Verification::look_at`] was called for it, or a verification has come to it; all else that this gives is there.
+    ///
+    /// # Safety
+    /// No byte of a tensor in place is read before [`Verification::look_at`] was called for it and has returned.
+    ///
+    /// # Errors
+    /// Not encrypted; a header or table that is not what was sealed with this key; else as [`Snapshot::from_file`].
+    #[allow(unsafe_code)]
+    pub unsafe fn decrypt_as_read(room: Option<Room>, file: File, key: &DataKey) -> Result<Arc<Self>, Error> {
+        Self::begin_decryption(room, file, key)
+    }
+
+    fn begin_decryption(room: Option<Room>, file: File, key: &DataKey) -> Result<Arc<Self>, Error> {
+        let (header, map, decryption) = Decryption::begin(file, key, room)?;
+        let chunks = header.chunks();
+        let size = u64::from(header.chunk_bytes);
         let read = |range: Range<u64>, content: &mut [u8]| {
+            let within = range.start / size..range.end.div_ceil(size).min(chunks);
+            within.into_iter().try_for_each(|chunk| decryption.bring(chunk as usize, &map))?;
             content.copy_from_slice(map.slice(&range));
             Ok(())
         };
         let (table, sums) = read_tables(&header, &read)?;
-        let sound = sums.iter().map(|_| AtomicBool::new(true)).collect();
-        Ok(Arc::new(Self { header, table, sums, sound, map, file: None, tells_residence: false }))
+        let sound = sums.iter().map(|_| AtomicBool::new(false)).collect();
+        let decryption = Some(decryption);
+        Ok(Arc::new(Self { header, table, sums, sound, map, decryption, file: None, tells_residence: false }))
     }
 
     /// The first page.
@@ -149,7 +181,25 @@ impl Snapshot {
     /// # Panics
     /// Where `tensor` is not one of this snapshot's and reaches beyond its file.
     pub fn tensor_bytes(self: &Arc<Self>, tensor: &Tensor) -> Bytes {
+        // What cannot be decrypted is said by who verifies, as what is corrupt is.
+        let _ = self.bring(&tensor.range());
         self.bytes_of(tensor.range())
+    }
+
+    /// The same for who says what of it is to be read before it is ([`Verification::look_at`]): what is decrypted as it is read is decrypted then.
+    ///
+    /// # Panics
+    /// As [`Snapshot::tensor_bytes`].
+    pub fn tensor_in_place(self: &Arc<Self>, tensor: &Tensor) -> Bytes {
+        self.bytes_of(tensor.range())
+    }
+
+    /// Has a range of the file at its place, where that is not the file's own.
+    fn bring(&self, file_range: &Range<u64>) -> Result<(), Error> {
+        match self.is_decrypted() {
+            true => self.chunks_of(file_range).try_for_each(|chunk| self.check_chunk(chunk)),
+            false => Ok(()),
+        }
     }
 
     /// A part of the mapping, which lives as long as it.
@@ -173,10 +223,13 @@ impl Snapshot {
         Ok(found.map(|section| self.bytes_of(section.range())))
     }
 
-    /// A section's bytes, not verified until [`Verification`] says so; they keep the mapping alive.
-    pub fn section_bytes_unverified(self: &Arc<Self>, kind: SectionKind) -> Option<Bytes> {
+    /// A section's bytes, not verified until [`Verification`] says so, unless they had to be decrypted; they keep the mapping alive.
+    ///
+    /// # Errors
+    /// They cannot be decrypted.
+    pub fn section_bytes_unverified(self: &Arc<Self>, kind: SectionKind) -> Result<Option<Bytes>, Error> {
         let found = self.table.sections.iter().find(|section| section.known() == Some(kind));
-        found.map(|section| self.bytes_of(section.range()))
+        found.map(|section| self.bring(&section.range()).map(|()| self.bytes_of(section.range()))).transpose()
     }
 
     /// A section's bytes, verified before they are returned; `None` where the snapshot has no such section.
@@ -208,6 +261,15 @@ impl Snapshot {
         Verification::start(self, threads, if self.tells_residence { Mode::Again } else { Mode::Apart })
     }
 
+    /// Whether the page cache has the file, by a page of each of some chunks that are spread over it; not where the system does not say, nor where the
+    /// bytes are decrypted.
+    pub fn seems_resident(&self) -> bool {
+        const SAMPLES: usize = 64;
+        let page = |chunk: usize| self.header.chunk_range(chunk as u64).start;
+        let mut some = (0..self.chunks()).step_by(self.chunks().div_ceil(SAMPLES).max(1)).map(page);
+        self.tells_residence && some.all(|at| self.map.is_resident(&(at..at + 1)))
+    }
+
     /// Every chunk and the digest of the whole, in one pass; `progress` is told bytes done and bytes in all.
     ///
     /// # Errors
@@ -216,9 +278,14 @@ impl Snapshot {
         verify::verify_all(self, progress)
     }
 
-    /// Reads a chunk in and compares it with its sum, unless that was done before.
+    /// Reads a chunk in and compares it with its sum, or decrypts it, unless that was done before; waits where another does the latter.
     pub(crate) fn check_chunk(&self, chunk: usize) -> Result<(), Error> {
         if self.is_sound(chunk) {
+            return Ok(());
+        }
+        if let Some(decryption) = &self.decryption {
+            decryption.bring(chunk, &self.map)?;
+            self.sound[chunk].store(true, Ordering::Release);
             return Ok(());
         }
         let bytes = self.header.chunk_range(chunk as u64);
@@ -273,6 +340,21 @@ impl Snapshot {
         &self.map
     }
 
+    /// What is read in from the disk.
+    pub(crate) fn on_disk(&self) -> &Mapping {
+        self.decryption.as_ref().map_or(&self.map, Decryption::source)
+    }
+
+    /// Its bytes are decrypted, and not the file's own.
+    pub fn is_decrypted(&self) -> bool {
+        self.decryption.is_some()
+    }
+
+    /// The page cache has what is to be decrypted, as far as can be found out.
+    pub(crate) fn is_ready_to_decrypt(&self) -> bool {
+        self.decryption.as_ref().is_some_and(Decryption::is_resident)
+    }
+
     pub(crate) fn file(&self) -> Option<&File> {
         self.file.as_ref()
     }
@@ -292,7 +374,7 @@ impl Snapshot {
 }
 
 /// Reads a range of the file, which lies within it.
-type Read<'a> = &'a dyn Fn(Range<u64>, &mut [u8]) -> io::Result<()>;
+type Read<'a> = &'a dyn Fn(Range<u64>, &mut [u8]) -> Result<(), Error>;
 
 fn read_tables(header: &Header, read: Read<'_>) -> Result<(Table, Box<[u64]>), Error> {
     let table = Table::parse(&read_table(header, read)?, header)?;
@@ -315,7 +397,7 @@ fn read_sums(header: &Header, read: Read<'_>) -> Result<Box<[u64]>, Error> {
 /// Reads a part that has a checksum of its own, within the bounds of the file.
 fn read_part(read: Read<'_>, name: &str, range: Range<u64>, sum: u64) -> Result<Vec<u8>, Error> {
     let mut content = vec![0; (range.end - range.start) as usize];
-    read(range.clone(), &mut content).map_err(Error::io(format!("reading the {name}")))?;
+    read(range.clone(), &mut content)?;
     if XxHash3_64::oneshot(&content) != sum {
         return Err(Error::Corrupt { chunk: None, section: name.into(), bytes: range });
     }

@@ -7,6 +7,9 @@
 //! Beside a computation that reads all weights once, whoever is about to read some sums them ([`Verification::look_at`]): they come from memory once and
 //! not twice. The threads leave chunks to it until it has been through, or does nothing for a while.
 //!
+//! Of an encrypted snapshot to verify a chunk is to decrypt it to its place. Whoever is about to read one waits until it is there, and meanwhile decrypts
+//! one of those that follow, which will be wanted next.
+//!
 //! **Invariant:** every wait ends, because every worker either reaches the last chunk or records why not, and a chunk that was taken is summed.
 
 use crate::{ARENA_ALIGN, Error, HEADER_BYTES, Snapshot, header, hex};
@@ -32,6 +35,9 @@ const READ_AHEAD_CHUNKS: usize = 16;
 
 /// How long nothing is looked at before the threads no longer leave it to others.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(100);
+
+/// How many chunks behind one that it waits for a thread looks for one that nobody decrypts.
+const AHEAD_CHUNKS: usize = 16;
 
 /// Most threads one verification uses: memory bandwidth is reached long before.
 const THREADS_MAX: usize = 64;
@@ -112,7 +118,8 @@ impl Verification {
         Self(work)
     }
 
-    /// Sums the chunks that hold `bytes`, if they are of this snapshot's mapping, where nobody does or has done. What is found is said to who waits.
+    /// Sums the chunks that hold `bytes`, if they are of this snapshot's mapping, where nobody does or has done. What is found is said to who waits. What
+    /// is decrypted is there afterwards, or the verification has failed.
     pub fn look_at(&self, bytes: &[u8]) {
         let work = &self.0;
         let Some(range) = work.snapshot.mapping().range_of(bytes) else { return };
@@ -121,8 +128,9 @@ impl Verification {
             // While the workers wait, one of them tells of all of it in the end.
             match work.sum(chunk) {
                 Ok(true) if !work.is_beside() => work.tell(),
-                Ok(_) => {}
-                Err(error) => return work.fail(error),
+                Ok(true) => {}
+                Ok(false) => work.wait_for(chunk),
+                Err(error) => work.fail(error),
             }
         }
     }
@@ -192,7 +200,11 @@ impl Work {
     fn start_readers(self: &Arc<Self>, offset: u64) {
         self.next_read.store(offset - offset % READ_BYTES, Ordering::Relaxed);
         let end = self.snapshot.header().file_bytes;
-        let is_there = self.snapshot.mapping().is_resident(&(offset..end.min(offset + READ_BYTES)));
+        if self.snapshot.is_ready_to_decrypt() {
+            // Decrypting reads from the page cache itself, and maps nothing.
+            return;
+        }
+        let is_there = self.snapshot.on_disk().is_resident(&(offset..end.min(offset + READ_BYTES)));
         self.more_readers(0..if is_there { 1 } else { READERS });
     }
 
@@ -213,7 +225,7 @@ impl Work {
         loop {
             let (from, begun) = (self.next_read.fetch_add(READ_BYTES, Ordering::Relaxed), Instant::now());
             // What cannot be read is said by who sums it.
-            if from >= end || self.snapshot.mapping().populate(&(from..end.min(from + READ_BYTES))).is_err() {
+            if from >= end || self.snapshot.on_disk().populate(&(from..end.min(from + READ_BYTES))).is_err() {
                 return;
             }
             if alone && begun.elapsed() > DISK_LATENCY {
@@ -232,6 +244,17 @@ impl Work {
         let found = self.snapshot.check_chunk(chunk).map(|()| true);
         drop(summing);
         found
+    }
+
+    /// Returns when a chunk that another has taken is decrypted, and does one that will be wanted next meanwhile.
+    fn wait_for(&self, chunk: usize) {
+        if !self.snapshot.is_decrypted() || self.snapshot.is_sound(chunk) {
+            return;
+        }
+        let mut behind = chunk + 1..(chunk + 1 + AHEAD_CHUNKS).min(self.snapshot.chunks());
+        let next = behind.find(|next| !self.taken[*next].load(Ordering::Relaxed));
+        let helped = next.map_or(Ok(false), |next| self.sum(next));
+        helped.err().into_iter().chain(self.snapshot.check_chunk(chunk).err()).for_each(|error| self.fail(error));
     }
 
     /// What whoever was told so before has found sound is seen by who is told otherwise.
@@ -334,7 +357,11 @@ pub(crate) fn verify_all(snapshot: &Snapshot, progress: &mut dyn FnMut(u64, u64)
             map.read_ahead(&first_page.chunk_range((chunk + READ_AHEAD_CHUNKS) as u64));
         }
         let bytes = first_page.chunk_range(chunk as u64);
-        map.populate(&bytes)?;
+        if snapshot.is_decrypted() {
+            snapshot.check_chunk(chunk)?;
+        } else {
+            map.populate(&bytes)?;
+        }
         snapshot.compare_chunk(chunk, map.slice(&bytes))?;
         digest.update(map.slice(&bytes));
         progress(bytes.end, first_page.file_bytes);

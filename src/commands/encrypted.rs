@@ -13,5 +13,5 @@ pub fn open(path: &Path, operator: &OperatorKey, room: Option<Room>) -> Result<A
     let header = Header::read(&encrypted).map_err(named)?;
     let key = operator.unwrap(wrapped.as_bytes(), &header.digest).map_err(named)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    Snapshot::decrypt_into(room, &encrypted, &key, threads).map_err(named)
+    Snapshot::decrypt_into(room, encrypted, &key, threads).map_err(named)
 }

@@ -5,7 +5,7 @@
 
 use super::scratch;
 use crate::packing::tile_bytes;
-use crate::{Format, Packing, TILE_ROWS};
+use crate::{Format, Packing, TILE_ROWS, watch};
 
 /// `[n, k]` in `format`, laid out as `packing` says.
 #[derive(Clone, Copy)]
@@ -60,6 +60,7 @@ impl<'a> Weight<'a> {
 
     /// Writes row `row` as floats to `out`.
     pub fn dequantize_row(&self, row: usize, out: &mut [f32]) {
+        watch::announce_gathered(|| self.stored(row..row + 1));
         match self.packing {
             Packing::Rows => self.format.dequantize_row(self.row(row), out),
             Packing::Tiles16 => {

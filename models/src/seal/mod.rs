@@ -151,7 +151,7 @@ fn decrypt(path: &Path, operator: &OperatorKey) -> Result<Arc<Snapshot>, Error> 
     let (file, wrapped) = (File::open(path)?, snapshot::wrapped_key(path)?);
     let key = operator.unwrap(wrapped.as_bytes(), &Header::read(&file)?.digest)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    Ok(Snapshot::decrypt(&file, &key, threads)?)
+    Ok(Snapshot::decrypt(file, &key, threads)?)
 }
 
 fn seal_sections(

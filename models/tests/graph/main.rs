@@ -3,6 +3,7 @@
 
 #[cfg(feature = "cuda")]
 mod cuda;
+mod decrypted;
 mod direct;
 #[path = "../support/mod.rs"]
 mod files;

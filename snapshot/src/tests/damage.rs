@@ -185,12 +185,14 @@ fn what_was_verified_before_is_verified_again_only_where_it_is_not_in_memory() {
     assert!(open().verify_in_background(2).wait().is_err());
     // Its pages are in memory, and nobody may have changed them: that is the caller's promise, broken here to see it trusted.
     open().verify_again_in_background(2).wait().unwrap();
+    assert!(open().seems_resident());
     rustix::fs::fadvise(&bent, 0, None, rustix::fs::Advice::DontNeed).unwrap();
     let snapshot = open();
     let chunk = snapshot.header().chunk_range(tensor.offset / u64::from(snapshot.header().chunk_bytes));
     if snapshot.mapping().is_resident(&chunk) {
         return eprintln!("skipped: pages of files in {} do not leave memory", sample.path.display());
     }
+    assert!(!snapshot.seems_resident());
     assert!(snapshot.verify_again_in_background(2).wait().is_err(), "read from the disk, so verified");
 }
 

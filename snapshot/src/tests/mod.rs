@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod damage;
+mod decrypted;
 mod hostile;
 mod reader;
 mod round_trip;

@@ -96,7 +96,7 @@ fn an_encrypted_snapshot_is_read_from_memory() {
     let file = File::open(&path).unwrap();
     let digest = crate::Header::read(&file).unwrap().digest;
     let key: DataKey = operator.unwrap(wrapped.as_bytes(), &digest).unwrap();
-    let snapshot = Snapshot::decrypt(&file, &key, 2).unwrap();
+    let snapshot = Snapshot::decrypt(file, &key, 2).unwrap();
     let reader = snapshot.reader();
     for range in snapshot.whole_chunks(4096..u64::MAX, 8192) {
         let mut content = vec![0; (range.end - range.start) as usize];
