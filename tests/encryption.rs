@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use support::models::golden_folder;
+use support::models::{golden_folder, minilm, minilm_source, smollm2, smollm2_source};
 use support::process::{self, run};
 use support::{Serve, golden, pilotlight, until};
 use tempfile::TempDir;
@@ -21,9 +21,13 @@ struct House {
 
 impl House {
     fn new() -> Self {
+        Self::of(&golden_folder("llama3-tiny"))
+    }
+
+    fn of(source: &Path) -> Self {
         let house = Self { folder: TempDir::new().unwrap() };
         fs::write(house.at("operator.key"), KEY).unwrap();
-        let (code, log) = house.seal("m.snapshot", "operator.key");
+        let (code, log) = house.seal_from(source, "m.snapshot", "operator.key");
         assert_eq!(code, Some(0), "{log}");
         house
     }
@@ -33,8 +37,12 @@ impl House {
     }
 
     fn seal(&self, out: &str, key: &str) -> (Option<i32>, String) {
+        self.seal_from(&golden_folder("llama3-tiny"), out, key)
+    }
+
+    fn seal_from(&self, source: &Path, out: &str, key: &str) -> (Option<i32>, String) {
         let mut command = pilotlight();
-        command.arg("seal").arg(golden_folder("llama3-tiny")).arg("-o").arg(self.at(out));
+        command.arg("seal").arg(source).arg("-o").arg(self.at(out));
         let (code, _, log) = run(command.arg("--encrypt-key").arg(self.at(key)));
         (code, log)
     }
@@ -144,6 +152,46 @@ fn a_flipped_bit_anywhere_or_a_cut_gives_an_error_and_no_token() {
         refused(&house.serve("cut", Some("operator.key")), "truncated");
     }
     assert!(Path::new(&house.at("m.snapshot")).exists());
+}
+
+/// Of many pieces, which are decrypted as they are first read.
+#[test]
+fn a_real_model_answers_as_the_plain_one_from_its_first_life_on_and_a_bad_piece_gives_no_token() {
+    let (Some(source), Some(plain)) = (smollm2_source(), smollm2()) else { return };
+    let house = House::of(&source);
+    let ask = |server: &Serve, tokens: usize| {
+        let prompt: Vec<usize> = (0..tokens).map(|i| 1000 + i * 7919 % 40_000).collect();
+        let body = json!({"model": "m", "prompt": prompt, "max_tokens": 8, "temperature": 0, "ignore_eos": true, "logprobs": 2});
+        server.post("/v1/completions", &body)
+    };
+    let plain = Serve::start(&["--model", &format!("m={}", plain.display())]);
+    // Alone, as few as are multiplied together, and many; each the first of its process.
+    for tokens in [1, 5, 200] {
+        let expected = ask(&plain, tokens).json()["choices"].clone();
+        let server = house.serve("m.snapshot", Some("operator.key"));
+        for life in ["a first answer", "a later one"] {
+            assert!(expected.is_array() && ask(&server, tokens).json()["choices"] == expected, "{tokens}: {life}");
+        }
+    }
+    let length = fs::metadata(house.at("m.snapshot")).unwrap().len() as usize;
+    for place in [length / 2, length - 200_000] {
+        house.copy("bent", |bytes| bytes[place] ^= 0x20);
+        let answer = ask(&house.serve("bent", Some("operator.key")), 5);
+        assert!(answer.status == 503 && answer.text().contains("cannot be decrypted"), "{place}: {}", answer.text());
+    }
+}
+
+/// Its engine is another one, and reads it all the same.
+#[test]
+fn a_real_encoder_embeds_as_the_plain_one() {
+    let (Some(source), Some(plain)) = (minilm_source(), minilm()) else { return };
+    let house = House::of(&source);
+    let embed = |server: &Serve| {
+        let body = json!({"model": "m", "input": ["A lamp burns.", "low tide at noon, and nobody on the pier"]});
+        server.post("/v1/embeddings", &body).json()["data"].clone()
+    };
+    let expected = embed(&Serve::start(&["--model", &format!("m={}", plain.display())]));
+    assert!(expected.is_array() && embed(&house.serve("m.snapshot", Some("operator.key"))) == expected);
 }
 
 /// What a standby has ready is used for what is encrypted, and what is too much of it is given back; all of it where nothing is.

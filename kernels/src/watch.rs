@@ -2,21 +2,24 @@
 //! memory once then, and not once to be looked at and once to be multiplied.
 //!
 //! **Contract:** as long as there is a [`Watching`] every byte of a [`crate::Matrix`] that is multiplied or gathered from on the CPU is announced before it is read, in
-//! pieces of some hundred KB at most, each by the thread that reads it next, and is not read before the watch's call has returned. Vectors are not announced. Watches are
+//! pieces of 64 rows at most, each by the thread that reads it next, and is not read before the watch's call has returned. Vectors are not announced. Watches are
 //! the process's own, as its threads are: each is told of all weights, whosever they are. Without any it costs the look at a flag.
 
-use std::sync::{
-    Arc, PoisonError, RwLock,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    ops::Range,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// Is told.
 pub trait Watch: Send + Sync {
-    /// `bytes` are about to be multiplied; what they hold is not looked at by who calls this.
-    fn about_to_read(&self, bytes: &[u8]);
+    /// What lies at these addresses is about to be multiplied.
+    fn about_to_read(&self, bytes: Range<*const u8>);
 
-    /// The same of `bytes` that a single row is taken out of.
-    fn about_to_gather(&self, bytes: &[u8]);
+    /// A row is about to be taken out of it.
+    fn about_to_gather(&self, bytes: Range<*const u8>);
 }
 
 type Watches = Arc<[Arc<dyn Watch>]>;
@@ -68,7 +71,7 @@ pub(crate) fn announce_gathered<'a>(bytes: impl FnOnce() -> &'a [u8]) {
     }
 }
 
-fn tell(bytes: &[u8], how: impl Fn(&dyn Watch, &[u8])) {
+fn tell(bytes: &[u8], how: impl Fn(&dyn Watch, Range<*const u8>)) {
     let watches = WATCHES.read().unwrap_or_else(PoisonError::into_inner).clone();
-    watches.iter().flat_map(|watches| watches.iter()).for_each(|watch| how(&**watch, bytes));
+    watches.iter().flat_map(|watches| watches.iter()).for_each(|watch| how(&**watch, bytes.as_ptr_range()));
 }

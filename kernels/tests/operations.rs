@@ -61,17 +61,16 @@ struct Seen {
     gathered: std::sync::Mutex<Vec<std::ops::Range<usize>>>,
 }
 
-fn places(bytes: &[u8]) -> std::ops::Range<usize> {
-    let start = bytes.as_ptr() as usize;
-    start..start + bytes.len()
+fn places(bytes: std::ops::Range<*const u8>) -> std::ops::Range<usize> {
+    bytes.start as usize..bytes.end as usize
 }
 
 impl kernels::watch::Watch for Seen {
-    fn about_to_read(&self, bytes: &[u8]) {
+    fn about_to_read(&self, bytes: std::ops::Range<*const u8>) {
         self.read.lock().unwrap().push(places(bytes));
     }
 
-    fn about_to_gather(&self, bytes: &[u8]) {
+    fn about_to_gather(&self, bytes: std::ops::Range<*const u8>) {
         self.gathered.lock().unwrap().push(places(bytes));
     }
 }

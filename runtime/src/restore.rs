@@ -1,5 +1,6 @@
 //! Snapshot → a service that can answer. The weights become tensors on the engine's thread while the tokenizer is built
 //! on this one; the bytes are verified by who multiplies them first, and the rest on threads of their own. No token leaves before they are sound ([`Gate`]).
+//! One of the five files of this crate with `unsafe`.
 
 use crate::{
     Options, confine,

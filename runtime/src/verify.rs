@@ -12,12 +12,16 @@ use kernels::watch::{Watch, Watching};
 use models::{ComputeDevice, ModelConfig, Uploading};
 use snapshot::{Snapshot, Verification};
 use std::{
+    ops::Range,
     sync::{Arc, mpsc},
     thread,
+    time::Duration,
 };
 
 /// Threads that verify while others restore and compute.
 const THREADS_MAX: usize = 8;
+/// How long nothing is multiplied before they no longer leave it to who does.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// How the bytes are verified.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -51,11 +55,11 @@ struct Told {
 }
 
 impl Watch for Told {
-    fn about_to_read(&self, bytes: &[u8]) {
+    fn about_to_read(&self, bytes: Range<*const u8>) {
         self.verification.look_at(bytes);
     }
 
-    fn about_to_gather(&self, bytes: &[u8]) {
+    fn about_to_gather(&self, bytes: Range<*const u8>) {
         if self.gathers {
             self.verification.look_at(bytes);
         }
@@ -72,7 +76,7 @@ pub fn verify(
     let (snapshot, threads, gathers) = (snapshot.clone(), threads(options), snapshot.is_decrypted());
     let start = move || match how {
         How::Again => snapshot.verify_again_in_background(threads),
-        How::Beside => snapshot.verify_beside(threads),
+        How::Beside => snapshot.verify_beside(threads, PATIENCE),
         How::Apart => snapshot.verify_in_background(threads),
     };
     let begun = (options.device == ComputeDevice::Cpu).then(&start);

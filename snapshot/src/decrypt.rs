@@ -19,22 +19,28 @@ use std::{
     ops::Range,
     os::unix::fs::FileExt,
     sync::{
-        OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
 /// An encrypted file under way to memory.
 pub(crate) struct Decryption {
-    file: File,
-    /// The encrypted bytes, which are where the plain ones go.
-    source: Mapping,
-    key: LessSafeKey,
+    /// Gone once all pieces are there.
+    source: Mutex<Option<Arc<Source>>>,
     pieces: Box<[Piece]>,
     /// The last piece's associated data.
     page: Box<[u8; HEADER_BYTES]>,
-    /// How many pieces are not there yet.
+    /// How many pieces nobody has come for yet, or is at.
     left: AtomicUsize,
+}
+
+/// What is decrypted, and by what.
+pub(crate) struct Source {
+    file: File,
+    /// The encrypted bytes, which are where the plain ones go.
+    map: Mapping,
+    key: LessSafeKey,
 }
 
 /// A part of the file under one tag.
@@ -69,23 +75,27 @@ impl Decryption {
         room.bytes_mut()[..HEADER_BYTES].copy_from_slice(&*page);
         let pieces = piece_ranges(&plain).zip(tags.as_chunks::<TAG_BYTES>().0);
         let pieces: Box<[_]> = pieces.map(|(range, tag)| Piece { range, tag: *tag, there: OnceLock::new() }).collect();
-        let source = Mapping::new(&file, plain.file_bytes as usize).map_err(Error::io("mapping the snapshot"))?;
+        let map = Mapping::new(&file, plain.file_bytes as usize).map_err(Error::io("mapping the snapshot"))?;
         let left = AtomicUsize::new(pieces.len());
-        let decryption = Self { file, source, key: key.cipher(), pieces, page, left };
+        let source = Mutex::new(Some(Arc::new(Source { file, map, key: key.cipher() })));
+        let decryption = Self { source, pieces, page, left };
         let memory = Mapping::of_memory(room.into_memory());
         decryption.bring(decryption.pieces.len() - 1, &memory)?;
         Ok((plain, memory, decryption))
     }
 
-    /// The encrypted bytes, each where its plain one goes.
-    pub(crate) fn source(&self) -> &Mapping {
-        &self.source
+    /// What is decrypted, as long as some of it is to come.
+    pub(crate) fn source(&self) -> Option<Arc<Source>> {
+        self.source.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The page cache has a page of each piece, as far as can be found out.
+    /// The page cache has a page of each piece, as far as can be found out; or none is to come.
     pub(crate) fn is_resident(&self) -> bool {
         let first = |piece: &Piece| piece.range.start..piece.range.start + 1;
-        Mapping::may_tell(&self.file) && self.pieces.iter().all(|piece| self.source.is_resident(&first(piece)))
+        let is_there = |source: Arc<Source>| {
+            Mapping::may_tell(&source.file) && self.pieces.iter().all(|piece| source.map.is_resident(&first(piece)))
+        };
+        self.source().is_none_or(is_there)
     }
 
     /// Returns when a piece is at its place in `memory`, the one that was begun with.
@@ -95,25 +105,41 @@ impl Decryption {
     #[allow(unsafe_code)]
     pub(crate) fn bring(&self, number: usize, memory: &Mapping) -> Result<(), Error> {
         let piece = &self.pieces[number];
+        let mut is_last = false;
         let there = piece.there.get_or_init(|| {
             // SAFETY: the memory is not sealed, as this piece is not there. Pieces do not overlap, of each one thread comes here once (a second time only after a panic
             // of the first), and nobody reads it before, by the invariant of `mapping`.
             let opened = self.open(number, unsafe { memory.place(&piece.range) });
-            if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
-                memory.seal();
-            }
+            is_last = self.left.fetch_sub(1, Ordering::AcqRel) == 1;
             opened
         });
+        if is_last {
+            drop(self.source.lock().unwrap_or_else(PoisonError::into_inner).take());
+            memory.seal();
+        }
         there.as_ref().copied().map_err(|missing| missing.error(&piece.range))
     }
 
     fn open(&self, number: usize, place: &mut [u8]) -> Result<(), Missing> {
         let Piece { range, tag, .. } = &self.pieces[number];
-        let read = self.file.read_exact_at(place, range.start);
+        let gone = || Missing::Unreadable(io::ErrorKind::Other, "all of it was there".into());
+        let Source { file, map, key } = &*self.source().ok_or_else(gone)?;
+        if !map.is_resident(range) {
+            // As those who read ahead ask for it: for huge pages, where the file system has such. What cannot be read is said below.
+            let _ = map.populate(range);
+        }
+        let read = file.read_exact_at(place, range.start);
         read.map_err(|error| Missing::Unreadable(error.kind(), error.to_string()))?;
         let associated: &[u8] = if number + 1 == self.pieces.len() { &*self.page } else { &[] };
-        let is_sealed = open_piece(&self.key, number as u64, associated, place, *tag);
+        let is_sealed = open_piece(key, number as u64, associated, place, *tag);
         if is_sealed { Ok(()) } else { Err(Missing::Undecryptable) }
+    }
+}
+
+impl Source {
+    /// The encrypted bytes.
+    pub(crate) fn map(&self) -> &Mapping {
+        &self.map
     }
 }
 

@@ -1,9 +1,8 @@
-//! A snapshot's bytes: its file's, mapped read-only, or those of an encrypted one in memory, which are written once. With `room` and [`Snapshot::decrypt_as_read`], the
+//! A snapshot's bytes: its file's, mapped read-only, or those of an encrypted one in memory, which are written once. With `room`, and what `decrypt` does with them, the
 //! `unsafe` of the crate.
 //!
-//! **Invariant:** what is written of memory is written before anybody reads it, by one thread, and never again ([`Mapping::place`]).
-//!
-//! [`Snapshot::decrypt_as_read`]: crate::Snapshot::decrypt_as_read
+//! **Invariant:** what is written of memory is written before anybody reads it, by one thread, and never again ([`Mapping::place`]). A reference to some of it may be
+//! there before, as a tensor's is: nobody looks through it earlier.
 
 use crate::{Error, PAGE_BYTES};
 use memmap2::{Advice, MmapMut, MmapRaw};
@@ -69,10 +68,10 @@ impl Mapping {
     }
 
     /// Where in the file `bytes` are, if they are of this mapping.
-    pub(crate) fn range_of(&self, bytes: &[u8]) -> Option<Range<u64>> {
-        let start = self.map.as_ptr() as usize;
-        let (from, end) = ((bytes.as_ptr() as usize).checked_sub(start)?, bytes.as_ptr_range().end as usize);
-        (end - start <= self.map.len()).then(|| from as u64..(end - start) as u64)
+    pub(crate) fn range_of(&self, bytes: Range<*const u8>) -> Option<Range<u64>> {
+        let at = |place: *const u8| (place as usize).checked_sub(self.map.as_ptr() as usize);
+        let (from, end) = (at(bytes.start)?, at(bytes.end)?);
+        (from <= end && end <= self.map.len()).then_some(from as u64..end as u64)
     }
 
     /// Asks the disk for a range without waiting. One chunk a call: the kernel cuts longer requests short.

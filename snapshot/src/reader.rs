@@ -70,7 +70,10 @@ impl Reader {
 
     /// How many threads to read a range with: as many as there are processors for what is in memory, more to keep a disk busy.
     pub fn threads(&self, range: &Range<u64>, processors: usize) -> usize {
-        let is_there = self.snapshot.file().is_none_or(|file| self.is_resident(file, range));
+        let is_there = match self.snapshot.file() {
+            Some(file) => self.is_resident(file, range),
+            None => self.snapshot.is_ready_to_decrypt(),
+        };
         if is_there { processors.max(1) } else { processors.max(DISK_THREADS) }
     }
 

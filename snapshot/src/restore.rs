@@ -21,6 +21,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 use twox_hash::XxHash3_64;
 
@@ -122,11 +123,12 @@ impl Snapshot {
 
     fn begin_decryption(room: Option<Room>, file: File, key: &DataKey) -> Result<Arc<Self>, Error> {
         let (header, map, decryption) = Decryption::begin(file, key, room)?;
-        let chunks = header.chunks();
         let size = u64::from(header.chunk_bytes);
         let read = |range: Range<u64>, content: &mut [u8]| {
-            let within = range.start / size..range.end.div_ceil(size).min(chunks);
-            within.into_iter().try_for_each(|chunk| decryption.bring(chunk as usize, &map))?;
+            // The checksums, behind the chunks, are there.
+            let end = range.end.min(header.checksums.offset);
+            let mut within = if range.start < end { range.start / size..end.div_ceil(size) } else { 0..0 };
+            within.try_for_each(|chunk| decryption.bring(chunk as usize, &map))?;
             content.copy_from_slice(map.slice(&range));
             Ok(())
         };
@@ -194,10 +196,10 @@ impl Snapshot {
         self.bytes_of(tensor.range())
     }
 
-    /// Has a range of the file at its place, where that is not the file's own.
+    /// Has a range of the file at its place, where that is not the file's own. Nobody is at any of it afterwards, whatever was found.
     fn bring(&self, file_range: &Range<u64>) -> Result<(), Error> {
         match self.is_decrypted() {
-            true => self.chunks_of(file_range).try_for_each(|chunk| self.check_chunk(chunk)),
+            true => self.chunks_of(file_range).map(|chunk| self.check_chunk(chunk)).fold(Ok(()), Result::and),
             false => Ok(()),
         }
     }
@@ -250,9 +252,9 @@ impl Snapshot {
     }
 
     /// The same beside a computation that calls [`Verification::look_at`] for what it is about to read, and [`Verification::go_on`] when it has been
-    /// through.
-    pub fn verify_beside(self: &Arc<Self>, threads: usize) -> Verification {
-        Verification::start(self, threads, Mode::Beside { patience: verify::PATIENCE })
+    /// through. The threads leave it all to that, until nothing has been looked at for `patience`.
+    pub fn verify_beside(self: &Arc<Self>, threads: usize, patience: Duration) -> Verification {
+        Verification::start(self, threads, Mode::Beside { patience })
     }
 
     /// The same as in the background of a file of which every byte was found sound before and which nobody has changed since: chunks that are in memory count
@@ -340,9 +342,12 @@ impl Snapshot {
         &self.map
     }
 
-    /// What is read in from the disk.
-    pub(crate) fn on_disk(&self) -> &Mapping {
-        self.decryption.as_ref().map_or(&self.map, Decryption::source)
+    /// Does something with what is read in from the disk; not where nothing of it is wanted any more.
+    pub(crate) fn on_disk<T>(&self, what: impl FnOnce(&Mapping) -> T) -> Option<T> {
+        match &self.decryption {
+            Some(decryption) => decryption.source().map(|source| what(source.map())),
+            None => Some(what(&self.map)),
+        }
     }
 
     /// Its bytes are decrypted, and not the file's own.
@@ -350,7 +355,7 @@ impl Snapshot {
         self.decryption.is_some()
     }
 
-    /// The page cache has what is to be decrypted, as far as can be found out.
+    /// The page cache has what is to be decrypted, as far as can be found out, or nothing is.
     pub(crate) fn is_ready_to_decrypt(&self) -> bool {
         self.decryption.as_ref().is_some_and(Decryption::is_resident)
     }

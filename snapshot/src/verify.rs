@@ -33,9 +33,6 @@ const DISK_LATENCY: Duration = Duration::from_micros(300);
 /// How far [`verify_all`] asks the disk ahead of the sums, in chunks.
 const READ_AHEAD_CHUNKS: usize = 16;
 
-/// How long nothing is looked at before the threads no longer leave it to others.
-pub(crate) const PATIENCE: Duration = Duration::from_millis(100);
-
 /// How many chunks behind one that it waits for a thread looks for one that nobody decrypts.
 const AHEAD_CHUNKS: usize = 16;
 
@@ -118,20 +115,15 @@ impl Verification {
         Self(work)
     }
 
-    /// Sums the chunks that hold `bytes`, if they are of this snapshot's mapping, where nobody does or has done. What is found is said to who waits. What
+    /// Sums the chunks that hold `bytes`, addresses, if they are of this snapshot's mapping, where nobody does or has done. What is found is said to who waits. What
     /// is decrypted is there afterwards, or the verification has failed.
-    pub fn look_at(&self, bytes: &[u8]) {
+    pub fn look_at(&self, bytes: Range<*const u8>) {
         let work = &self.0;
         let Some(range) = work.snapshot.mapping().range_of(bytes) else { return };
         work.looks.fetch_add(1, Ordering::Relaxed);
         for chunk in work.snapshot.chunks_of(&range) {
-            // While the workers wait, one of them tells of all of it in the end.
-            match work.sum(chunk) {
-                Ok(true) if !work.is_beside() => work.tell(),
-                Ok(true) => {}
-                Ok(false) => work.wait_for(chunk),
-                Err(error) => work.fail(error),
-            }
+            work.look(chunk);
+            work.wait_for(chunk);
         }
     }
 
@@ -204,7 +196,8 @@ impl Work {
             // Decrypting reads from the page cache itself, and maps nothing.
             return;
         }
-        let is_there = self.snapshot.on_disk().is_resident(&(offset..end.min(offset + READ_BYTES)));
+        let first = offset..end.min(offset + READ_BYTES);
+        let is_there = self.snapshot.on_disk(|map| map.is_resident(&first)).unwrap_or(true);
         self.more_readers(0..if is_there { 1 } else { READERS });
     }
 
@@ -225,13 +218,24 @@ impl Work {
         loop {
             let (from, begun) = (self.next_read.fetch_add(READ_BYTES, Ordering::Relaxed), Instant::now());
             // What cannot be read is said by who sums it.
-            if from >= end || self.snapshot.on_disk().populate(&(from..end.min(from + READ_BYTES))).is_err() {
+            let unit = from..end.min(from + READ_BYTES);
+            if from >= end || !matches!(self.snapshot.on_disk(|map| map.populate(&unit)), Some(Ok(()))) {
                 return;
             }
             if alone && begun.elapsed() > DISK_LATENCY {
                 self.more_readers(1..READERS);
                 alone = false;
             }
+        }
+    }
+
+    /// Sums a chunk that nobody has taken, and says what was found.
+    fn look(&self, chunk: usize) {
+        match self.sum(chunk) {
+            // While the workers wait, one of them tells of all of it in the end.
+            Ok(true) if !self.is_beside() => self.tell(),
+            Ok(_) => {}
+            Err(error) => self.fail(error),
         }
     }
 
@@ -253,8 +257,8 @@ impl Work {
         }
         let mut behind = chunk + 1..(chunk + 1 + AHEAD_CHUNKS).min(self.snapshot.chunks());
         let next = behind.find(|next| !self.taken[*next].load(Ordering::Relaxed));
-        let helped = next.map_or(Ok(false), |next| self.sum(next));
-        helped.err().into_iter().chain(self.snapshot.check_chunk(chunk).err()).for_each(|error| self.fail(error));
+        next.into_iter().for_each(|next| self.look(next));
+        self.snapshot.check_chunk(chunk).unwrap_or_else(|error| self.fail(error));
     }
 
     /// What whoever was told so before has found sound is seen by who is told otherwise.

@@ -23,14 +23,22 @@ pub fn golden_portable(name: &str, weights: &str) -> PathBuf {
 
 /// SmolLM2-135M-Instruct sealed `native`. `None`, with a line that says so, where the model cannot be had; never with `CI=true`.
 pub fn smollm2() -> Option<PathBuf> {
-    let folder = script("test-models")?;
-    Some(sealed(&Path::new(&folder).join("SmolLM2-135M-Instruct.Q4_1.gguf"), "smollm2", "native"))
+    Some(sealed(&smollm2_source()?, "smollm2", "native"))
+}
+
+/// The file that [`smollm2`] is sealed from.
+pub fn smollm2_source() -> Option<PathBuf> {
+    Some(Path::new(&script("test-models")?).join("SmolLM2-135M-Instruct.Q4_1.gguf"))
 }
 
 /// all-MiniLM-L6-v2 sealed `native`, in the same way.
 pub fn minilm() -> Option<PathBuf> {
-    let folder = script("test-models")?;
-    Some(sealed(&Path::new(&folder).join("all-MiniLM-L6-v2"), "minilm", "native"))
+    Some(sealed(&minilm_source()?, "minilm", "native"))
+}
+
+/// The folder that [`minilm`] is sealed from.
+pub fn minilm_source() -> Option<PathBuf> {
+    Some(Path::new(&script("test-models")?).join("all-MiniLM-L6-v2"))
 }
 
 /// The tiny Llama with a chat template that has a place for tools, in the style of Hermes and Qwen.

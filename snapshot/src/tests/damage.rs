@@ -1,7 +1,7 @@
 //! Bits that flip, files that end early.
 
 use super::*;
-use crate::verify::{Mode, Verification};
+use crate::verify::Verification;
 use std::{os::unix::fs::FileExt, path::Path, time::Duration};
 
 #[test]
@@ -99,7 +99,7 @@ fn a_range_is_waited_for_alone() {
 
 /// Beside a computation that nobody gives up.
 fn beside(snapshot: &std::sync::Arc<Snapshot>, threads: usize) -> Verification {
-    Verification::start(snapshot, threads, Mode::Beside { patience: Duration::from_secs(600) })
+    snapshot.verify_beside(threads, Duration::from_secs(600))
 }
 
 /// What a computation is about to read: a tensor's bytes.
@@ -114,12 +114,12 @@ fn who_is_about_to_read_verifies_and_the_rest_follows() {
     let snapshot = Snapshot::open(&sample.path).unwrap();
     let verification = beside(&snapshot, 2);
     let tensor = snapshot.tensors()[1].clone();
-    verification.look_at(bytes_of(&snapshot, "layer.0"));
+    verification.look_at(bytes_of(&snapshot, "layer.0").as_ptr_range());
     let chunks = snapshot.chunks_of(&tensor.range());
     assert!(chunks.clone().all(|chunk| snapshot.is_sound(chunk)) && !snapshot.are_sound());
     // Another's memory, an end of it behind the mapping, and what was looked at before.
-    verification.look_at(&sample.bytes);
-    verification.look_at(bytes_of(&snapshot, "layer.0"));
+    verification.look_at(sample.bytes.as_ptr_range());
+    verification.look_at(bytes_of(&snapshot, "layer.0").as_ptr_range());
     assert!(!snapshot.are_sound());
     verification.go_on();
     verification.wait().unwrap();
@@ -131,9 +131,9 @@ fn who_does_not_read_is_not_waited_for() {
     let sample = Sample::new(&small_draft());
     for looks in [false, true] {
         let snapshot = Snapshot::open(&sample.path).unwrap();
-        let verification = snapshot.verify_beside(2);
+        let verification = snapshot.verify_beside(2, Duration::from_millis(20));
         if looks {
-            verification.look_at(bytes_of(&snapshot, "embed"));
+            verification.look_at(bytes_of(&snapshot, "embed").as_ptr_range());
         }
         verification.wait().unwrap();
     }
@@ -148,7 +148,7 @@ fn what_is_found_by_who_is_about_to_read_is_told_to_who_waits() {
     let verification = beside(&snapshot, 2);
     std::thread::scope(|scope| {
         let waits = scope.spawn(|| verification.wait());
-        verification.look_at(bytes_of(&snapshot, "layer.0"));
+        verification.look_at(bytes_of(&snapshot, "layer.0").as_ptr_range());
         // Nobody has to say that it goes on.
         assert!(matches!(*waits.join().unwrap().unwrap_err(), Error::Corrupt { .. }));
     });
@@ -165,7 +165,7 @@ fn many_threads_that_read_and_go_on_at_any_moment_leave_nothing_out() {
         std::thread::scope(|scope| {
             for name in ["embed", "layer.0", "head"] {
                 let (snapshot, verification) = (&snapshot, &verification);
-                scope.spawn(move || verification.look_at(bytes_of(snapshot, name)));
+                scope.spawn(move || verification.look_at(bytes_of(snapshot, name).as_ptr_range()));
             }
             scope.spawn(|| verification.go_on());
             verification.wait().unwrap();
