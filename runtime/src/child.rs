@@ -5,7 +5,7 @@
 //! **Invariant:** it never outlives its activator; nothing is opened by a path after launch, and nothing could be (the module `confine`).
 
 use crate::{
-    Options,
+    Options, code,
     control::{Control, Received},
     engine::{EngineStats, Gate},
     failure::Failure,
@@ -117,6 +117,9 @@ impl Child {
         let control = Control::start(control)?;
         let terminate = signal(SignalKind::terminate())?;
         let (reports, verifying, ordered, swap) = (None, None, false, Swap::default());
+        if options.waits {
+            code::bring();
+        }
         let ready = Some(options.ready_memory_bytes).filter(|bytes| *bytes > 0).and_then(Ready::begin);
         Ok(Self {
             control,

@@ -1,4 +1,4 @@
-//! The descriptors a runtime is launched with. One of the five files of this crate with `unsafe`.
+//! The descriptors a runtime is launched with. One of the six files of this crate with `unsafe`.
 #![allow(unsafe_code)]
 
 use protocol::control::{CONTROL_FD, HTTP_FD};

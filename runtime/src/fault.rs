@@ -1,5 +1,5 @@
 //! A page of a mapped file that cannot be read: the file was cut short since it was mapped, or its disk fails. The kernel says so by
-//! SIGBUS, in the middle of a multiplication. One of the five files of this crate with `unsafe`.
+//! SIGBUS, in the middle of a multiplication. One of the six files of this crate with `unsafe`.
 //!
 //! **Contract:** the process says what happened and ends with exit code 74, as for any other input that cannot be read. Nothing can be
 //! finished then: the weights are gone. Its activator sees the exit, answers who waits, and starts anew with what the file is now.

@@ -20,6 +20,7 @@
 
 mod alone;
 pub mod child;
+mod code;
 mod confine;
 mod control;
 mod descriptors;
@@ -74,6 +75,8 @@ pub struct Options {
     pub kv_folder: Option<Arc<Folder>>,
     /// Memory to have ready for an encrypted snapshot before one is ordered; 0: none. Under an activator only, and of use where the process waits.
     pub ready_memory_bytes: u64,
+    /// It waits for a model: the program's code is brought to memory meanwhile. Under an activator only.
+    pub waits: bool,
     /// Give up what an answer does not need, before anything foreign is read. Under an activator only: who has a port opens sockets.
     pub confined: bool,
 }
@@ -106,7 +109,7 @@ pub fn child(options: Options) -> ExitCode {
 /// `pilotlight run FILE`: one runtime alone on a TCP port, same API, no activator. Prints `listening on http://ADDR:PORT`
 /// on standard error once it accepts.
 pub fn alone(snapshot: PathBuf, listen: SocketAddr, options: Options) -> ExitCode {
-    let options = Options { confined: false, ready_memory_bytes: 0, ..options };
+    let options = Options { confined: false, ready_memory_bytes: 0, waits: false, ..options };
     run(options, async move |options| alone::run(&snapshot, listen, options).await)
 }
 

@@ -1,4 +1,4 @@
-//! How the allocator treats a step's intermediate results. One of the five files of this crate with `unsafe`.
+//! How the allocator treats a step's intermediate results. One of the six files of this crate with `unsafe`.
 #![allow(unsafe_code)]
 
 /// The most that glibc's allocator can be told to serve from the heap.

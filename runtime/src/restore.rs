@@ -1,6 +1,6 @@
 //! Snapshot → a service that can answer. The weights become tensors on the engine's thread while the tokenizer is built
 //! on this one; the bytes are verified by who multiplies them first, and the rest on threads of their own. No token leaves before they are sound ([`Gate`]).
-//! One of the five files of this crate with `unsafe`.
+//! One of the six files of this crate with `unsafe`.
 
 use crate::{
     Options, confine,
@@ -80,7 +80,8 @@ pub fn restore(order: Order, options: &Options) -> Result<Restored, Failure> {
     let snapshot = open(order.file, order.wrapped_key.as_deref(), order.ready, options)?;
     let (uploading, uploads) = mpsc::channel();
     let config = ModelConfig::from_snapshot(&snapshot).map_err(Failure::from)?;
-    let how = How::of(&config, order.verified && snapshot.seems_resident(), options.device);
+    let is_there = order.verified && snapshot.seems_resident();
+    let how = How::of(&config, is_there, snapshot.is_decrypted(), options.device);
     let (gate, beside) = verify(&snapshot, how, options, uploads)?;
     let open_us = micros(opening);
 

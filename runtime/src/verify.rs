@@ -30,18 +30,18 @@ pub enum How {
     Again,
     /// Each chunk by the thread that is about to multiply it for the first time, and the rest behind.
     Beside,
-    /// Beside the restore, or behind the device's own reading.
+    /// Beside the restore, or behind the device's own reading. Of what is decrypted so, who is about to multiply it waits until it is there, and decrypts some meanwhile.
     Apart,
 }
 
 impl How {
-    /// `verified`: this very file was before, and seems to be in memory still.
-    pub fn of(config: &ModelConfig, verified: bool, device: ComputeDevice) -> Self {
-        // Of a mixture of experts a step reads a part.
+    /// `verified`: this very file was before, and seems to be in memory still. `decrypted`: it is not the file that is read.
+    pub fn of(config: &ModelConfig, verified: bool, decrypted: bool, device: ComputeDevice) -> Self {
+        // Of a mixture of experts a step reads a part. To decrypt is work that a processor can do before there is anything to multiply.
         let is_read_whole = config.variant.encoder.is_none() && config.variant.experts.is_none();
         match (verified, device) {
             (true, _) => Self::Again,
-            (false, ComputeDevice::Cpu) if is_read_whole => Self::Beside,
+            (false, ComputeDevice::Cpu) if is_read_whole && !decrypted => Self::Beside,
             (false, _) => Self::Apart,
         }
     }

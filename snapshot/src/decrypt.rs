@@ -10,6 +10,7 @@ use crate::{
     DataKey, Error, HEADER_BYTES, Header, Region,
     encrypt::{TAG_BYTES, open_piece, piece_ranges},
     mapping::Mapping,
+    read_in::{self, ReadIn},
     room::Room,
 };
 use ring::aead::LessSafeKey;
@@ -19,7 +20,7 @@ use std::{
     ops::Range,
     os::unix::fs::FileExt,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -38,7 +39,7 @@ pub(crate) struct Decryption {
 /// What is decrypted, and by what.
 pub(crate) struct Source {
     file: File,
-    /// The encrypted bytes, which are where the plain ones go.
+    /// The encrypted bytes, which are where the plain ones go, and the tags behind them.
     map: Mapping,
     key: LessSafeKey,
 }
@@ -68,17 +69,23 @@ impl Decryption {
         let Some(tags_at) = header.tags else {
             return Err(Error::Key { problem: "it is not encrypted".into() });
         };
-        let tags = read_tags(&file, &header, tags_at)?;
+        let end = tags_at.offset + tags_at.bytes;
+        let found = file.metadata().map_err(Error::io("sizing the snapshot"))?.len();
+        if found != end {
+            return Err(Error::Truncated { expected: end, found });
+        }
+        let map = Mapping::new(&file, end as usize).map_err(Error::io("mapping the snapshot"))?;
+        let source = Arc::new(Source { file, map, key: key.cipher() });
+        source.read_in(&header);
+        let tags = read_tags(&source.file, &header, tags_at)?;
         let plain = Header { tags: None, ..header };
         let page = Box::new(plain.encode());
         let mut room = room.map_or_else(|| Room::new(plain.file_bytes), |room| room.resized(plain.file_bytes))?;
         room.bytes_mut()[..HEADER_BYTES].copy_from_slice(&*page);
         let pieces = piece_ranges(&plain).zip(tags.as_chunks::<TAG_BYTES>().0);
         let pieces: Box<[_]> = pieces.map(|(range, tag)| Piece { range, tag: *tag, there: OnceLock::new() }).collect();
-        let map = Mapping::new(&file, plain.file_bytes as usize).map_err(Error::io("mapping the snapshot"))?;
         let left = AtomicUsize::new(pieces.len());
-        let source = Mutex::new(Some(Arc::new(Source { file, map, key: key.cipher() })));
-        let decryption = Self { source, pieces, page, left };
+        let decryption = Self { source: Mutex::new(Some(source)), pieces, page, left };
         let memory = Mapping::of_memory(room.into_memory());
         decryption.bring(decryption.pieces.len() - 1, &memory)?;
         Ok((plain, memory, decryption))
@@ -91,11 +98,8 @@ impl Decryption {
 
     /// The page cache has a page of each piece, as far as can be found out; or none is to come.
     pub(crate) fn is_resident(&self) -> bool {
-        let first = |piece: &Piece| piece.range.start..piece.range.start + 1;
-        let is_there = |source: Arc<Source>| {
-            Mapping::may_tell(&source.file) && self.pieces.iter().all(|piece| source.map.is_resident(&first(piece)))
-        };
-        self.source().is_none_or(is_there)
+        let pieces = self.pieces.iter().map(|piece| piece.range.clone());
+        self.source().is_none_or(|source| source.has_read(pieces))
     }
 
     /// Returns when a piece is at its place in `memory`, the one that was begun with.
@@ -137,9 +141,25 @@ impl Decryption {
 }
 
 impl Source {
-    /// The encrypted bytes.
-    pub(crate) fn map(&self) -> &Mapping {
-        &self.map
+    /// Begins to read in what is not in the page cache: what is wanted first, and then all.
+    fn read_in(self: &Arc<Self>, header: &Header) {
+        if self.has_read(piece_ranges(header)) {
+            // Decrypting reads from the page cache itself, and maps nothing.
+            return;
+        }
+        self.map.read_ahead(&(header.checksums.offset..self.map.len()));
+        read_in::start(Arc::downgrade(self), 0..header.file_bytes);
+    }
+
+    /// The page cache has a page of each piece, as far as can be found out.
+    fn has_read(&self, mut pieces: impl Iterator<Item = Range<u64>>) -> bool {
+        Mapping::may_tell(&self.file) && pieces.all(|piece| self.map.is_resident(&(piece.start..piece.start + 1)))
+    }
+}
+
+impl ReadIn for Weak<Source> {
+    fn on_disk<T>(&self, what: impl FnOnce(&Mapping) -> T) -> Option<T> {
+        self.upgrade().map(|source| what(&source.map))
     }
 }
 
@@ -157,11 +177,6 @@ impl Missing {
 
 /// The tags, which end the file; between them and what is encrypted are zeros.
 fn read_tags(file: &File, header: &Header, at: Region) -> Result<Vec<u8>, Error> {
-    let found = file.metadata().map_err(Error::io("sizing the snapshot"))?.len();
-    let expected = at.offset + at.bytes;
-    if found != expected {
-        return Err(Error::Truncated { expected, found });
-    }
     let mut tags = vec![0; at.bytes as usize];
     file.read_exact_at(&mut tags, at.offset).map_err(Error::io("reading the tags"))?;
     let gap = header.file_bytes..at.offset;

@@ -26,6 +26,10 @@ impl Mapping {
         Ok(Self { map: map.into() })
     }
 
+    pub(crate) fn len(&self) -> u64 {
+        self.map.len() as u64
+    }
+
     /// Memory that is to be written, by [`Mapping::place`], and then sealed.
     pub(crate) fn of_memory(memory: MmapMut) -> Self {
         Self { map: memory.into() }

@@ -3,7 +3,7 @@
 //! **Contract:** what [`Reader::read`] gives is what was sealed, or it is an error. What the page cache has is copied from it; the rest is read
 //! past it (`O_DIRECT`), where the file system has that. **Invariant:** a chunk that was read here counts as verified.
 
-use crate::{Error, PAGE_BYTES, Snapshot, mapping::Mapping};
+use crate::{Error, PAGE_BYTES, Snapshot, decrypt::Decryption, mapping::Mapping};
 use rustix::fs::{Mode, OFlags};
 use std::{
     fs::File,
@@ -72,7 +72,7 @@ impl Reader {
     pub fn threads(&self, range: &Range<u64>, processors: usize) -> usize {
         let is_there = match self.snapshot.file() {
             Some(file) => self.is_resident(file, range),
-            None => self.snapshot.is_ready_to_decrypt(),
+            None => self.snapshot.decryption().is_some_and(Decryption::is_resident),
         };
         if is_there { processors.max(1) } else { processors.max(DISK_THREADS) }
     }

@@ -8,6 +8,7 @@ use crate::{
     DataKey, Error, Extent, Header, Room, Section, SectionKind, TABLE_BYTES_MAX, Tensor, Verification,
     decrypt::Decryption,
     mapping::Mapping,
+    read_in::ReadIn,
     table::{Arena, Table},
     verify::{self, Mode},
 };
@@ -342,22 +343,14 @@ impl Snapshot {
         &self.map
     }
 
-    /// Does something with what is read in from the disk; not where nothing of it is wanted any more.
-    pub(crate) fn on_disk<T>(&self, what: impl FnOnce(&Mapping) -> T) -> Option<T> {
-        match &self.decryption {
-            Some(decryption) => decryption.source().map(|source| what(source.map())),
-            None => Some(what(&self.map)),
-        }
-    }
-
     /// Its bytes are decrypted, and not the file's own.
     pub fn is_decrypted(&self) -> bool {
         self.decryption.is_some()
     }
 
-    /// The page cache has what is to be decrypted, as far as can be found out, or nothing is.
-    pub(crate) fn is_ready_to_decrypt(&self) -> bool {
-        self.decryption.as_ref().is_some_and(Decryption::is_resident)
+    /// What its bytes are decrypted by.
+    pub(crate) fn decryption(&self) -> Option<&Decryption> {
+        self.decryption.as_ref()
     }
 
     pub(crate) fn file(&self) -> Option<&File> {
@@ -375,6 +368,12 @@ impl Snapshot {
         let sections = self.table.sections.iter().filter(|section| touches(&section.range()));
         let names: Vec<&str> = table.into_iter().chain(sections.map(|section| section.name.as_str())).collect();
         if names.is_empty() { "padding".into() } else { names.join(", ") }
+    }
+}
+
+impl ReadIn for Arc<Snapshot> {
+    fn on_disk<T>(&self, what: impl FnOnce(&Mapping) -> T) -> Option<T> {
+        Some(what(&self.map))
     }
 }
 

@@ -1,8 +1,7 @@
 //! Verification: every chunk against its sum, beside the restore, so that a token waits for it and loading does not.
 //!
 //! Threads take chunks in file order, which is the order of first use: what the first layer needs is sound first, and
-//! the disk reads front to back. Others only read in, far ahead: one that waits for a page of the mapping gets a huge page where the file
-//! system has such, which advice to read ahead does not, and so many of them at once keep a disk busy. Waiting is by condition variable.
+//! the disk reads front to back. Others only read in, far ahead (`read_in`). Waiting is by condition variable.
 //!
 //! Beside a computation that reads all weights once, whoever is about to read some sums them ([`Verification::look_at`]): they come from memory once and
 //! not twice. The threads leave chunks to it until it has been through, or does nothing for a while.
@@ -12,7 +11,7 @@
 //!
 //! **Invariant:** every wait ends, because every worker either reaches the last chunk or records why not, and a chunk that was taken is summed.
 
-use crate::{ARENA_ALIGN, Error, HEADER_BYTES, Snapshot, header, hex};
+use crate::{Error, HEADER_BYTES, Snapshot, header, hex, read_in};
 use sha2::{Digest, Sha256};
 use std::{
     ops::Range,
@@ -21,15 +20,9 @@ use std::{
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-/// Threads that read in from a disk: as many requests wait there. What is in memory already is mapped by one.
-const READERS: usize = 16;
-/// What each of them reads at once, on a multiple of it in the file: a huge page.
-const READ_BYTES: u64 = ARENA_ALIGN;
-/// What is in memory is mapped sooner.
-const DISK_LATENCY: Duration = Duration::from_micros(300);
 /// How far [`verify_all`] asks the disk ahead of the sums, in chunks.
 const READ_AHEAD_CHUNKS: usize = 16;
 
@@ -63,8 +56,6 @@ struct Work {
     trusting: bool,
     /// Threads to be started where something is to be read and summed.
     more: AtomicUsize,
-    /// The next byte that nobody reads in.
-    next_read: AtomicU64,
     /// The next chunk that no worker has come to.
     next: AtomicUsize,
     /// Chunks that somebody sums or has summed.
@@ -90,7 +81,6 @@ impl Verification {
             snapshot: snapshot.clone(),
             trusting,
             more: AtomicUsize::new(0),
-            next_read: AtomicU64::new(0),
             next: AtomicUsize::new(0),
             taken: (0..snapshot.chunks()).map(|_| AtomicBool::new(false)).collect(),
             beside: AtomicBool::new(patience.is_some()),
@@ -188,44 +178,10 @@ impl Work {
         }
     }
 
-    /// Starts to read in from `offset` on. Without these threads all is read in by those that sum.
-    fn start_readers(self: &Arc<Self>, offset: u64) {
-        self.next_read.store(offset - offset % READ_BYTES, Ordering::Relaxed);
-        let end = self.snapshot.header().file_bytes;
-        if self.snapshot.is_ready_to_decrypt() {
-            // Decrypting reads from the page cache itself, and maps nothing.
-            return;
-        }
-        let first = offset..end.min(offset + READ_BYTES);
-        let is_there = self.snapshot.on_disk(|map| map.is_resident(&first)).unwrap_or(true);
-        self.more_readers(0..if is_there { 1 } else { READERS });
-    }
-
-    fn more_readers(self: &Arc<Self>, numbers: Range<usize>) {
-        let left = self.snapshot.header().file_bytes.saturating_sub(self.next_read.load(Ordering::Relaxed));
-        let units = usize::try_from(left.div_ceil(READ_BYTES)).unwrap_or(READERS);
-        for i in numbers.start..numbers.end.min(numbers.start + units) {
-            let (work, alone) = (self.clone(), numbers.end == 1);
-            if thread::Builder::new().name(format!("read-{i}")).spawn(move || work.read_in(alone)).is_err() {
-                return;
-            }
-        }
-    }
-
-    /// `alone`: all seems to be in memory, and others are fetched where it is not.
-    fn read_in(self: &Arc<Self>, mut alone: bool) {
-        let end = self.snapshot.header().file_bytes;
-        loop {
-            let (from, begun) = (self.next_read.fetch_add(READ_BYTES, Ordering::Relaxed), Instant::now());
-            // What cannot be read is said by who sums it.
-            let unit = from..end.min(from + READ_BYTES);
-            if from >= end || !matches!(self.snapshot.on_disk(|map| map.populate(&unit)), Some(Ok(()))) {
-                return;
-            }
-            if alone && begun.elapsed() > DISK_LATENCY {
-                self.more_readers(1..READERS);
-                alone = false;
-            }
+    /// Starts to read in from `offset` on, unless that began when the file was opened, as of one that is decrypted.
+    fn start_readers(&self, offset: u64) {
+        if !self.snapshot.is_decrypted() {
+            read_in::start(self.snapshot.clone(), offset..self.snapshot.header().file_bytes);
         }
     }
 
@@ -237,6 +193,36 @@ impl Work {
             Ok(_) => {}
             Err(error) => self.fail(error),
         }
+    }
+
+    /// Verifies the next chunk that no worker has come to; whether there may be more.
+    fn verify_next(self: &Arc<Self>) -> bool {
+        let chunk = self.next.fetch_add(1, Ordering::Relaxed);
+        if chunk >= self.snapshot.chunks() {
+            // Of those, too, that others have summed meanwhile.
+            self.tell();
+            return false;
+        }
+        if self.trusting {
+            if self.snapshot.trust_chunk(chunk) {
+                self.tell();
+                return true;
+            }
+            let more = self.more.swap(0, Ordering::Relaxed);
+            if more > 0 {
+                self.start_readers(self.snapshot.header().chunk_range(chunk as u64).start);
+                self.start_workers(more);
+            }
+        }
+        match self.sum(chunk) {
+            Ok(true) => self.tell(),
+            Ok(false) => {}
+            Err(error) => {
+                self.fail(error);
+                return false;
+            }
+        }
+        true
     }
 
     /// Takes a chunk and sums it; whether it was found sound here.
@@ -317,29 +303,7 @@ impl Worker {
     fn run(self) {
         let work = &self.0;
         work.wait_beside();
-        loop {
-            let chunk = work.next.fetch_add(1, Ordering::Relaxed);
-            if chunk >= work.snapshot.chunks() {
-                // Of those, too, that others have summed meanwhile.
-                return work.tell();
-            }
-            if work.trusting {
-                if work.snapshot.trust_chunk(chunk) {
-                    work.tell();
-                    continue;
-                }
-                let more = work.more.swap(0, Ordering::Relaxed);
-                if more > 0 {
-                    work.start_readers(work.snapshot.header().chunk_range(chunk as u64).start);
-                    work.start_workers(more);
-                }
-            }
-            match work.sum(chunk) {
-                Ok(true) => work.tell(),
-                Ok(false) => {}
-                Err(error) => return work.fail(error),
-            }
-        }
+        while work.verify_next() {}
     }
 }
 

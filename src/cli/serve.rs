@@ -185,6 +185,7 @@ impl Engine {
             confined: false,
             memory_bytes: None,
             ready_memory_bytes: 0,
+            waits: false,
         })
     }
 
@@ -220,6 +221,9 @@ pub struct RuntimeArgs {
     /// Memory of its slice
     #[arg(long, value_parser = size, value_name = "SIZE", hide = true)]
     pub memory_limit: Option<u64>,
+    /// A model is ordered later
+    #[arg(long, hide = true)]
+    pub waits: bool,
     /// Memory to have ready while it waits
     #[arg(long, value_parser = size, value_name = "SIZE", hide = true, default_value = "0")]
     pub ready_memory: u64,
@@ -266,12 +270,11 @@ mod tests {
 
     #[test]
     fn a_runtimes_slice_is_what_the_activator_says_of_it() {
-        let words =
-            ["runtime", "--threads", "2", "--cores", "0-1,4", "--memory-limit", "4096", "--ready-memory", "8192"];
-        let words = words.map(OsString::from);
+        let words = "runtime --threads 2 --cores 0-1,4 --memory-limit 4096 --waits --ready-memory 8192".split(' ');
+        let words: Vec<_> = words.map(OsString::from).collect();
         let arguments = RuntimeArgs::parse_alone(&words).unwrap();
         assert_eq!(arguments.share(), runtime::Share { cores: vec![0, 1, 4], memory_bytes: Some(4096) });
-        assert_eq!(arguments.ready_memory, 8192);
+        assert_eq!((arguments.waits, arguments.ready_memory), (true, 8192));
         assert_eq!(RuntimeArgs::parse_alone(&words[..1]).unwrap().share(), runtime::Share::default());
     }
 

@@ -18,9 +18,9 @@ pub fn start(args: &RuntimeArgs, environment: &Environment) -> ExitCode {
     logging::start(environment);
     match args.engine.options() {
         Ok(options) => {
-            let (confined, ready_memory_bytes) = (!args.no_confine, args.ready_memory);
+            let (confined, waits, ready_memory_bytes) = (!args.no_confine, args.waits, args.ready_memory);
             let memory_bytes = share.memory_bytes;
-            runtime::child(runtime::Options { confined, memory_bytes, ready_memory_bytes, ..options })
+            runtime::child(runtime::Options { confined, memory_bytes, ready_memory_bytes, waits, ..options })
         }
         Err(error) => exit::report(Err(error)),
     }

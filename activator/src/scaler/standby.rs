@@ -99,7 +99,7 @@ impl Standby {
     /// What one is told that a runtime with a model at once is not.
     pub(super) fn arguments(&self) -> Vec<OsString> {
         let memory = (self.memory_bytes > 0).then(|| ["--ready-memory".into(), self.memory_bytes.to_string()]);
-        memory.into_iter().flatten().map(OsString::from).collect()
+        memory.into_iter().flatten().chain(["--waits".into()]).map(OsString::from).collect()
     }
 
     /// One failed to start, or ended before it was needed.

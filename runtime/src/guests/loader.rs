@@ -1,4 +1,4 @@
-//! Guests that come with a snapshot, or that an activator hands over, ready to be instantiated. One of the five files of this crate with `unsafe`.
+//! Guests that come with a snapshot, or that an activator hands over, ready to be instantiated. One of the six files of this crate with `unsafe`.
 //!
 //! **Contract:** a snapshot's section is verified before it is looked at, and what is handed over comes from the process that launched this one.
 //! Compiled code in either runs as it is: who may seal a model, or configure one, may run code in its runtime, which is confined. A process has one

@@ -144,7 +144,7 @@ fn once_all_is_there_nobody_can_change_it() {
     while rights() != "r--p" {
         thread::yield_now();
     }
-    assert!(snapshot.on_disk(|_| ()).is_none(), "file and key are gone");
+    assert!(snapshot.decryption().unwrap().source().is_none(), "file and key are gone");
 }
 
 #[test]
