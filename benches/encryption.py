@@ -36,7 +36,7 @@ def seal(options, folder, name, words=()):
 def measure(ways, options, cache, present):
     """Milliseconds to the first token, of each way, by turns."""
     found = {name: [] for name in ways}
-    # Each comes behind each other as often: what one leaves (a disk that was just busy, memory in small pages) the next one meets.
+    # Each comes behind each other about as often: what one leaves (a disk that was just busy, memory in small pages) the next one meets.
     orders = itertools.cycle(itertools.permutations(ways))
     for run in range(-1, options.runs):
         for name in next(orders):

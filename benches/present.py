@@ -6,10 +6,10 @@ whenever it is asked, so that what is measured next is what it takes on a machin
 """
 
 import mmap
+import pathlib
 import re
 import subprocess
 import sys
-import pathlib
 
 LEFT_MB = 3000
 TOUCHED_MB = 1500
@@ -31,6 +31,7 @@ class Present:
         command = [sys.executable, "-c", HOLD, str(max(1, available - LEFT_MB))]
         self.holder = subprocess.Popen(command, cwd=here, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         if self.holder.stdout.readline() != b"held\n":
+            self.close()
             raise RuntimeError("memory cannot be held")
 
     def touch(self):

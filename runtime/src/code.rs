@@ -10,8 +10,8 @@ use std::{ops::Range, thread};
 
 /// How much the thread that asks stands back: to a tenth of a processor where others want it.
 const NICE: i32 = 10;
-/// What is asked for at once: where others want to change what is mapped, they wait no longer than this takes.
-const PIECE_BYTES: usize = 2 << 20;
+/// What is asked for at once: who wants to change what is mapped waits for as much.
+const PIECE_BYTES: usize = 256 << 10;
 
 /// Begins to bring them, on a thread of its own.
 pub(crate) fn bring() {
@@ -51,6 +51,9 @@ unsafe extern "C" fn add(object: *mut libc::dl_phdr_info, _: libc::size_t, parts
     let page = rustix::param::page_size();
     // SAFETY: the first by the contract of `dl_iterate_phdr`, the second by ours.
     let (object, parts) = unsafe { (&*object, &mut *parts.cast::<Vec<Range<usize>>>()) };
+    if object.dlpi_phdr.is_null() {
+        return 0;
+    }
     // SAFETY: an object's headers are as many as it says, and there as long as it is loaded.
     let headers = unsafe { std::slice::from_raw_parts(object.dlpi_phdr, usize::from(object.dlpi_phnum)) };
     for header in headers.iter().filter(|header| header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0) {
@@ -87,9 +90,13 @@ mod tests {
     fn all_of_the_code_is_there_and_mapped() {
         let here = part_with as fn(usize) -> (u64, u64) as usize;
         assert!(parts().iter().any(|part| part.contains(&here)));
-        populate();
-        let (bytes, resident) = part_with(here);
-        assert!(bytes > 100 && resident == bytes, "{resident} of {bytes} kB");
+        // Where memory is short some may be gone again.
+        let is_there = || {
+            populate();
+            let (kilobytes, resident) = part_with(here);
+            kilobytes > 100 && resident == kilobytes
+        };
+        assert!((0..20).any(|_| is_there()), "{:?}", part_with(here));
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Snapshot → a service that can answer. The weights become tensors on the engine's thread while the tokenizer is built
-//! on this one; the bytes are verified by who multiplies them first, and the rest on threads of their own. No token leaves before they are sound ([`Gate`]).
+//! on this one; the bytes are verified by who multiplies them first, and the rest, or all that are decrypted, on threads of their own. No token leaves before they are sound ([`Gate`]).
 //! One of the six files of this crate with `unsafe`.
 
 use crate::{

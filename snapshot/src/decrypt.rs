@@ -60,7 +60,8 @@ enum Missing {
 }
 
 impl Decryption {
-    /// The plain header, and memory in which header and checksums are there, and all else is still to come.
+    /// The plain header, and memory in which header and checksums are there, and all else is still to come. Threads begin to read the file into the page cache before anything
+    /// of it is authenticated, and end soon after this was an error or what it gives is gone.
     ///
     /// # Errors
     /// Not encrypted; shorter than its header says; a header that is not what was sealed with this key; no memory; I/O.

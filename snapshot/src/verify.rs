@@ -14,6 +14,7 @@
 use crate::{Error, HEADER_BYTES, Snapshot, header, hex, read_in};
 use sha2::{Digest, Sha256};
 use std::{
+    io,
     ops::Range,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -52,10 +53,10 @@ pub struct Verification(Arc<Work>);
 
 struct Work {
     snapshot: Arc<Snapshot>,
-    /// What is in memory was verified before.
-    trusting: bool,
-    /// Threads to be started where something is to be read and summed.
-    more: AtomicUsize,
+    /// What is in memory was verified before, and nobody has looked yet what that is.
+    trusting: AtomicBool,
+    /// Workers, where something is to be read and summed.
+    threads: usize,
     /// The next chunk that no worker has come to.
     next: AtomicUsize,
     /// Chunks that somebody sums or has summed.
@@ -75,12 +76,12 @@ struct Work {
 
 impl Verification {
     pub(crate) fn start(snapshot: &Arc<Snapshot>, threads: usize, mode: Mode) -> Self {
-        let trusting = mode == Mode::Again;
+        let threads = threads.clamp(1, THREADS_MAX).min(snapshot.chunks());
         let patience = if let Mode::Beside { patience } = mode { Some(patience) } else { None };
         let work = Arc::new(Work {
             snapshot: snapshot.clone(),
-            trusting,
-            more: AtomicUsize::new(0),
+            trusting: AtomicBool::new(mode == Mode::Again),
+            threads,
             next: AtomicUsize::new(0),
             taken: (0..snapshot.chunks()).map(|_| AtomicBool::new(false)).collect(),
             beside: AtomicBool::new(patience.is_some()),
@@ -90,17 +91,18 @@ impl Verification {
             changed: Condvar::new(),
             go_on: Condvar::new(),
         });
-        let threads = threads.clamp(1, THREADS_MAX).min(snapshot.chunks());
-        if snapshot.are_sound() {
+        if snapshot.are_sound() || threads == 0 {
             return Self(work);
         }
-        if trusting {
-            // Most likely there is next to nothing to do, and the processors are wanted elsewhere.
-            work.more.store(threads.saturating_sub(1), Ordering::Relaxed);
-            work.start_workers(threads.min(1));
-        } else {
+        // Where all was verified before there is next to nothing to do, most likely, and the processors are wanted elsewhere.
+        let at_first = if mode == Mode::Again { 1 } else { threads };
+        if mode != Mode::Again {
             work.start_readers(0);
-            work.start_workers(threads);
+        }
+        // The first finishes the work alone where there are no others; without any it has failed.
+        match work.start_workers(0..1) {
+            Ok(()) => drop(work.start_workers(1..at_first)),
+            Err(error) => work.fail(Error::io("starting a verifying thread")(error)),
         }
         Self(work)
     }
@@ -164,18 +166,12 @@ impl Work {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn start_workers(self: &Arc<Self>, threads: usize) {
-        for i in 0..threads {
+    /// Those of these numbers, or as many as can be started.
+    fn start_workers(self: &Arc<Self>, mut numbers: Range<usize>) -> io::Result<()> {
+        numbers.try_for_each(|number| {
             let worker = Worker(self.clone());
-            let started = thread::Builder::new().name(format!("verify-{i}")).spawn(move || worker.run());
-            if let Err(error) = started {
-                // The threads that did start finish the work; without any it has failed.
-                if i == 0 {
-                    self.fail(Error::io("starting a verifying thread")(error));
-                }
-                break;
-            }
-        }
+            thread::Builder::new().name(format!("verify-{number}")).spawn(move || worker.run()).map(drop)
+        })
     }
 
     /// Starts to read in from `offset` on, unless that began when the file was opened, as of one that is decrypted.
@@ -195,34 +191,16 @@ impl Work {
         }
     }
 
-    /// Verifies the next chunk that no worker has come to; whether there may be more.
-    fn verify_next(self: &Arc<Self>) -> bool {
-        let chunk = self.next.fetch_add(1, Ordering::Relaxed);
-        if chunk >= self.snapshot.chunks() {
-            // Of those, too, that others have summed meanwhile.
-            self.tell();
-            return false;
+    /// Takes what is in memory for sound, before anything else is brought there. Where some is not, others begin with it, too.
+    fn trust(self: &Arc<Self>) {
+        let missing = (0..self.snapshot.chunks()).filter(|chunk| !self.snapshot.trust_chunk(*chunk));
+        // All are looked at.
+        let first = missing.fold(None, |first: Option<usize>, chunk| first.or(Some(chunk)));
+        if let Some(chunk) = first {
+            self.start_readers(self.snapshot.header().chunk_range(chunk as u64).start);
+            // Without them this one does it all.
+            let _ = self.start_workers(1..self.threads);
         }
-        if self.trusting {
-            if self.snapshot.trust_chunk(chunk) {
-                self.tell();
-                return true;
-            }
-            let more = self.more.swap(0, Ordering::Relaxed);
-            if more > 0 {
-                self.start_readers(self.snapshot.header().chunk_range(chunk as u64).start);
-                self.start_workers(more);
-            }
-        }
-        match self.sum(chunk) {
-            Ok(true) => self.tell(),
-            Ok(false) => {}
-            Err(error) => {
-                self.fail(error);
-                return false;
-            }
-        }
-        true
     }
 
     /// Takes a chunk and sums it; whether it was found sound here.
@@ -292,7 +270,7 @@ struct Summing<'a>(&'a Work);
 impl Drop for Summing<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
-            self.0.fail(Error::io("verifying")(std::io::Error::other("summing a chunk panicked")));
+            self.0.fail(Error::io("verifying")(io::Error::other("summing a chunk panicked")));
         }
     }
 }
@@ -303,14 +281,28 @@ impl Worker {
     fn run(self) {
         let work = &self.0;
         work.wait_beside();
-        while work.verify_next() {}
+        if work.trusting.swap(false, Ordering::Relaxed) {
+            work.trust();
+        }
+        loop {
+            let chunk = work.next.fetch_add(1, Ordering::Relaxed);
+            if chunk >= work.snapshot.chunks() {
+                // Of those, too, that others have summed meanwhile, or that were taken for sound.
+                return work.tell();
+            }
+            match work.sum(chunk) {
+                Ok(true) => work.tell(),
+                Ok(false) => {}
+                Err(error) => return work.fail(error),
+            }
+        }
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
         if thread::panicking() {
-            self.0.fail(Error::io("verifying")(std::io::Error::other("a verifying thread panicked")));
+            self.0.fail(Error::io("verifying")(io::Error::other("a verifying thread panicked")));
         }
     }
 }

@@ -121,3 +121,14 @@ impl Standby {
         self.not_before.max(quiet)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_standby_is_told_that_it_waits_and_how_much_memory_to_have() {
+        assert_eq!(Standby::new(1, 0).arguments(), ["--waits"]);
+        assert_eq!(Standby::new(1, 4096).arguments(), ["--ready-memory", "4096", "--waits"]);
+    }
+}

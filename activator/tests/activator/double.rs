@@ -61,12 +61,20 @@ pub struct Script {
     pub ignores_drain: bool,
 }
 
-/// The command that runs this binary as the double.
+/// The command that runs this binary as the double. What is added to it filters tests, and none has such a name.
 pub fn command() -> Vec<std::ffi::OsString> {
     let this = std::env::current_exe().unwrap();
     let role = format!("{ROLE}=1");
-    ["/usr/bin/env".into(), role.into(), this.into(), "--exact".into(), "double::run".into(), "--nocapture".into()]
-        .into()
+    [
+        "/usr/bin/env".into(),
+        role.into(),
+        this.into(),
+        "--exact".into(),
+        "double::run".into(),
+        "--nocapture".into(),
+        "--".into(),
+    ]
+    .into()
 }
 
 /// No test of its own: the double's entry.
