@@ -10,6 +10,7 @@ use crate::{
     DataKey, Error, HEADER_BYTES, Header, Region,
     encrypt::{TAG_BYTES, open_piece, piece_ranges},
     mapping::Mapping,
+    pages::Pages,
     read_in::{self, ReadIn},
     room::Room,
 };
@@ -34,6 +35,8 @@ pub(crate) struct Decryption {
     page: Box<[u8; HEADER_BYTES]>,
     /// How many pieces nobody has come for yet, or is at.
     left: AtomicUsize,
+    /// Of the memory that they go to.
+    pages: Pages,
 }
 
 /// What is decrypted, and by what.
@@ -81,12 +84,12 @@ impl Decryption {
         let tags = read_tags(&source.file, &header, tags_at)?;
         let plain = Header { tags: None, ..header };
         let page = Box::new(plain.encode());
-        let mut room = room.map_or_else(|| Room::new(plain.file_bytes), |room| room.resized(plain.file_bytes))?;
+        let mut room = room.map_or_else(|| Room::huge(plain.file_bytes), Ok)?.resized(plain.file_bytes)?;
         room.bytes_mut()[..HEADER_BYTES].copy_from_slice(&*page);
         let pieces = piece_ranges(&plain).zip(tags.as_chunks::<TAG_BYTES>().0);
         let pieces: Box<[_]> = pieces.map(|(range, tag)| Piece { range, tag: *tag, there: OnceLock::new() }).collect();
         let left = AtomicUsize::new(pieces.len());
-        let decryption = Self { source: Mutex::new(Some(source)), pieces, page, left };
+        let decryption = Self { source: Mutex::new(Some(source)), pieces, page, left, pages: Pages::default() };
         let memory = Mapping::of_memory(room.into_memory());
         decryption.bring(decryption.pieces.len() - 1, &memory)?;
         Ok((plain, memory, decryption))
@@ -114,7 +117,9 @@ impl Decryption {
         let there = piece.there.get_or_init(|| {
             // SAFETY: the memory is not sealed, as this piece is not there. Pieces do not overlap, of each one thread comes here once (a second time only after a panic
             // of the first), and nobody reads it before, by the invariant of `mapping`.
-            let opened = self.open(number, unsafe { memory.place(&piece.range) });
+            let place = unsafe { memory.place(&piece.range) };
+            self.pages.touch(memory, place);
+            let opened = self.open(number, place);
             is_last = self.left.fetch_sub(1, Ordering::AcqRel) == 1;
             opened
         });

@@ -28,6 +28,7 @@ mod header;
 mod keys;
 mod limits;
 mod mapping;
+mod pages;
 mod read_in;
 mod reader;
 mod restore;

@@ -37,13 +37,18 @@ impl Mapping {
 
     /// Memory all of which is written, and is read-only from now on.
     ///
-    /// Huge pages are asked for now, not before it was written, unless it was made ready so: a virtual machine gives large pages that nobody uses back to its host, and
-    /// to fetch them again was seen to take five times as long as to decrypt into small ones. The kernel joins those as it finds time.
+    /// Huge pages are asked for now where they were slow to come before ([`crate::pages`]): the kernel joins small ones as it finds time.
     #[allow(unsafe_code)]
     pub(crate) fn seal(&self) {
         // SAFETY: the range is this mapping. Nobody writes it any more, and it stays readable. Where it is refused, it only stays writable.
         unsafe { libc::mprotect(self.map.as_mut_ptr().cast(), self.map.len(), libc::PROT_READ) };
         let _ = self.map.advise(Advice::HugePage);
+    }
+
+    /// What is not there yet comes in small pages.
+    pub(crate) fn in_small_pages(&self) {
+        // Advice: where there are no huge pages there is nothing to refuse.
+        let _ = self.map.advise(Advice::NoHugePage);
     }
 
     /// A place in memory that is to be written.
