@@ -6,18 +6,16 @@
 //! **Contract:** [`bring`] returns at once. **Failure:** what does not come beforehand comes when it is needed, as ever.
 #![allow(unsafe_code)]
 
+use crate::process;
 use std::{ops::Range, thread};
 
-/// How much the thread that asks stands back: to a tenth of a processor where others want it.
-const NICE: i32 = 10;
 /// What is asked for at once: who wants to change what is mapped waits for as much.
 const PIECE_BYTES: usize = 256 << 10;
 
 /// Begins to bring them, on a thread of its own.
 pub(crate) fn bring() {
     let work = || {
-        // Of this thread alone.
-        let _ = rustix::process::nice(NICE);
+        process::stand_back();
         populate();
     };
     if let Err(error) = thread::Builder::new().name("code".into()).spawn(work) {

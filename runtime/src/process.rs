@@ -50,6 +50,13 @@ pub fn program() -> String {
     format!("{:x}-{:x}-{:x}.{:x}", file.ino(), file.len(), file.mtime(), file.mtime_nsec())
 }
 
+/// Lets whatever else wants the processors have all but a tenth of one, beside this thread, from now on. Where it may not be said, nothing is lost but time.
+pub(crate) fn stand_back() {
+    const NICE: i32 = 10;
+    // Of this thread alone.
+    let _ = rustix::process::nice(NICE);
+}
+
 /// Field 22 of `/proc/self/stat` (proc_pid_stat(5)); the name before it may hold blanks and brackets.
 fn start_ticks(stat: &str) -> Option<u64> {
     let (_, fields) = stat.rsplit_once(')')?;

@@ -3,6 +3,7 @@
 //! **Contract:** [`Ready::begin`] returns at once; [`Ready::take`] waits for one piece at most, which is some milliseconds where the processors are busy,
 //! and returns what there is, as much of it ready as could be meanwhile. **Failure:** a system that has no memory for it leaves the rest to be asked for when it is written.
 
+use crate::process;
 use snapshot::Room;
 use std::{
     sync::{
@@ -12,8 +13,6 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-/// How much the thread that asks stands back: to a tenth of a processor where others want it.
-const NICE: i32 = 10;
 /// Bytes that are asked for at once: a huge page.
 const PIECE_BYTES: u64 = 2 << 20;
 
@@ -63,8 +62,7 @@ impl Ready {
 }
 
 fn fill(bytes: u64, enough: &AtomicBool) -> Option<Room> {
-    // Of this thread alone. Whatever else the processors are wanted for comes first; where it may not be said, nothing is lost but time.
-    let _ = rustix::process::nice(NICE);
+    process::stand_back();
     let room = Room::huge(bytes).map_err(|error| tracing::warn!(%error, "no memory is made ready"));
     let mut room = room.ok()?;
     for at in (0..bytes).step_by(PIECE_BYTES as usize) {

@@ -258,8 +258,8 @@ impl Snapshot {
         Verification::start(self, threads, Mode::Beside { patience })
     }
 
-    /// The same as in the background of a file of which every byte was found sound before and which nobody has changed since: chunks that are in memory count
-    /// as sound. Those that are not, and all where the system does not say (the file is another user's), are read and verified.
+    /// The same as in the background of a file of which every byte was found sound before and which nobody has changed since: chunks that are in memory when it begins count
+    /// as sound, those too that a section read before brought along. Those that are not, and all where the system does not say (the file is another user's), are read and verified.
     pub fn verify_again_in_background(self: &Arc<Self>, threads: usize) -> Verification {
         Verification::start(self, threads, if self.tells_residence { Mode::Again } else { Mode::Apart })
     }
